@@ -1,0 +1,10 @@
+"""What agent and hub say to each other, and nothing else.
+
+Lives here: the schema (`schema`), the messages (`messages`), their bytes (`codec`, `columns`), the delivery
+rules of both ends (`delivery`), the books (`ledger`) and the errors all of them raise (`errors`).
+May not live here: sockets, files, clocks, tasks, threads. Bytes and `now` come in, events and bytes go out.
+Imports nothing of `agent` or `hub`.
+"""
+
+VERSION = "0.1.0"
+"""Version of the nodetap distribution."""

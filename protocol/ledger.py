@@ -1,0 +1,170 @@
+"""The books: where every captured packet is. Unit: packets, per (agent, epoch), cumulative.
+
+The agent counts what it does in a `Report` and puts a copy into every batch it seals; sealing a batch and copying the
+report is one step, so the report of batch s is the truth at s. The hub adds up what it holds in a `Held`. `settle`
+joins the two: every captured packet has one fate.
+
+    captured = row + flow_only + lost + quarantined + pending
+
+The agent's own conservation law, true in every report: captured = rows + flow_only + sum(lost) + open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+LOST: dict[str, str] = {
+    "shed": "the outbox was full and the batch was never sent",
+    "in_doubt": "the batch was sent, not acknowledged, and had to go",
+    "drain_deadline": "the agent had to stop before it was acknowledged",
+    "capture_error": "the source failed with packets in hand",
+    "encode_error": "the packets could not be encoded",
+}
+"""Reasons of loss, one vocabulary from the agent to the command line."""
+
+QUARANTINED = "quarantined"
+"""Reason of a tombstone that stands for a batch that the hub refused twice."""
+
+DISCARDED: dict[str, str] = {
+    "loopback_copy": "the second copy of a frame on the loopback interface",
+    "unselected_interface": "the frame's interface was not chosen",
+    "own_traffic": "the agent's own uplink or the hub's API",
+}
+"""Reasons why a frame the kernel handed over was not captured."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What an agent says of one run. All are packets since the run's start.
+
+    `rows` were sealed into packet batches, `flow_only` into flow records only, `open` wait in blocks or open flows to
+    be one of the two. `flow_packets` were sealed into flow batches and `flow_open` wait in the flow table.
+    The kernel terms are zero for a replay.
+    """
+
+    captured: int = 0
+    rows: int = 0
+    flow_only: int = 0
+    open: int = 0
+    flow_packets: int = 0
+    flow_open: int = 0
+    kernel_packets: int = 0
+    kernel_dropped: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    discarded: dict[str, int] = field(default_factory=dict)
+
+    def to_map(self) -> dict[str, Any]:
+        """The report as plain values, for msgpack and JSON."""
+        return {f.name: (dict(v) if isinstance(v := getattr(self, f.name), dict) else v) for f in fields(self)}
+
+    @classmethod
+    def from_map(cls, values: Mapping[str, Any]) -> Report:
+        """The report in a map; unknown keys are ignored, values of a wrong type count as absent."""
+        report = cls()
+        for f in fields(cls):
+            value = values.get(f.name)
+            if isinstance(getattr(report, f.name), dict):
+                if isinstance(value, Mapping):
+                    setattr(report, f.name, {str(k): v for k, v in value.items() if _is_count(v)})
+            elif _is_count(value):
+                setattr(report, f.name, value)
+        return report
+
+    @property
+    def conserved(self) -> bool:
+        """The agent's own law: nothing captured is without a place."""
+        return self.captured == self.rows + self.flow_only + sum(self.lost.values()) + self.open
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+@dataclass(slots=True)
+class Held:
+    """What a hub holds of one epoch, summed over the batches and tombstones in its store. Packets."""
+
+    rows: int = 0
+    flow_only: int = 0
+    flow_packets: int = 0
+    quarantined: int = 0
+    lost: dict[str, int] = field(default_factory=dict)  # rows in tombstones of packet batches
+    lost_flow_only: dict[str, int] = field(default_factory=dict)  # flow-only packets in tombstones of flow batches
+    lost_flow_packets: int = 0
+
+    def add(self, kind: str, rows: int, packets: int, flow_only: int, reason: str = "") -> None:
+        """Count one stored batch, or with a `reason` one tombstone of a batch of that kind."""
+        if reason:
+            self._add_tombstone(kind, packets, flow_only, reason)
+        elif kind == "packets":
+            self.rows += rows
+        elif kind == "flows":
+            self.flow_packets += packets
+            self.flow_only += flow_only
+
+    def _add_tombstone(self, kind: str, packets: int, flow_only: int, reason: str) -> None:
+        if kind == "packets" and reason == QUARANTINED:
+            self.quarantined += packets
+        elif kind == "packets":
+            self.lost[reason] = self.lost.get(reason, 0) + packets
+        elif kind == "flows":
+            self.lost_flow_packets += packets
+            if flow_only:
+                self.lost_flow_only[reason] = self.lost_flow_only.get(reason, 0) + flow_only
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The balance of one epoch. `balanced`: every packet known is attributed."""
+
+    captured: int
+    row: int
+    flow_only: int
+    lost: dict[str, int]
+    quarantined: int
+    pending: int
+    flow_packets: int
+    flow_lost: int
+    flow_pending: int
+    kernel_packets: int
+    kernel_dropped: int
+    discarded: dict[str, int]
+    balanced: bool
+
+    def to_map(self) -> dict[str, Any]:
+        """The books as plain values, for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def settle(report: Report, held: Held) -> Books:
+    """The books of one epoch from its newest report and what the hub holds.
+
+    `pending` is what the agent says is still on its way: not yet sealed, or sealed and neither held nor tombstoned.
+    It is worked out from the agent's side and not as the rest of the sum, so that the sum can be wrong.
+    """
+    lost = dict(report.lost)
+    for reasons in (held.lost, held.lost_flow_only):
+        for reason, packets in reasons.items():
+            lost[reason] = lost.get(reason, 0) + packets
+    rows_out = report.rows - held.rows - held.quarantined - sum(held.lost.values())
+    flow_only_out = report.flow_only - held.flow_only - sum(held.lost_flow_only.values())
+    flow_out = report.flow_packets - held.flow_packets - held.lost_flow_packets
+    pending = report.open + rows_out + flow_only_out
+    attributed = held.rows + held.flow_only + sum(lost.values()) + held.quarantined + pending
+    return Books(
+        captured=report.captured,
+        row=held.rows,
+        flow_only=held.flow_only,
+        lost=lost,
+        quarantined=held.quarantined,
+        pending=pending,
+        flow_packets=held.flow_packets,
+        flow_lost=held.lost_flow_packets,
+        flow_pending=report.flow_open + flow_out,
+        kernel_packets=report.kernel_packets,
+        kernel_dropped=report.kernel_dropped,
+        discarded=dict(report.discarded),
+        balanced=report.captured == attributed and min(rows_out, flow_only_out, flow_out) >= 0,
+    )

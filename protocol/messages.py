@@ -1,0 +1,258 @@
+"""Every message of the link, as frozen dataclasses. `MESSAGES` is the table: type word, class, who sends it.
+
+    agent                                   hub
+      | Hello ------------------------------> |   versions, who I am, which epochs I hold batches of
+      | <------------------- Welcome / Refuse |   version, session, store, what you have of mine, window
+      | Batch, Tombstone -------------------> |
+      | <-------------------------------- Ack |   durable: watermark, ranges above it, window
+      | <----------------------------- Reject |   this batch cannot be taken: code
+      | Status, Echo -----------------------> |   state, level, books; a question put behind the ingest queue
+      | <-------------------------- EchoReply |
+      | <------------------------------ Drain |   the hub is going: finish here, go elsewhere
+      | Bye --------------------------------> |   all is acknowledged or counted; I leave
+
+A field's type is checked when a message is read; what a field may hold beyond that is checked here, when it is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from protocol.errors import WrongMessage
+from protocol.limits import MAX_HELD, MAX_NAME, MAX_RAW, MAX_ROWS
+from protocol.schema import TABLES
+
+Held: TypeAlias = "list[list[int]]"
+"""Ranges `[first, last]` above a watermark."""
+Positions: TypeAlias = "dict[int, list[Any]]"
+"""Per epoch `[watermark, [[first, last], ...]]`."""
+
+_U64 = 1 << 64
+
+
+def _check(condition: bool, detail: str, code: str = "bad_key") -> None:
+    if not condition:
+        raise WrongMessage(code, detail)
+
+
+def _check_held(held: Any) -> None:
+    fine = (
+        isinstance(held, list)
+        and len(held) <= MAX_HELD
+        and all(
+            isinstance(r, list) and len(r) == 2 and all(isinstance(n, int) for n in r) and 1 <= r[0] <= r[1] < _U64
+            for r in held
+        )
+    )
+    _check(fine, "held is not a list of ranges")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The agent's first word. `streams` are the epochs it holds unacknowledged batches of, the run's own included."""
+
+    versions: list[int]
+    agent: str
+    node: str
+    epoch: int
+    streams: list[int]
+    software: str = ""
+    source: str = "live"  # live | replay
+    wall: int = 0  # the agent's clock, ns since 1970
+    stores: list[str] = field(default_factory=list)  # stores that may hold batches in doubt
+    connection: str = ""  # the agent's id of this connection, in every log line of both sides
+
+    def __post_init__(self) -> None:
+        _check(0 < len(self.agent) <= MAX_NAME, f"an agent's name has 1 to {MAX_NAME} characters")
+        _check(len(self.node) <= MAX_NAME, f"a node's name has at most {MAX_NAME} characters")
+        _check(self.agent.isprintable() and self.node.isprintable(), "a name is not printable")
+        _check(len(self.versions) <= 64 and all(isinstance(v, int) for v in self.versions), "versions are integers")
+        _check(len(self.streams) <= 1024 and all(_is_u64(e) for e in self.streams), "streams are epochs")
+        _check(_is_u64(self.epoch), "an epoch has 64 bits")
+        _check(len(self.stores) <= 64 and all(isinstance(s, str) for s in self.stores), "stores are strings")
+        _check(self.source in ("live", "replay"), "a source is live or replay")
+
+
+def _is_u64(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < _U64
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The hub's answer: the version chosen, this connection's session, what it holds, how much may be outstanding."""
+
+    version: int
+    session: int
+    store: str
+    positions: Positions
+    window_batches: int
+    window_bytes: int
+    software: str = ""
+    wall: int = 0  # the hub's clock, ns since 1970
+
+    def __post_init__(self) -> None:
+        for epoch, position in self.positions.items():
+            _check(_is_u64(epoch) and isinstance(position, list) and len(position) == 2, "a position is wrong")
+            _check(_is_u64(position[0]), "a watermark is wrong")
+            _check_held(position[1])
+        _check(self.window_batches >= 0 and self.window_bytes >= 0, "a window is negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The hub takes this connection no further. `retry_after` in seconds, 0 where it is the agent's to choose."""
+
+    code: str
+    detail: str = ""
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch of one table. `body` is the msgpack map of its columns, compressed where `zstd` is 1.
+
+    `packets` are the packets its rows stand for, `flow_only` those of them without a row of their own;
+    `ledger` is the agent's Report at the moment it was sealed; `first` and `last` its time range, ns since 1970.
+    """
+
+    agent: str
+    epoch: int
+    seq: int
+    kind: str
+    rows: int
+    packets: int
+    flow_only: int
+    first: int
+    last: int
+    raw_size: int
+    zstd: int
+    body: bytes
+    ledger: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_place(self.epoch, self.seq)
+        _check(self.kind in TABLES, f"no table {self.kind[:40]!r}")
+        _check(0 < self.rows <= MAX_ROWS, f"a batch has 1 to {MAX_ROWS} rows", "too_large")
+        _check(0 <= self.raw_size <= MAX_RAW, f"columns of {self.raw_size} bytes", "too_large")
+        _check(0 <= self.flow_only <= self.packets < 1 << 63, "packets are out of bounds")
+        _check(-(1 << 63) <= self.first <= self.last < 1 << 63, "the time range is out of bounds")
+
+
+def _check_place(epoch: int, seq: int) -> None:
+    _check(_is_u64(epoch), "an epoch has 64 bits")
+    _check(0 < seq < _U64, "a batch's number is at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Stands for a batch that will never come, or with kind `report` for no batch at all: only the books."""
+
+    agent: str
+    epoch: int
+    seq: int
+    kind: str  # the lost batch's table, or `report`
+    packets: int = 0
+    flow_only: int = 0
+    first: int = 0
+    last: int = 0
+    reason: str = ""
+    final: int = 0  # 1 in the last report of an orderly run
+    ledger: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_place(self.epoch, self.seq)
+        _check(self.kind in TABLES or self.kind == "report", f"no table {self.kind[:40]!r}")
+        _check(0 <= self.flow_only <= self.packets < 1 << 63, "packets are out of bounds")
+        _check(len(self.reason) <= 40, "a reason is one word")
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What is durable of one epoch. `kept` are tombstones that came for a batch which is stored: the batch stays."""
+
+    epoch: int
+    watermark: int
+    held: Held = field(default_factory=list)
+    window_batches: int = 0
+    window_bytes: int = 0
+    kept: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.epoch) and _is_u64(self.watermark), "an acknowledgement is out of bounds")
+        _check_held(self.held)
+        _check(all(_is_u64(seq) for seq in self.kept), "kept are batch numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One batch cannot be taken. With `final` 1 it was quarantined: answer with a tombstone."""
+
+    epoch: int
+    seq: int
+    code: str
+    detail: str = ""
+    final: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The agent's state between batches: shown, not stored."""
+
+    state: str
+    level: str = "packets"
+    outbox_bytes: int = 0
+    outbox_batches: int = 0
+    wall: int = 0
+    evidence: dict[str, Any] = field(default_factory=dict)
+    ledger: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A question that goes through the hub's ingest queue and back."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class EchoReply:
+    """The echo came out of the ingest queue. `wall` is the hub's clock, ns since 1970."""
+
+    id: int
+    wall: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The hub is shutting down; `retry_after` seconds until it may be back."""
+
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The agent leaves in good order."""
+
+    reason: str = ""
+
+
+Message: TypeAlias = (
+    "Hello | Welcome | Refuse | Batch | Tombstone | Ack | Reject | Status | Echo | EchoReply | Drain | Bye"
+)
+
+MESSAGES: dict[str, tuple[type[Any], str]] = {
+    "hello": (Hello, "agent"),
+    "welcome": (Welcome, "hub"),
+    "refuse": (Refuse, "hub"),
+    "batch": (Batch, "agent"),
+    "tombstone": (Tombstone, "agent"),
+    "ack": (Ack, "hub"),
+    "reject": (Reject, "hub"),
+    "status": (Status, "agent"),
+    "echo": (Echo, "agent"),
+    "echo_reply": (EchoReply, "hub"),
+    "drain": (Drain, "hub"),
+    "bye": (Bye, "agent"),
+}
+"""Type word -> (class, sender)."""

@@ -1,0 +1,315 @@
+"""The columns of every table, declared once.
+
+Wire format, ClickHouse DDL, JSON keys, filter fields, CLI columns and the reference page are derived from the two
+kinds of rows below:
+
+* a `Column` is what is stored: one numpy array on the wire, one ClickHouse column in the store;
+* a `Field` is what people see: a public name over one column, present where the row's `layers` has all bits of `need`.
+
+A column has a value in every row (zero or empty where it means nothing), so arrays stay plain; which of them mean
+something is said once per row, by the bits of `layers`. `src` is the address of an IPv4, an IPv6 or an ARP packet:
+three fields, one column, three bits.
+
+This module imports neither numpy nor anything heavy: the command line reads it at every start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+
+__all__ = ["EITHER", "FLOWS", "PACKETS", "TABLES", "Column", "Field", "Has", "Table", "fields_of"]
+
+
+class Has(IntFlag):
+    """Bits of the column `layers`: what the decoder found in a frame. Fields name the bits they need."""
+
+    TIME = 1 << 0  # a pcapng simple packet block has none
+    ETH = 1 << 1  # MAC addresses and ethertype
+    VLAN = 1 << 2
+    MPLS = 1 << 3
+    TUNNEL = 1 << 4  # the row describes a packet inside a tunnel
+    ARP = 1 << 5  # opcode
+    ARP_IPV4 = 1 << 6  # src and dst are ARP's protocol addresses
+    IPV4 = 1 << 7  # src, dst, nxt, proto, ttl, ... of an IPv4 header
+    IPV6 = 1 << 8  # the same of an IPv6 header
+    FRAG = 1 << 9  # fragment fields: always for IPv4, with a fragment header for IPv6
+    TCP = 1 << 10  # ports
+    TCP_SEQ = 1 << 11
+    TCP_ACK = 1 << 12
+    TCP_FLAGS = 1 << 13
+    TCP_WINDOW = 1 << 14
+    TCP_LEN = 1 << 15
+    UDP = 1 << 16  # ports
+    UDP_LENGTH = 1 << 17
+    SCTP = 1 << 18  # ports
+    ICMP = 1 << 19  # type
+    ICMP_CODE = 1 << 20
+    ICMPV6 = 1 << 21  # type
+    ICMPV6_CODE = 1 << 22
+    MALFORMED = 1 << 23
+    ETHERTYPE = 1 << 24  # an effective ethertype is known, whatever the link type
+    SLOW = 1 << 25  # decoded by the fallback dissector
+    SKIPPED = 1 << 26  # the fallback's budget was spent: the row has only what the fast path saw
+    IFACE_ID = 1 << 27  # the capture file numbered its interfaces
+    IP = 1 << 28  # IPv4 or IPv6, with addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One stored column.
+
+    `wire` says how the values look in memory and on the wire:
+    `u1 u2 u4 u8 i8` little-endian integers of that many bytes; `addr` 16 bytes a row (IPv4 mapped into IPv6);
+    `dict` strings of few values (codes and a list); `text` strings of many values (lengths and bytes);
+    `list_u2`, `list_u4` several integers a row (lengths and values).
+    `clickhouse` is the column's type there. `doc` is one line of meaning, with the unit.
+    """
+
+    name: str
+    wire: str
+    clickhouse: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One public field over a column.
+
+    `kind` says how a value is printed and compared: `uint`, `bool` (bit `shift` of the column), `time` (seconds since
+    the epoch, 9 decimals), `seconds` (nanoseconds printed as seconds), `ip` (either family), `mac`, `text`, `epoch`
+    (16 hex digits), `uints` (always an array). `need` are the bits of `layers` that must all be set; 0 means that the
+    field is always present (`text`: unless empty).
+    """
+
+    name: str
+    column: str
+    kind: str
+    need: int
+    doc: str
+    shift: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One stored table: its wire columns in order, its public fields in order of display, its sorting key."""
+
+    name: str
+    columns: tuple[Column, ...]
+    fields: tuple[Field, ...]
+    order_by: str
+    time: str  # the column that `--since` and `--until` look at, nanoseconds
+    until: str  # the column that ends the row's time, the same as `time` for an instant
+
+    def column(self, name: str) -> Column:
+        """The column `name`; KeyError where there is none."""
+        return _columns(self.name)[name]
+
+
+# Columns that the hub adds to every row: who sent it, and where it stands in the store.
+ORIGIN = (
+    Column("agent", "dict", "LowCardinality(String)", "name of the agent that captured the packet"),
+    Column("epoch", "u8", "UInt64", "the agent's run, 64 random bits"),
+    Column("seq", "u8", "UInt64", "the batch within the run, from 1"),
+    Column("commit", "u8", "UInt64", "the hub's commit that stored the row; rises by one, never reused"),
+    Column("ingest_day", "u2", "Date", "day on which the hub stored the row (UTC): partition and retention"),
+)
+
+_KEY = (  # what packets and flows share
+    Column("layers", "u8", "UInt64", "bit set of what the decoder found (Has)"),
+    Column("iface", "dict", "LowCardinality(String)", "interface the frame was captured on"),
+    Column("ethertype", "u2", "UInt16", "ethertype after all VLAN tags; of the packet described"),
+    Column("eth_src", "u8", "UInt64", "source MAC address, the 48 low bits"),
+    Column("eth_dst", "u8", "UInt64", "destination MAC address, the 48 low bits"),
+    Column("src", "addr", "IPv6", "source address; IPv4 mapped"),
+    Column("dst", "addr", "IPv6", "destination address; IPv4 mapped"),
+    Column("proto", "u1", "UInt8", "upper-layer protocol after all extension headers"),
+    Column("src_port", "u2", "UInt16", "source port"),
+    Column("dst_port", "u2", "UInt16", "destination port"),
+)
+
+_PACKET_COLUMNS = (
+    Column("frame_number", "u8", "UInt64", "frames of one agent run, from 1"),
+    Column("time", "i8", "Int64", "capture time, nanoseconds since 1970-01-01 UTC"),
+    Column("len", "u4", "UInt32", "length on the wire, bytes"),
+    Column("cap_len", "u4", "UInt32", "length captured, bytes"),
+    Column("iface_id", "u4", "UInt32", "number of the interface in the capture file"),
+    Column("encap_type", "u2", "UInt16", "link type as Wireshark numbers encapsulations"),
+    *_KEY,
+    Column("vlan_id", "list_u2", "Array(UInt16)", "VLAN ids, outermost first"),
+    Column("mpls_label", "list_u4", "Array(UInt32)", "MPLS labels, outermost first"),
+    Column("eth_type", "u2", "UInt16", "type in the Ethernet header, before VLAN tags"),
+    Column("tunnel_type", "dict", "LowCardinality(String)", "outermost tunnel: vxlan, geneve, gre, ipip, 6in4, ..."),
+    Column("tunnel_src", "addr", "IPv6", "source address of the outermost IP header of a tunnel"),
+    Column("tunnel_dst", "addr", "IPv6", "destination address of the outermost IP header of a tunnel"),
+    Column("tunnel_id", "u4", "UInt32", "VNI, GRE key, TEID or PPPoE session of the outermost tunnel"),
+    Column("arp_opcode", "u2", "UInt16", "ARP operation"),
+    Column("nxt", "u1", "UInt8", "protocol or next header in the IP header itself"),
+    Column("ttl", "u1", "UInt8", "time to live or hop limit"),
+    Column("dsfield", "u1", "UInt8", "differentiated services field or traffic class"),
+    Column("ip_len", "u4", "UInt32", "IPv4 total length or IPv6 payload length, bytes"),
+    Column("ip_id", "u4", "UInt32", "IPv4 identification or IPv6 fragment identification"),
+    Column("frag_offset", "u2", "UInt16", "fragment offset, units of 8 bytes"),
+    Column("frag_more", "u1", "UInt8", "1 where more fragments follow"),
+    Column("tcp_flags", "u2", "UInt16", "TCP flags, 12 bits with the reserved ones"),
+    Column("tcp_seq", "u4", "UInt32", "TCP sequence number, raw"),
+    Column("tcp_ack", "u4", "UInt32", "TCP acknowledgement number, raw"),
+    Column("tcp_window", "u2", "UInt16", "TCP window field, not scaled"),
+    Column("tcp_len", "u4", "UInt32", "TCP payload, bytes"),
+    Column("udp_length", "u2", "UInt16", "UDP length field, header included, bytes"),
+    Column("icmp_type", "u1", "UInt8", "ICMP or ICMPv6 type"),
+    Column("icmp_code", "u1", "UInt8", "ICMP or ICMPv6 code"),
+    Column("l7", "dict", "LowCardinality(String)", "application protocol"),
+    Column("info", "text", "String", "one line about the frame"),
+)
+
+_FLOW_COLUMNS = (
+    Column("start", "i8", "Int64", "time of the first packet, nanoseconds since 1970-01-01 UTC"),
+    Column("end", "i8", "Int64", "time of the last packet, nanoseconds since 1970-01-01 UTC"),
+    *_KEY,
+    Column("packets", "u8", "UInt64", "packets from source to destination"),
+    Column("bytes", "u8", "UInt64", "bytes on the wire from source to destination"),
+    Column("packets_rev", "u8", "UInt64", "packets from destination to source"),
+    Column("bytes_rev", "u8", "UInt64", "bytes on the wire from destination to source"),
+    Column("flow_only", "u8", "UInt64", "packets of this flow record whose rows were not sent"),
+    Column("tcp_flags", "u2", "UInt16", "TCP flags seen from source to destination, or-ed"),
+    Column("tcp_flags_rev", "u2", "UInt16", "TCP flags seen from destination to source, or-ed"),
+    Column("zero_windows", "u4", "UInt32", "TCP segments that announced window 0, both ways, without RST"),
+    Column("rtt", "i8", "Int64", "SYN to SYN-ACK, nanoseconds; -1 where not seen"),
+)
+
+_V4, _V6, _ARP4 = int(Has.IPV4), int(Has.IPV6), int(Has.ARP_IPV4)
+_TCP, _UDP, _SCTP = int(Has.TCP), int(Has.UDP), int(Has.SCTP)
+
+
+def _addresses() -> tuple[Field, ...]:
+    return (
+        Field("ip.src", "src", "ip", _V4, "IPv4 source"),
+        Field("ip.dst", "dst", "ip", _V4, "IPv4 destination"),
+        Field("ipv6.src", "src", "ip", _V6, "IPv6 source"),
+        Field("ipv6.dst", "dst", "ip", _V6, "IPv6 destination"),
+    )
+
+
+def _ports() -> tuple[Field, ...]:
+    return tuple(
+        Field(f"{proto}.{side}port", f"{side}_port", "uint", need, f"{proto.upper()} {name} port")
+        for proto, need in (("tcp", _TCP), ("udp", _UDP), ("sctp", _SCTP))
+        for side, name in (("src", "source"), ("dst", "destination"))
+    )
+
+
+def _flag_bits(need: int) -> tuple[Field, ...]:
+    names = ("fin", "syn", "reset", "push", "ack", "urg", "ece", "cwr")
+    return tuple(
+        Field(f"tcp.flags.{name}", "tcp_flags", "bool", need, f"TCP flag {name.upper()}", shift)
+        for shift, name in enumerate(names)
+    )
+
+
+_ORIGIN_FIELDS = (
+    Field("nodetap.agent", "agent", "text", 0, "agent that captured the packet"),
+    Field("nodetap.epoch", "epoch", "epoch", 0, "run of the agent, 16 hex digits"),
+    Field("nodetap.iface", "iface", "text", 0, "interface"),
+)
+
+_PACKET_FIELDS = (
+    Field("frame.number", "frame_number", "uint", 0, "frames of one agent run, from 1"),
+    Field("frame.time_epoch", "time", "time", int(Has.TIME), "capture time, seconds since the epoch"),
+    Field("frame.len", "len", "uint", 0, "length on the wire, bytes"),
+    Field("frame.cap_len", "cap_len", "uint", 0, "length captured, bytes"),
+    Field("frame.interface_id", "iface_id", "uint", int(Has.IFACE_ID), "interface number in a pcapng file"),
+    Field("frame.encap_type", "encap_type", "uint", 0, "encapsulation, Wireshark's number"),
+    *_ORIGIN_FIELDS,
+    Field("eth.src", "eth_src", "mac", int(Has.ETH), "source MAC address"),
+    Field("eth.dst", "eth_dst", "mac", int(Has.ETH), "destination MAC address"),
+    Field("eth.type", "eth_type", "uint", int(Has.ETH), "ethertype in the Ethernet header; a length below 1536"),
+    Field("nodetap.ethertype", "ethertype", "uint", int(Has.ETHERTYPE), "ethertype after all VLAN tags"),
+    Field("vlan.id", "vlan_id", "uints", int(Has.VLAN), "VLAN ids, outermost first"),
+    Field("mpls.label", "mpls_label", "uints", int(Has.MPLS), "MPLS labels, outermost first"),
+    Field("tunnel.type", "tunnel_type", "text", int(Has.TUNNEL), "outermost tunnel"),
+    Field("tunnel.src", "tunnel_src", "ip", int(Has.TUNNEL), "source of the outermost tunnel"),
+    Field("tunnel.dst", "tunnel_dst", "ip", int(Has.TUNNEL), "destination of the outermost tunnel"),
+    Field("tunnel.id", "tunnel_id", "uint", int(Has.TUNNEL), "VNI, GRE key, TEID or session of the outermost tunnel"),
+    Field("arp.opcode", "arp_opcode", "uint", int(Has.ARP), "ARP operation"),
+    Field("arp.src.proto_ipv4", "src", "ip", _ARP4, "ARP sender address"),
+    Field("arp.dst.proto_ipv4", "dst", "ip", _ARP4, "ARP target address"),
+    *_addresses(),
+    Field("nodetap.proto", "proto", "uint", int(Has.IP), "upper-layer protocol after all extension headers"),
+    Field("ip.proto", "nxt", "uint", _V4, "protocol field of the IPv4 header"),
+    Field("ip.ttl", "ttl", "uint", _V4, "time to live"),
+    Field("ip.dsfield", "dsfield", "uint", _V4, "differentiated services field"),
+    Field("ip.len", "ip_len", "uint", _V4, "total length, bytes"),
+    Field("ip.id", "ip_id", "uint", _V4, "identification"),
+    Field("ip.flags.mf", "frag_more", "uint", _V4 | int(Has.FRAG), "more fragments"),
+    Field("ip.frag_offset", "frag_offset", "uint", _V4 | int(Has.FRAG), "fragment offset, units of 8 bytes"),
+    Field("ipv6.nxt", "nxt", "uint", _V6, "next header field of the IPv6 header"),
+    Field("ipv6.hlim", "ttl", "uint", _V6, "hop limit"),
+    Field("ipv6.tclass", "dsfield", "uint", _V6, "traffic class"),
+    Field("ipv6.plen", "ip_len", "uint", _V6, "payload length, bytes"),
+    Field("ipv6.fraghdr.ident", "ip_id", "uint", _V6 | int(Has.FRAG), "fragment identification"),
+    Field("ipv6.fraghdr.more", "frag_more", "uint", _V6 | int(Has.FRAG), "more fragments"),
+    Field("ipv6.fraghdr.offset", "frag_offset", "uint", _V6 | int(Has.FRAG), "fragment offset, units of 8 bytes"),
+    *_ports(),
+    Field("tcp.flags", "tcp_flags", "uint", int(Has.TCP_FLAGS), "TCP flags, 12 bits"),
+    *_flag_bits(int(Has.TCP_FLAGS)),
+    Field("tcp.seq_raw", "tcp_seq", "uint", int(Has.TCP_SEQ), "sequence number, raw"),
+    Field("tcp.ack_raw", "tcp_ack", "uint", int(Has.TCP_ACK), "acknowledgement number, raw"),
+    Field("tcp.window_size_value", "tcp_window", "uint", int(Has.TCP_WINDOW), "window, not scaled"),
+    Field("tcp.len", "tcp_len", "uint", int(Has.TCP_LEN), "TCP payload, bytes"),
+    Field("udp.length", "udp_length", "uint", int(Has.UDP_LENGTH), "UDP length, header included, bytes"),
+    Field("icmp.type", "icmp_type", "uint", int(Has.ICMP), "ICMP type"),
+    Field("icmp.code", "icmp_code", "uint", int(Has.ICMP_CODE), "ICMP code"),
+    Field("icmpv6.type", "icmp_type", "uint", int(Has.ICMPV6), "ICMPv6 type"),
+    Field("icmpv6.code", "icmp_code", "uint", int(Has.ICMPV6_CODE), "ICMPv6 code"),
+    Field("nodetap.l7", "l7", "text", 0, "application protocol"),
+    Field("nodetap.info", "info", "text", 0, "one line about the frame"),
+    Field("nodetap.malformed", "layers", "bool", int(Has.MALFORMED), "1 where a header was cut or wrong", 23),
+)
+
+_FLOW_FIELDS = (
+    Field("flow.start", "start", "time", 0, "first packet, seconds since the epoch"),
+    Field("flow.end", "end", "time", 0, "last packet, seconds since the epoch"),
+    *_ORIGIN_FIELDS,
+    Field("eth.src", "eth_src", "mac", int(Has.ETH), "source MAC address (flows without IP)"),
+    Field("eth.dst", "eth_dst", "mac", int(Has.ETH), "destination MAC address (flows without IP)"),
+    Field("nodetap.ethertype", "ethertype", "uint", int(Has.ETHERTYPE), "ethertype after all VLAN tags"),
+    *_addresses(),
+    Field("nodetap.proto", "proto", "uint", int(Has.IP), "upper-layer protocol"),
+    *_ports(),
+    Field("flow.packets", "packets", "uint", 0, "packets from source to destination"),
+    Field("flow.bytes", "bytes", "uint", 0, "bytes from source to destination"),
+    Field("flow.packets_rev", "packets_rev", "uint", 0, "packets from destination to source"),
+    Field("flow.bytes_rev", "bytes_rev", "uint", 0, "bytes from destination to source"),
+    Field("flow.flow_only", "flow_only", "uint", 0, "packets of the flow whose rows were not sent"),
+    Field("tcp.flags", "tcp_flags", "uint", int(Has.TCP_FLAGS), "TCP flags from source to destination, or-ed"),
+    Field("flow.tcp_flags_rev", "tcp_flags_rev", "uint", int(Has.TCP_FLAGS), "TCP flags of the other way, or-ed"),
+    Field("flow.zero_windows", "zero_windows", "uint", int(Has.TCP_FLAGS), "segments that announced window 0"),
+    Field("flow.rtt", "rtt", "seconds", int(Has.TCP_FLAGS), "SYN to SYN-ACK, seconds; absent where not seen"),
+)
+
+PACKETS = Table("packets", _PACKET_COLUMNS, _PACKET_FIELDS, "time, agent, epoch, frame_number", "time", "time")
+FLOWS = Table("flows", _FLOW_COLUMNS, _FLOW_FIELDS, "start, agent, epoch", "start", "end")
+TABLES = {table.name: table for table in (PACKETS, FLOWS)}
+
+EITHER = {
+    "ip.addr": ("ip.src", "ip.dst"),
+    "ipv6.addr": ("ipv6.src", "ipv6.dst"),
+    "eth.addr": ("eth.src", "eth.dst"),
+    "tcp.port": ("tcp.srcport", "tcp.dstport"),
+    "udp.port": ("udp.srcport", "udp.dstport"),
+    "sctp.port": ("sctp.srcport", "sctp.dstport"),
+}
+"""Filter fields that stand for either of two fields."""
+
+_BY_NAME = {name: {c.name: c for c in (*ORIGIN, *table.columns)} for name, table in TABLES.items()}
+_FIELDS = {name: {f.name: f for f in table.fields} for name, table in TABLES.items()}
+
+
+def _columns(table: str) -> dict[str, Column]:
+    return _BY_NAME[table]
+
+
+def fields_of(table: str) -> dict[str, Field]:
+    """The public fields of a table by name, in order of display."""
+    return _FIELDS[table]
