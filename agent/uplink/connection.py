@@ -1,0 +1,268 @@
+"""One attempt at a link: handshake, four tasks (receive, transmit, ping, report), and why it ended.
+
+Nothing here waits for an orderly close of a link that may hang: `close()` waits in the same drain that does not move,
+only `transport.abort()` returns at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time_ns
+from typing import TYPE_CHECKING, Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+import protocol
+from agent.uplink.backoff import REFUSED_FLOOR
+from agent.uplink.machine import Event
+from protocol.codec import decode, encode
+from protocol.errors import Refused, RemoteError
+from protocol.limits import MAX_MESSAGE, VERSIONS
+from protocol.messages import Ack, Bye, Drain, Echo, EchoReply, Hello, Refuse, Reject, Welcome
+
+if TYPE_CHECKING:
+    from agent.uplink.link import Uplink
+
+PING_INTERVAL = 1.0
+STATUS_INTERVAL = 2.0
+CLOSE_TIMEOUT = 1.0
+DOUBT_PATIENCE = 60.0
+"""Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""
+
+
+class Connection:
+    """One attempt at a link, from the handshake to its end."""
+
+    def __init__(self, uplink: Uplink, hub: str, id: str) -> None:
+        self.uplink = uplink
+        self.hub = hub
+        self.id = id
+        self._ws: ClientConnection | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._news = asyncio.Event()
+        self._welcomed = asyncio.Event()
+        self._held = False
+        self._leaving = False
+        self._echoes = 0
+
+    # -- from the uplink -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Welcomed: the sender may start."""
+        self._welcomed.set()
+        self._news.set()
+
+    def stir(self) -> None:
+        """There may be something to send."""
+        self._news.set()
+
+    def abort(self) -> None:
+        """Be gone at once, whatever the peer does."""
+        if self._ws is not None:
+            self._ws.transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Say goodbye: everything is acknowledged."""
+        self._leaving = True
+        self._news.set()
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, speak until the end, report it. Never raises."""
+        self._task = asyncio.current_task()
+        try:
+            event, reason, floor = await self._speak()
+        except asyncio.CancelledError:
+            event, reason, floor = Event.LOST, "given up", 0.0
+        finally:
+            if self._ws is not None:
+                self._ws.transport.abort()
+        self.uplink.ended(self, event, reason, floor)
+
+    async def _speak(self) -> tuple[Event, str, float]:
+        try:
+            await self._open()
+            await self._converse()
+        except Exception as error:
+            return self._outcome(_first(error))
+        return Event.LOST, "closed", 0.0
+
+    def _outcome(self, error: BaseException) -> tuple[Event, str, float]:
+        """What an exception means: the event, the reason for people, the seconds to wait at least."""
+        for kind, explain in _OUTCOMES:
+            if isinstance(error, kind):
+                return explain(error, self.hub)
+        self.uplink.log.error("bug in the session", connection=self.id, exc_info=error)
+        return Event.LOST, f"internal error: {error!r}", 1.0
+
+    async def _open(self) -> None:
+        config = self.uplink.config
+        headers = {"Authorization": f"Bearer {config.token}"} if config.token else None
+        timeout = max(config.stall_timeout, 3.0)
+        self._ws = await connect(
+            self.hub,
+            additional_headers=headers,
+            ssl=config.tls if self.hub.startswith("wss:") else None,
+            max_size=MAX_MESSAGE,
+            compression=None,
+            ping_interval=None,  # the watchdog judges; keepalive hangs in the drain it should watch
+            open_timeout=timeout,
+            close_timeout=CLOSE_TIMEOUT,
+            user_agent_header=f"nodetap-agent/{protocol.VERSION}",
+            proxy=None,
+        )
+        await self._ws.send(encode(self._hello()))
+        async with asyncio.timeout(timeout):
+            message, _ = decode(await self._ws.recv(), "hub")
+        if isinstance(message, Refuse):
+            raise Refused(message.code, message.detail, message.retry_after)
+        if not isinstance(message, Welcome):
+            raise RemoteError("illegal_moment", f"{type(message).__name__} where a welcome belongs")
+        self.uplink.view.clock_offset = (message.wall - time_ns()) / 1e9
+        self.uplink.welcomed(self, message)
+
+    def _hello(self) -> Hello:
+        config, outbox = self.uplink.config, self.uplink.outbox
+        return Hello(
+            versions=list(VERSIONS),
+            agent=config.agent,
+            node=config.node,
+            epoch=config.epoch,
+            streams=list(dict.fromkeys([config.epoch, *outbox.streams])),
+            software=protocol.VERSION,
+            source=config.source,
+            wall=time_ns(),
+            stores=outbox.stores,
+            connection=self.id,
+        )
+
+    async def _converse(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work()) for work in (self._receive, self._transmit, self._ping, self._report)]
+            await tasks[1]  # leaving in good order ends here; everything else ends by an exception
+            for task in tasks:
+                task.cancel()
+
+    async def _transmit(self) -> None:
+        ws = self._ws
+        assert ws is not None
+        await self._welcomed.wait()
+        while not self._leaving:
+            self._news.clear()
+            while not self._held and (item := self.uplink.outbox.next()) is not None:
+                await ws.send(item.data)
+            await self._news.wait()
+        await ws.send(encode(Bye("drained")))
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await ws.close(1000)
+
+    async def _receive(self) -> None:
+        assert self._ws is not None
+        handlers: dict[type, Callable[[Any], None]] = {
+            Ack: self._on_ack,
+            Reject: self._on_reject,
+            EchoReply: self._on_echo,
+            Drain: self._on_drain,
+            Refuse: self._on_refuse,
+        }
+        async for data in self._ws:
+            message, _ = decode(data, "hub")
+            handler = handlers.get(type(message))
+            if handler is None:
+                raise RemoteError("illegal_moment", f"{type(message).__name__} while streaming")
+            handler(message)
+
+    def _on_ack(self, ack: Ack) -> None:
+        self.uplink.acknowledged_by(ack)
+        self._news.set()
+
+    def _on_reject(self, reject: Reject) -> None:
+        item = self.uplink.outbox.reject(reject.epoch, reject.seq, bool(reject.final))
+        self.uplink.log.error(
+            "batch refused", connection=self.id, seq=reject.seq, code=reject.code, detail=reject.detail,
+            packets=item.message.packets if item else 0,
+        )  # fmt: skip
+        self._news.set()
+
+    def _on_echo(self, reply: EchoReply) -> None:
+        if reply.id == self._echoes:
+            self.uplink.view.echo_sent = 0.0
+            self.uplink.view.clock_offset = (reply.wall - time_ns()) / 1e9
+
+    def _on_drain(self, drain: Drain) -> None:
+        self._held = True
+        self.uplink.log.info("hub drains", connection=self.id, retry_after=drain.retry_after)
+
+    def _on_refuse(self, refuse: Refuse) -> None:
+        raise Refused(refuse.code, refuse.detail, refuse.retry_after)
+
+    async def _ping(self) -> None:
+        assert self._ws is not None
+        view = self.uplink.view
+        while True:
+            latency = await (await self._ws.ping())
+            view.pong, view.round_trip = monotonic(), latency
+            await asyncio.sleep(PING_INTERVAL)
+
+    async def _report(self) -> None:
+        """Status every now and then, and an echo through the hub's queue, one at a time."""
+        assert self._ws is not None
+        view, config = self.uplink.view, self.uplink.config
+        await self._welcomed.wait()
+        next_echo = monotonic() + config.echo_interval
+        while True:
+            await self._ws.send(encode(self.uplink.status()))
+            if monotonic() >= next_echo and view.echo_sent == 0.0:
+                self._echoes += 1
+                view.echo_sent = monotonic()
+                next_echo = view.echo_sent + config.echo_interval
+                await self._ws.send(encode(Echo(self._echoes)))
+            self.uplink.outbox.bury_doubt(DOUBT_PATIENCE)
+            await asyncio.sleep(min(STATUS_INTERVAL, config.echo_interval))
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _refused(error: Any, hub: str) -> tuple[Event, str, float]:
+    floor = max(error.retry_after or 0.0, REFUSED_FLOOR.get(error.code, 0.0))
+    return Event.SUPERSEDED if error.code == "superseded" else Event.REFUSED, str(error), floor
+
+
+def _wrong(error: Any, hub: str) -> tuple[Event, str, float]:
+    return Event.LOST, f"the hub sent something wrong: {error}", 1.0
+
+
+def _closed(error: Any, hub: str) -> tuple[Event, str, float]:
+    if error.rcvd is not None:
+        return Event.LOST, f"the hub closed the connection: {error.rcvd.code} {error.rcvd.reason}".rstrip(), 0.0
+    return Event.LOST, "the connection broke", 0.0
+
+
+def _refused_handshake(error: Any, hub: str) -> tuple[Event, str, float]:
+    response = error.response
+    if response.status_code in (401, 403):
+        return Event.REFUSED, "bad_token: the hub refused the token; see --token-file", REFUSED_FLOOR["bad_token"]
+    retry = response.headers.get("Retry-After", "")
+    return Event.REFUSED, f"the hub answered HTTP {response.status_code}", float(retry) if retry.isdigit() else 0.0
+
+
+def _unreachable(error: Any, hub: str) -> tuple[Event, str, float]:
+    return Event.LOST, f"cannot reach {hub}: {error or type(error).__name__}", 0.0
+
+
+_OUTCOMES: tuple[tuple[Any, Callable[[Any, str], tuple[Event, str, float]]], ...] = (
+    (Refused, _refused),
+    (RemoteError, _wrong),
+    (ConnectionClosed, _closed),
+    (InvalidStatus, _refused_handshake),
+    ((OSError, InvalidHandshake, TimeoutError, EOFError), _unreachable),
+)

@@ -1,0 +1,109 @@
+"""The watchdog: an OS thread outside the event loop that judges whether the agent still gets somewhere.
+
+`judge` is pure: numbers in, a verdict with its evidence out. The thread looks twice a second, tells the loop to abort
+a stalled link, writes the stacks of a loop that hangs, and ends a process whose loop is dead. At each tick it re-arms
+`faulthandler.dump_traceback_later`: a call that holds the GIL starves this thread, but not faulthandler.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+TICK = 0.5
+"""Seconds between two looks."""
+LOOP_LATE = 1.5
+"""Seconds without a sign of the loop from which its lateness is logged, and no peer is blamed for anything."""
+LOOP_DEAD = 90.0
+"""Seconds without a sign of the loop after which the process ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What the watchdog sees at one moment. Ages and times in seconds."""
+
+    streaming: bool
+    loop_age: float  # since the loop's last beat
+    waiting: float  # without an acknowledgement while something is outstanding
+    echo_age: float  # of the unanswered echo, 0 where none is
+    pong_age: float  # since the last pong of this connection
+    capture_age: float  # since the capture thread's last beat; 0 where there is none to expect
+    outstanding: int
+    oldest_age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Something has stalled: which detector says so, and why."""
+
+    detector: str  # progress | echo | ping | loop | capture
+    evidence: dict[str, Any]
+
+
+def judge(signs: Signs, deadline: float) -> Verdict | None:
+    """The verdict on these signs. A late loop is suspected before its peer: whoever does not read sees no answers."""
+    evidence = {
+        "unacknowledged": signs.outstanding,
+        "oldest_s": round(signs.oldest_age, 3),
+        "waiting_s": round(signs.waiting, 3),
+        "pong_age_s": round(signs.pong_age, 3),
+    }
+    if signs.loop_age > LOOP_LATE:
+        return Verdict("loop", {"loop_age_s": round(signs.loop_age, 3)})
+    if signs.streaming:
+        for detector, age in (("progress", signs.waiting), ("echo", signs.echo_age), ("ping", signs.pong_age)):
+            if age > deadline:
+                return Verdict(detector, evidence)
+    if signs.capture_age > deadline:
+        return Verdict("capture", {"capture_age_s": round(signs.capture_age, 3)})
+    return None
+
+
+class Watchdog(threading.Thread):
+    """Looks every TICK until `stop`; calls `on_stall(verdict)` once per stall, from its own thread."""
+
+    def __init__(self, look: Callable[[], Signs], on_stall: Callable[[Verdict], None], deadline: float) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._look, self._on_stall, self._deadline = look, on_stall, deadline
+        self._halt = threading.Event()
+        self._told = ""
+        self._grace_until = 0.0
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._halt.wait(TICK):
+            faulthandler.dump_traceback_later(LOOP_DEAD, exit=True)
+            self._tick(self._look(), monotonic())
+        faulthandler.cancel_dump_traceback_later()
+
+    def stop(self) -> None:
+        """No more looks."""
+        self._halt.set()
+
+    def _tick(self, signs: Signs, now: float) -> None:
+        verdict = judge(signs, self._deadline)
+        if verdict is not None and verdict.detector == "loop":
+            self._loop_late(signs.loop_age, now)
+        elif now < self._grace_until:
+            return
+        if verdict is None:
+            self._told = ""
+        elif verdict.detector != self._told:
+            self._told = verdict.detector
+            self._on_stall(verdict)
+
+    def _loop_late(self, age: float, now: float) -> None:
+        """Dump stacks once; give the peer a full deadline after we ourselves have come back."""
+        if self._told != "loop":
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        self._grace_until = now + min(age, self._deadline) + TICK
+        if age > LOOP_DEAD:
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+            sys.stderr.flush()
+            os._exit(70)

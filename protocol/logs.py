@@ -1,0 +1,38 @@
+"""Log lines of all programs: one event a line, the same keys everywhere, JSON or for a terminal.
+
+The keys `agent`, `epoch` and `connection` are bound by whoever knows them and stand on each line that follows.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("auto", "console", "json")
+
+
+def configure(level: str = "info", fmt: str = "auto") -> None:
+    """Set up structlog for this process: lines go to stderr. `auto` is console on a terminal and JSON elsewhere."""
+    console = fmt == "console" or (fmt == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger(**values: Any) -> Any:
+    """A logger that puts `values` on each of its lines."""
+    return structlog.get_logger(**values)
