@@ -1,0 +1,123 @@
+"""Classic pcap files.
+
+Layout: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html. A header of 24 bytes, then per frame 16 bytes
+(seconds, fraction, length captured, length on the wire) and the bytes captured.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from agent.capture import Block, CaptureError, Interface
+from agent.capture.chain import Law, find_records, words
+from agent.capture.input import Mapped, Stream
+
+MAGICS: dict[bytes, tuple[str, int, int]] = {
+    b"\xd4\xc3\xb2\xa1": ("<", 1000, 16),
+    b"\xa1\xb2\xc3\xd4": (">", 1000, 16),
+    b"\x4d\x3c\xb2\xa1": ("<", 1, 16),
+    b"\xa1\xb2\x3c\x4d": (">", 1, 16),
+    b"\x34\xcd\xb2\xa1": ("<", 1000, 24),  # "modified" pcap: interface, protocol and packet type behind the lengths
+    b"\xa1\xb2\xcd\x34": (">", 1000, 24),
+}
+"""First four bytes -> byte order, nanoseconds of one unit of the fraction, bytes of a record's header."""
+HEADER = 24
+MAX_FRAME = 262144
+"""No frame is longer (as in tshark, libpcap); a larger length is damage."""
+SAME_LINKTYPE = {12: 101, 14: 101}
+"""LINKTYPE values that old writers used for raw IP."""
+
+_FIRST_WINDOW = 1 << 20
+_RECORDS = 65536
+"""Records aimed at in one window."""
+
+
+def linktype_of(value: int) -> int:
+    """The link type in a file header's field, without the bits that say how long the frame check sequence is."""
+    value &= 0x03FFFFFF
+    return SAME_LINKTYPE.get(value, value)
+
+
+class PcapReader:
+    """One classic pcap file as blocks. `index` is its interface's place in the source's list."""
+
+    def __init__(self, source: Mapped | Stream, interfaces: list[Interface]) -> None:
+        if len(source.data) < HEADER:
+            raise CaptureError(f"{source.name}: not a capture: it ends within the file header")
+        order, self._unit, header = MAGICS[bytes(source.data[:4])]
+        self._law = Law(f"{order}u4", 8, header, header, 1)
+        major, minor = struct.unpack_from(order + "HH", source.data, 4)
+        if major != 2:
+            raise CaptureError(f"{source.name}: pcap version {major}.{minor} is not known")
+        (network,) = struct.unpack_from(order + "I", source.data, 20)
+        self._input = source
+        self._index = len(interfaces)
+        interfaces.append(Interface(Path(source.name).name, linktype_of(network)))
+        source.place = HEADER
+        self._window = _FIRST_WINDOW
+
+    def missing(self) -> str:
+        """What is missing behind the last whole frame, in words; empty where the file ends between two frames."""
+        rest = len(self._input.data) - self._input.place
+        return f"the last {rest} bytes are not a whole frame" if rest else ""
+
+    def next_block(self) -> Block | None:
+        """The whole frames of the next window, or None where not even one is there. Raises CaptureError on damage."""
+        data, header = self._input.data, self._law.header
+        end = min(self._input.place + self._window, len(data) - header + 1)
+        if self._input.place >= end:
+            return None
+        starts, after = find_records(self._input.raw, data, self._law, self._input.place, end, self._guess)
+        fields = [words(data, self._law.dtype)[starts + at] for at in (0, 4, 8, 12)]
+        seconds, fraction, cap_len, wire_len = fields
+        good = self._good(starts, cap_len)
+        if good == 0:
+            return None
+        self._window = max(_FIRST_WINDOW // 16, min((after - self._input.place) * _RECORDS // len(starts), 1 << 28))
+        self._input.place = int(starts[good - 1]) + header + int(cap_len[good - 1])
+        time = seconds.astype(np.int64) * 1_000_000_000
+        time += fraction.astype(np.int64) * self._unit
+        return Block(
+            data=data,
+            offset=(starts + header)[:good],
+            cap_len=cap_len[:good].astype(np.uint32, copy=False),
+            wire_len=wire_len[:good].astype(np.uint32, copy=False),
+            time=time[:good],
+            iface=np.full(good, self._index, dtype=np.uint16),
+        )
+
+    def _good(self, starts: np.ndarray, cap_len: np.ndarray) -> int:
+        """How many records from the first on are whole and possible."""
+        absurd = np.flatnonzero(cap_len > MAX_FRAME)
+        good = int(absurd[0]) if len(absurd) else len(starts)
+        if good == 0:
+            raise CaptureError(
+                f"{self._input.name}: damaged at byte {starts[0]}: a frame of {cap_len[0]} bytes (at most {MAX_FRAME})"
+            )
+        whole = int(starts[good - 1]) + self._law.header + int(cap_len[good - 1]) <= len(self._input.data)
+        return good if whole else good - 1
+
+    def _guess(self, low: int, high: int) -> int:
+        """A place in [low, high) where a record of about this time seems to start, and another one behind it."""
+        raw, big = self._input.raw, self._law.dtype.startswith(">")
+        at = self._input.place + (0 if big else 2)
+        pattern, shift = bytes(raw[at : at + 2]), 0 if big else 2  # the upper half of the seconds: 18 hours
+        found = raw.find(pattern, low + shift, high)
+        while found >= 0:
+            place = found - shift
+            if (behind := self._plausible(place, pattern, shift)) and self._plausible(behind, pattern, shift):
+                return place
+            found = raw.find(pattern, found + 1, high)
+        return -1
+
+    def _plausible(self, place: int, pattern: bytes, shift: int) -> int:
+        """Where the record at `place` would end, 0 where there cannot be one."""
+        raw, header = self._input.raw, self._law.header
+        if place + header > len(raw) or raw[place + shift : place + shift + 2] != pattern:
+            return 0
+        _, fraction, cap_len, wire_len = struct.unpack_from(self._law.dtype[0] + "IIII", raw, place)
+        fine = fraction * self._unit < 1_000_000_000 and cap_len <= MAX_FRAME and cap_len <= wire_len
+        return place + header + cap_len if fine else 0
