@@ -18,6 +18,7 @@ from protocol.errors import LocalError, RemoteError, WrongBatch, WrongMessage
 from protocol.limits import MAX_COLUMNS, MAX_MESSAGE, MAX_RAW, VERSIONS
 from protocol.messages import MESSAGES, Batch, Message
 from protocol.schema import TABLES
+from protocol.survey import survey
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -27,6 +28,9 @@ else:
 ZSTD_LEVEL = 1
 MIN_GAIN = 0.9
 """A body is sent compressed where that makes it at most this share of its size."""
+
+WINDOW_LOG = MAX_RAW.bit_length() - 1
+"""Largest zstd window taken, as a power of two: what MAX_RAW bytes can need."""
 
 _WORDS = {cls: word for word, (cls, _) in MESSAGES.items()}
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -53,9 +57,12 @@ _SPECS = {word: _spec(cls) for word, (cls, _) in MESSAGES.items()}
 
 
 def encode(message: Message) -> bytes:
-    """A message as bytes. Raises LocalError where it would be larger than MAX_MESSAGE."""
+    """A message as bytes. Raises LocalError where it cannot be encoded or would be larger than MAX_MESSAGE."""
     body = {f.name: getattr(message, f.name) for f in fields(message)}
-    data: bytes = msgpack.packb({"t": _WORDS[type(message)], **body}, use_bin_type=True)
+    try:
+        data: bytes = msgpack.packb({"t": _WORDS[type(message)], **body}, use_bin_type=True)
+    except (TypeError, ValueError, OverflowError) as error:  # UnicodeEncodeError is a ValueError
+        raise LocalError(f"a {type(message).__name__} cannot be encoded: {error}") from None
     if len(data) > MAX_MESSAGE:
         raise LocalError(f"a {type(message).__name__} of {len(data)} bytes is larger than {MAX_MESSAGE}")
     return data
@@ -64,9 +71,10 @@ def encode(message: Message) -> bytes:
 def _unpack(data: bytes, limit: int) -> dict[Any, Any]:
     if len(data) > limit:
         raise WrongMessage("too_large", f"{len(data)} bytes, the limit is {limit}")
+    survey(data)
     try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=False, max_map_len=4 * MAX_COLUMNS)
-    except Exception as error:  # msgpack raises a dozen kinds, RecursionError and UnicodeDecodeError among them
+        value = msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except Exception as error:  # msgpack raises many kinds: a string that is not UTF-8, a list as a key
         raise WrongMessage("bad_msgpack", f"not msgpack: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise WrongMessage("bad_msgpack", f"a {type(value).__name__} where a map belongs")
@@ -83,7 +91,8 @@ def decode(data: bytes | str, sender: str) -> tuple[Message, int]:
     value = _unpack(data, MAX_MESSAGE)
     word = value.pop("t", None)
     if not isinstance(word, str) or word not in MESSAGES or MESSAGES[word][1] != sender:
-        raise WrongMessage("unknown_type", f"no message {str(word)[:40]!r} from an {sender}")
+        shown = repr(word[:40]) if isinstance(word, str) else f"of type {type(word).__name__}"
+        raise WrongMessage("unknown_type", f"no message {shown} comes from the {sender}")
     taken = {}
     for name, types, required in _SPECS[word]:
         if name not in value:
@@ -145,7 +154,7 @@ def unpack_body(batch: Batch) -> tuple[Columns, int]:
 
 def _decompress(batch: Batch) -> bytes:
     try:
-        decompressor = zstd.ZstdDecompressor()
+        decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
         raw: bytes = decompressor.decompress(batch.body, max_length=batch.raw_size + 1)
     except zstd.ZstdError:
         raise WrongBatch("bad_zstd", "the columns are not zstd") from None

@@ -18,11 +18,13 @@ On the wire a column is a list `[encoding, payload, ...]`, encodings:
     ["list", lengths, bytes]          lengths as u1
 
 Decoding checks everything it takes: a payload that does not fit the row count raises `WrongBatch`, and nothing is
-allocated beyond what the payload itself holds times eight (a `const` column is a broadcast view).
+allocated beyond what the payload itself holds times eight: a `const` column and one that was not sent are broadcast
+views. What is decoded is read-only. Encoding never changes a value: what does not fit raises `LocalError`.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -41,6 +43,7 @@ MAX_TEXT = 4096
 """Longest string of a text column, bytes."""
 MAX_DICT = 65536
 """Most distinct strings of a dict column in one batch."""
+_UTF8_STEP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,9 +83,14 @@ ColumnValue: TypeAlias = "Array | Dict | Text | Lists"
 Columns: TypeAlias = "dict[str, ColumnValue]"
 
 
+def _utf8(string: str) -> bytes:
+    data = string.encode("utf-8", "replace")  # a lone surrogate, as in a name the system gave us, becomes "?"
+    return data if len(data) <= MAX_TEXT else data[:MAX_TEXT].decode("utf-8", "ignore").encode()
+
+
 def text_of(strings: Sequence[str]) -> Text:
     """A `Text` of Python strings; each is cut to MAX_TEXT bytes at a character boundary."""
-    parts = [s.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore").encode() for s in strings]
+    parts = [_utf8(s) for s in strings]
     lengths = np.fromiter((len(p) for p in parts), dtype="<u4", count=len(parts))
     return Text(lengths, np.frombuffer(b"".join(parts), dtype=np.uint8))
 
@@ -129,7 +137,9 @@ def take(value: ColumnValue, index: Array) -> ColumnValue:
 
 
 def cut(value: ColumnValue, start: int, stop: int) -> ColumnValue:
-    """The rows `start:stop` of a column, without copying."""
+    """The rows `start:stop` of a column, bounds as a slice has them, without copying."""
+    start, stop, _ = slice(start, stop).indices(len(value))
+    stop = max(start, stop)
     if isinstance(value, Dict):
         return Dict(value.codes[start:stop], value.values)
     if isinstance(value, Text):
@@ -142,10 +152,12 @@ def cut(value: ColumnValue, start: int, stop: int) -> ColumnValue:
 
 
 def join(values: Sequence[ColumnValue]) -> ColumnValue:
-    """Several pieces of one column, one after the other."""
+    """Several pieces of one column, at least one, one after the other. Raises LocalError where they differ in kind."""
     first = values[0]
     if len(values) == 1:
         return first
+    if not all(isinstance(v, type(first)) for v in values):
+        raise LocalError(f"columns of different kinds: {sorted({type(v).__name__ for v in values})}")
     if isinstance(first, Dict):
         return _join_dicts([v for v in values if isinstance(v, Dict)])
     if isinstance(first, Text):
@@ -154,7 +166,7 @@ def join(values: Sequence[ColumnValue]) -> ColumnValue:
     if isinstance(first, Lists):
         lists = [v for v in values if isinstance(v, Lists)]
         return Lists(np.concatenate([t.lengths for t in lists]), np.concatenate([t.values for t in lists]))
-    return np.concatenate([np.asarray(v) for v in values])
+    return np.concatenate([v for v in values if isinstance(v, np.ndarray)])
 
 
 def _join_dicts(parts: Sequence[Dict]) -> Dict:
@@ -171,8 +183,17 @@ def _join_dicts(parts: Sequence[Dict]) -> Dict:
 # -- to the wire ---------------------------------------------------------------------------------------------------
 
 
-def _pack_integers(array: Array, column: Column) -> list[Any]:
-    array = np.ascontiguousarray(array, dtype=NUMPY[column.wire])
+def _fit(column: Column, array: Array, dtype: str) -> Array:
+    """`array` as contiguous `dtype`; LocalError where that would change a value."""
+    if array.dtype != dtype and array.size:
+        info = np.iinfo(dtype)
+        if array.dtype.kind not in "iub" or int(array.min()) < info.min or int(array.max()) > info.max:
+            raise LocalError(f"column {column.name}: {array.dtype} values do not fit {dtype}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _pack_integers(column: Column, value: Array) -> list[Any]:
+    array = _fit(column, value, NUMPY[column.wire])
     if len(array) and bool((array == array[0]).all()):
         return ["const", array[:1].tobytes()]
     if column.wire in ("i8", "u8") and len(array) > 1:
@@ -184,29 +205,64 @@ def _pack_integers(array: Array, column: Column) -> list[Any]:
     return ["raw", array.tobytes()]
 
 
+def _pack_addresses(column: Column, value: Array) -> list[Any]:
+    array = _fit(column, value, "u1")
+    if len(array) and bool((array == array[0]).all()):
+        return ["const", array[0].tobytes()]
+    return ["raw", array.tobytes()]
+
+
+def _pack_dict(column: Column, value: Dict) -> list[Any]:
+    size = len(value.values)
+    if size > MAX_DICT:
+        raise LocalError(f"column {column.name}: {size} distinct strings, the limit is {MAX_DICT}")
+    if len(value.codes) and not 0 <= int(value.codes.min()) <= int(value.codes.max()) < size:
+        raise LocalError(f"column {column.name}: a code beyond the {size} strings")
+    width = 1 if size <= 256 else 2
+    strings = [s if s.isascii() and len(s) <= MAX_TEXT else _utf8(s).decode() for s in value.values]
+    return ["dict", width, value.codes.astype(f"<u{width}").tobytes(), strings]
+
+
+def _pack_text(column: Column, value: Text) -> list[Any]:
+    lengths, data = _fit(column, value.lengths, "<u4"), _fit(column, value.data, "u1")
+    if int(lengths.sum(dtype=np.int64)) != len(data) or (len(lengths) and int(lengths.max()) > MAX_TEXT):
+        raise LocalError(f"column {column.name}: lengths do not fit {len(data)} bytes, or one is above {MAX_TEXT}")
+    if not _is_utf8(lengths, data):
+        raise LocalError(f"column {column.name}: a string is not UTF-8")
+    return ["text", lengths.tobytes(), data.tobytes()]
+
+
+def _pack_list(column: Column, value: Lists) -> list[Any]:
+    lengths, items = _fit(column, value.lengths, "u1"), _fit(column, value.values, LIST_ITEM[column.wire])
+    if int(lengths.sum(dtype=np.int64)) != len(items):
+        raise LocalError(f"column {column.name}: lengths do not fit {len(items)} values")
+    return ["list", lengths.tobytes(), items.tobytes()]
+
+
 def pack_column(column: Column, value: ColumnValue) -> list[Any]:
-    """One column as its wire list. Raises LocalError where the value has not the column's shape."""
+    """One column as its wire list. Raises LocalError where the value has not the column's shape or range."""
     if isinstance(value, Dict) and column.wire == "dict":
-        width = 1 if len(value.values) <= 256 else 2
-        if len(value.values) > MAX_DICT:
-            raise LocalError(f"column {column.name}: {len(value.values)} distinct strings")
-        return ["dict", width, value.codes.astype(f"<u{width}").tobytes(), list(value.values)]
+        return _pack_dict(column, value)
     if isinstance(value, Text) and column.wire == "text":
-        return ["text", value.lengths.astype("<u4").tobytes(), np.ascontiguousarray(value.data).tobytes()]
+        return _pack_text(column, value)
     if isinstance(value, Lists) and column.wire in LIST_ITEM:
-        items = value.values.astype(LIST_ITEM[column.wire])
-        return ["list", value.lengths.astype("u1").tobytes(), items.tobytes()]
-    if isinstance(value, np.ndarray) and column.wire == "addr":
-        if len(value) and bool((value == value[0]).all()):
-            return ["const", value[0].tobytes()]
-        return ["raw", np.ascontiguousarray(value).tobytes()]
-    if isinstance(value, np.ndarray) and column.wire in NUMPY:
-        return _pack_integers(value, column)
-    raise LocalError(f"column {column.name} ({column.wire}) cannot hold a {type(value).__name__}")
+        return _pack_list(column, value)
+    if isinstance(value, np.ndarray) and column.wire == "addr" and value.shape == (len(value), 16):
+        return _pack_addresses(column, value)
+    if isinstance(value, np.ndarray) and column.wire in NUMPY and value.ndim == 1:
+        return _pack_integers(column, value)
+    raise LocalError(f"column {column.name} ({column.wire}) cannot hold this {type(value).__name__}")
 
 
 def pack_columns(table: Table, columns: Columns) -> dict[str, list[Any]]:
-    """All columns of a table as the map that goes into a batch."""
+    """All columns of a table as the map that goes into a batch.
+
+    Raises LocalError where one is missing, where they differ in rows, or where one cannot hold its value.
+    """
+    missing = [c.name for c in table.columns if c.name not in columns]
+    rows = {len(columns[c.name]) for c in table.columns if c.name in columns}
+    if missing or len(rows) != 1:
+        raise LocalError(f"table {table.name}: columns {missing} are missing, rows are {sorted(rows)}")
     return {column.name: pack_column(column, columns[column.name]) for column in table.columns}
 
 
@@ -235,45 +291,58 @@ def _unpack_raw(column: Column, parts: Sequence[Any], rows: int) -> Array:
     return array.reshape(rows, 16) if column.wire == "addr" else array
 
 
+def _stretch(one: Array, rows: int) -> Array:
+    """The single row of `one` repeated, as a view."""
+    return np.broadcast_to(one, (rows, *one.shape[1:]))
+
+
 def _unpack_const(column: Column, parts: Sequence[Any], rows: int) -> Array:
-    dtype, size = _item(column)
-    (payload,) = parts
-    one = np.frombuffer(_bytes(column, payload, size), dtype=dtype)
-    return np.broadcast_to(one, (rows, 16)) if column.wire == "addr" else np.broadcast_to(one[0], (rows,))
+    return _stretch(_unpack_raw(column, parts, 1), rows)
+
+
+def _width(column: Column, width: object, widths: tuple[int, ...]) -> int:
+    if type(width) is not int or width not in widths:  # True and 1.0 are equal to 1 and no widths
+        raise WrongBatch("bad_column", f"{column.name}: a width is none of {widths}")
+    return width
 
 
 def _unpack_delta(column: Column, parts: Sequence[Any], rows: int) -> Array:
     first, width, payload = parts
-    if column.wire not in ("i8", "u8") or width not in (1, 2, 4) or rows < 1:
-        raise WrongBatch("bad_column", f"{column.name}: delta of width {width!r} over {rows} rows")
+    width = _width(column, width, (1, 2, 4))
+    if rows < 1:
+        raise WrongBatch("bad_column", f"{column.name}: delta over no rows")
+    start = np.frombuffer(_bytes(column, first, 8), dtype="<i8")
+    steps = np.frombuffer(_bytes(column, payload, (rows - 1) * width), dtype=f"<i{width}")
     out = np.empty(rows, dtype="<i8")
-    out[0] = np.frombuffer(_bytes(column, first, 8), dtype="<i8")[0]
-    out[1:] = np.frombuffer(_bytes(column, payload, (rows - 1) * width), dtype=f"<i{width}")
+    out[0], out[1:] = start[0], steps
     np.cumsum(out, out=out)
+    out.flags.writeable = False
     return out.view(NUMPY[column.wire])
 
 
 def _unpack_dict(column: Column, parts: Sequence[Any], rows: int) -> Dict:
     width, payload, values = parts
-    if width not in (1, 2) or not isinstance(values, list) or len(values) > MAX_DICT:
-        raise WrongBatch("bad_column", f"{column.name}: not a dictionary")
+    width = _width(column, width, (1, 2))
+    if not isinstance(values, list) or len(values) > MAX_DICT:
+        raise WrongBatch("bad_column", f"{column.name}: not a list of at most {MAX_DICT} strings")
     for value in values:
         _check_string(column, value)
     codes = np.frombuffer(_bytes(column, payload, rows * width), dtype=f"<u{width}").astype("<u4")
     if rows and (not values or int(codes.max()) >= len(values)):
         raise WrongBatch("bad_column", f"{column.name}: a code beyond the {len(values)} strings")
+    codes.flags.writeable = False
     return Dict(codes, tuple(values))
 
 
 def _check_string(column: Column, value: object) -> None:
     if not isinstance(value, str):
-        raise WrongBatch("bad_utf8", f"{column.name}: a string is not UTF-8")
+        raise WrongBatch("bad_utf8", f"{column.name}: a {type(value).__name__} where a string belongs")
+    if len(value) > MAX_TEXT or (not value.isascii() and len(value.encode("utf-8", "replace")) > MAX_TEXT):
+        raise WrongBatch("too_large", f"{column.name}: a string of more than {MAX_TEXT} bytes")
     try:
-        size = len(value.encode())
+        value.encode()
     except UnicodeEncodeError:
         raise WrongBatch("bad_utf8", f"{column.name}: a string is not UTF-8") from None
-    if size > MAX_TEXT:
-        raise WrongBatch("too_large", f"{column.name}: a string of {size} bytes")
 
 
 def _unpack_text(column: Column, parts: Sequence[Any], rows: int) -> Text:
@@ -282,19 +351,24 @@ def _unpack_text(column: Column, parts: Sequence[Any], rows: int) -> Text:
     if rows and int(lengths.max()) > MAX_TEXT:
         raise WrongBatch("too_large", f"{column.name}: a string of {int(lengths.max())} bytes")
     data = np.frombuffer(_bytes(column, payload, int(lengths.sum(dtype=np.int64))), dtype=np.uint8)
-    _check_utf8(column, lengths, data)
+    if not _is_utf8(lengths, data):
+        raise WrongBatch("bad_utf8", f"{column.name}: a string is not UTF-8")
     return Text(lengths, data)
 
 
-def _check_utf8(column: Column, lengths: Array, data: Array) -> None:
-    """Every string by itself must be UTF-8: the whole is, and no string begins inside a character."""
+def _is_utf8(lengths: Array, data: Array) -> bool:
+    """Whether every string by itself is UTF-8: the whole is, and none begins inside a character."""
+    if not data.size or int(data.max()) < 0x80:
+        return True
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        data.tobytes().decode("utf-8")
+        for at in range(0, len(data), _UTF8_STEP):  # in pieces: a str may take four times the bytes
+            decoder.decode(data[at : at + _UTF8_STEP].tobytes())
+        decoder.decode(b"", True)
     except UnicodeDecodeError:
-        raise WrongBatch("bad_utf8", f"{column.name}: a string is not UTF-8") from None
+        return False
     starts = _starts(lengths)[:-1][lengths > 0]
-    if bool(((data[starts] & 0xC0) == 0x80).any()):
-        raise WrongBatch("bad_utf8", f"{column.name}: a string begins inside a character")
+    return not bool(((data[starts] & 0xC0) == 0x80).any())
 
 
 def _unpack_list(column: Column, parts: Sequence[Any], rows: int) -> Lists:
@@ -305,10 +379,10 @@ def _unpack_list(column: Column, parts: Sequence[Any], rows: int) -> Lists:
     return Lists(lengths, np.frombuffer(_bytes(column, payload, total), dtype=dtype))
 
 
-_NUMBERS = {"raw": (1, _unpack_raw), "const": (1, _unpack_const), "delta": (3, _unpack_delta)}
+_PLAIN: dict[str, tuple[int, Any]] = {"raw": (1, _unpack_raw), "const": (1, _unpack_const)}
 _ENCODINGS: dict[str, dict[str, tuple[int, Any]]] = {
-    **dict.fromkeys(NUMPY, _NUMBERS),
-    "addr": {"raw": (1, _unpack_raw), "const": (1, _unpack_const)},
+    **dict.fromkeys(("u1", "u2", "u4", "addr"), _PLAIN),
+    **{wire: {**_PLAIN, "delta": (3, _unpack_delta)} for wire in ("u8", "i8")},
     "dict": {"dict": (3, _unpack_dict)},
     "text": {"text": (2, _unpack_text)},
     **{wire: {"list": (2, _unpack_list)} for wire in LIST_ITEM},
@@ -326,14 +400,23 @@ def unpack_column(column: Column, packed: object, rows: int) -> ColumnValue:
     return value
 
 
+def _absent(column: Column, rows: int) -> ColumnValue:
+    """As `empty`, in no memory."""
+    one = empty(column, 1)
+    if isinstance(one, Dict):
+        return Dict(_stretch(one.codes, rows), one.values)
+    if isinstance(one, Text):
+        return Text(_stretch(one.lengths, rows), one.data)
+    if isinstance(one, Lists):
+        return Lists(_stretch(one.lengths, rows), one.values)
+    return _stretch(one, rows)
+
+
 def unpack_columns(table: Table, packed: Mapping[str, object], rows: int) -> tuple[Columns, int]:
-    """A batch's columns and how many unknown ones were dropped; a column that is absent is empty.
+    """A batch's columns, read-only, and how many unknown ones were dropped; a column that is absent is empty.
 
     Raises WrongBatch where a known column lies.
     """
-    columns: Columns = {}
-    for column in table.columns:
-        sent = packed.get(column.name)
-        columns[column.name] = empty(column, rows) if sent is None else unpack_column(column, sent, rows)
-    known = {column.name for column in table.columns}
-    return columns, sum(name not in known for name in packed)
+    columns = {c.name: _absent(c, rows) for c in table.columns if c.name not in packed}
+    columns |= {c.name: unpack_column(c, packed[c.name], rows) for c in table.columns if c.name in packed}
+    return columns, sum(name not in columns for name in packed)

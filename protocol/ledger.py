@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from protocol.limits import MAX_REASONS, MAX_WORD
+
 LOST: dict[str, str] = {
     "shed": "the outbox was full and the batch was never sent",
     "in_doubt": "the batch was sent, not acknowledged, and had to go",
@@ -61,13 +63,18 @@ class Report:
 
     @classmethod
     def from_map(cls, values: Mapping[str, Any]) -> Report:
-        """The report in a map; unknown keys are ignored, values of a wrong type count as absent."""
+        """The report in a map; unknown keys are ignored, values of a wrong type count as absent.
+
+        So do reasons that are no words, and those beyond MAX_REASONS: they become labels of metrics. What is left out
+        is missing in the sum, and the books say so.
+        """
         report = cls()
         for f in fields(cls):
             value = values.get(f.name)
             if isinstance(getattr(report, f.name), dict):
                 if isinstance(value, Mapping):
-                    setattr(report, f.name, {str(k): v for k, v in value.items() if _is_count(v)})
+                    reasons = [(k, v) for k, v in value.items() if is_reason(k) and _is_count(v)]
+                    setattr(report, f.name, dict(reasons[:MAX_REASONS]))
             elif _is_count(value):
                 setattr(report, f.name, value)
         return report
@@ -82,6 +89,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
+def is_reason(value: object) -> bool:
+    """Whether `value` can be a reason, ours or a newer version's: one word of a few letters."""
+    return isinstance(value, str) and len(value) <= MAX_WORD and value.isascii() and value.isidentifier()
+
+
 @dataclass(slots=True)
 class Held:
     """What a hub holds of one epoch, summed over the batches and tombstones in its store. Packets."""
@@ -89,7 +101,8 @@ class Held:
     rows: int = 0
     flow_only: int = 0
     flow_packets: int = 0
-    quarantined: int = 0
+    quarantined: int = 0  # rows in refused packet batches
+    quarantined_flow_only: int = 0  # flow-only packets in refused flow batches
     lost: dict[str, int] = field(default_factory=dict)  # rows in tombstones of packet batches
     lost_flow_only: dict[str, int] = field(default_factory=dict)  # flow-only packets in tombstones of flow batches
     lost_flow_packets: int = 0
@@ -111,7 +124,9 @@ class Held:
             self.lost[reason] = self.lost.get(reason, 0) + packets
         elif kind == "flows":
             self.lost_flow_packets += packets
-            if flow_only:
+            if reason == QUARANTINED:
+                self.quarantined_flow_only += flow_only
+            elif flow_only:
                 self.lost_flow_only[reason] = self.lost_flow_only.get(reason, 0) + flow_only
 
 
@@ -149,16 +164,18 @@ def settle(report: Report, held: Held) -> Books:
         for reason, packets in reasons.items():
             lost[reason] = lost.get(reason, 0) + packets
     rows_out = report.rows - held.rows - held.quarantined - sum(held.lost.values())
-    flow_only_out = report.flow_only - held.flow_only - sum(held.lost_flow_only.values())
+    flow_only_out = report.flow_only - held.flow_only - held.quarantined_flow_only - sum(held.lost_flow_only.values())
     flow_out = report.flow_packets - held.flow_packets - held.lost_flow_packets
     pending = report.open + rows_out + flow_only_out
-    attributed = held.rows + held.flow_only + sum(lost.values()) + held.quarantined + pending
+    quarantined = held.quarantined + held.quarantined_flow_only
+    attributed = held.rows + held.flow_only + sum(lost.values()) + quarantined + pending
+    in_flows_once = report.flow_packets + report.flow_open <= report.captured
     return Books(
         captured=report.captured,
         row=held.rows,
         flow_only=held.flow_only,
         lost=lost,
-        quarantined=held.quarantined,
+        quarantined=quarantined,
         pending=pending,
         flow_packets=held.flow_packets,
         flow_lost=held.lost_flow_packets,
@@ -166,5 +183,5 @@ def settle(report: Report, held: Held) -> Books:
         kernel_packets=report.kernel_packets,
         kernel_dropped=report.kernel_dropped,
         discarded=dict(report.discarded),
-        balanced=report.captured == attributed and min(rows_out, flow_only_out, flow_out) >= 0,
+        balanced=report.captured == attributed and in_flows_once and min(rows_out, flow_only_out, flow_out) >= 0,
     )

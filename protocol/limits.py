@@ -15,3 +15,19 @@ MAX_NAME = 253
 """An agent's or a node's name, characters (a DNS name's limit)."""
 MAX_HELD = 4_096
 """Held ranges in one acknowledgement or welcome."""
+MAX_RANGES = 65_536
+"""Held ranges in one welcome, over all its epochs."""
+MAX_VALUES = 262_144
+"""Values of one message or of one batch's columns: every item, key and container counts as one."""
+MAX_DEPTH = 16
+"""Containers inside each other in one message."""
+MAX_STRING = 65_536
+"""One string of a message."""
+MAX_DETAIL = 1_000
+"""One line for people, characters; longer ones are cut."""
+MAX_REASONS = 64
+"""Different reasons in one map of a report."""
+MAX_WORD = 40
+"""A reason, a code or a state, characters."""
+MAX_RETRY = 86_400
+"""Seconds that a hub may tell an agent to stay away."""

@@ -16,11 +16,13 @@ A field's type is checked when a message is read; what a field may hold beyond t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from protocol.errors import WrongMessage
-from protocol.limits import MAX_HELD, MAX_NAME, MAX_RAW, MAX_ROWS
+from protocol.ledger import is_reason
+from protocol.limits import MAX_DETAIL, MAX_HELD, MAX_NAME, MAX_RANGES, MAX_RAW, MAX_RETRY, MAX_ROWS, MAX_WORD
 from protocol.schema import TABLES
 
 Held: TypeAlias = "list[list[int]]"
@@ -28,7 +30,8 @@ Held: TypeAlias = "list[list[int]]"
 Positions: TypeAlias = "dict[int, list[Any]]"
 """Per epoch `[watermark, [[first, last], ...]]`."""
 
-_U64 = 1 << 64
+_U64, _I63 = 1 << 64, 1 << 63
+_PLAIN_VALUES = 1_024  # values of a ledger or an evidence map, all levels
 
 
 def _check(condition: bool, detail: str, code: str = "bad_key") -> None:
@@ -36,16 +39,50 @@ def _check(condition: bool, detail: str, code: str = "bad_key") -> None:
         raise WrongMessage(code, detail)
 
 
+def _is_u64(value: object) -> bool:
+    return type(value) is int and 0 <= value < _U64
+
+
+def _check_numbers(**numbers: int) -> None:
+    """Counts and clocks that others store as Int64."""
+    for name, number in numbers.items():
+        _check(0 <= number < _I63, f"{name} is out of bounds")
+
+
+def _check_words(limit: int, **words: str) -> None:
+    for name, word in words.items():
+        _check(len(word) <= limit and word.isprintable(), f"{name} is not at most {limit} printable characters")
+
+
 def _check_held(held: Any) -> None:
     fine = (
         isinstance(held, list)
         and len(held) <= MAX_HELD
-        and all(
-            isinstance(r, list) and len(r) == 2 and all(isinstance(n, int) for n in r) and 1 <= r[0] <= r[1] < _U64
-            for r in held
-        )
+        and all(isinstance(r, list) and len(r) == 2 and all(map(_is_u64, r)) and 1 <= r[0] <= r[1] for r in held)
     )
     _check(fine, "held is not a list of ranges")
+
+
+def _check_plain(values: Any) -> None:
+    """A map that JSON can show: string keys; numbers, strings, lists and such maps as values; not many of them."""
+    todo, seen = [values], 0
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            _check(all(isinstance(key, str) and len(key) <= MAX_DETAIL for key in value), "a key is not a word")
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, float):
+            _check(math.isfinite(value), "a number is not finite")
+        else:
+            _check(value is None or isinstance(value, (str, int)), f"a {type(value).__name__} in a map of plain values")
+        seen += 1
+        _check(seen + len(todo) <= _PLAIN_VALUES, f"a map of more than {_PLAIN_VALUES} values", "too_large")
+
+
+def _check_retry(seconds: float) -> None:
+    _check(0 <= seconds <= MAX_RETRY, f"retry_after is not 0 to {MAX_RETRY} seconds")  # NaN is not either
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +104,14 @@ class Hello:
         _check(0 < len(self.agent) <= MAX_NAME, f"an agent's name has 1 to {MAX_NAME} characters")
         _check(len(self.node) <= MAX_NAME, f"a node's name has at most {MAX_NAME} characters")
         _check(self.agent.isprintable() and self.node.isprintable(), "a name is not printable")
-        _check(len(self.versions) <= 64 and all(isinstance(v, int) for v in self.versions), "versions are integers")
+        _check(len(self.versions) <= 64 and all(map(_is_u64, self.versions)), "versions are integers")
         _check(len(self.streams) <= 1024 and all(_is_u64(e) for e in self.streams), "streams are epochs")
         _check(_is_u64(self.epoch), "an epoch has 64 bits")
         _check(len(self.stores) <= 64 and all(isinstance(s, str) for s in self.stores), "stores are strings")
+        _check(all(len(s) <= MAX_NAME for s in self.stores), f"a store's id has at most {MAX_NAME} characters")
+        _check_words(MAX_NAME, software=self.software, connection=self.connection)
+        _check_numbers(wall=self.wall)
         _check(self.source in ("live", "replay"), "a source is live or replay")
-
-
-def _is_u64(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < _U64
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +128,15 @@ class Welcome:
     wall: int = 0  # the hub's clock, ns since 1970
 
     def __post_init__(self) -> None:
+        _check_words(MAX_NAME, store=self.store, software=self.software)
+        _check_numbers(version=self.version, session=self.session, wall=self.wall)
+        _check_numbers(window_batches=self.window_batches, window_bytes=self.window_bytes)
         for epoch, position in self.positions.items():
             _check(_is_u64(epoch) and isinstance(position, list) and len(position) == 2, "a position is wrong")
             _check(_is_u64(position[0]), "a watermark is wrong")
             _check_held(position[1])
-        _check(self.window_batches >= 0 and self.window_bytes >= 0, "a window is negative")
+        held = sum(len(position[1]) for position in self.positions.values())
+        _check(held <= MAX_RANGES, f"{held} ranges held, the limit is {MAX_RANGES}", "too_large")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +146,11 @@ class Refuse:
     code: str
     detail: str = ""
     retry_after: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_words(MAX_WORD, code=self.code)
+        _check_retry(self.retry_after)
+        object.__setattr__(self, "detail", self.detail[:MAX_DETAIL])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +176,22 @@ class Batch:
     ledger: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_place(self.epoch, self.seq)
+        _check_place(self.agent, self.epoch, self.seq)
+        _check_plain(self.ledger)
+        _check(self.zstd in (0, 1), "zstd is 0 or 1")
         _check(self.kind in TABLES, f"no table {self.kind[:40]!r}")
         _check(0 < self.rows <= MAX_ROWS, f"a batch has 1 to {MAX_ROWS} rows", "too_large")
         _check(0 <= self.raw_size <= MAX_RAW, f"columns of {self.raw_size} bytes", "too_large")
-        _check(0 <= self.flow_only <= self.packets < 1 << 63, "packets are out of bounds")
-        _check(-(1 << 63) <= self.first <= self.last < 1 << 63, "the time range is out of bounds")
+        _check_extent(self)
 
 
-def _check_place(epoch: int, seq: int) -> None:
+def _check_extent(message: Batch | Tombstone) -> None:
+    _check(0 <= message.flow_only <= message.packets < _I63, "packets are out of bounds")
+    _check(-_I63 <= message.first <= message.last < _I63, "the time range is out of bounds")
+
+
+def _check_place(agent: str, epoch: int, seq: int) -> None:
+    _check(0 < len(agent) <= MAX_NAME and agent.isprintable(), f"an agent's name has 1 to {MAX_NAME} characters")
     _check(_is_u64(epoch), "an epoch has 64 bits")
     _check(0 < seq < _U64, "a batch's number is at least 1")
 
@@ -161,10 +213,12 @@ class Tombstone:
     ledger: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_place(self.epoch, self.seq)
+        _check_place(self.agent, self.epoch, self.seq)
+        _check_plain(self.ledger)
         _check(self.kind in TABLES or self.kind == "report", f"no table {self.kind[:40]!r}")
-        _check(0 <= self.flow_only <= self.packets < 1 << 63, "packets are out of bounds")
-        _check(len(self.reason) <= 40, "a reason is one word")
+        _check_extent(self)
+        _check(self.reason == "" or is_reason(self.reason), f"a reason is one word of at most {MAX_WORD} letters")
+        _check(self.final in (0, 1), "final is 0 or 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +235,8 @@ class Ack:
     def __post_init__(self) -> None:
         _check(_is_u64(self.epoch) and _is_u64(self.watermark), "an acknowledgement is out of bounds")
         _check_held(self.held)
-        _check(all(_is_u64(seq) for seq in self.kept), "kept are batch numbers")
+        _check(len(self.kept) <= MAX_RANGES and all(map(_is_u64, self.kept)), "kept are batch numbers")
+        _check_numbers(window_batches=self.window_batches, window_bytes=self.window_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +248,12 @@ class Reject:
     code: str
     detail: str = ""
     final: int = 0
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.epoch) and _is_u64(self.seq), "a batch's place has 64 bits")
+        _check_words(MAX_WORD, code=self.code)
+        _check(self.final in (0, 1), "final is 0 or 1")
+        object.__setattr__(self, "detail", self.detail[:MAX_DETAIL])
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +268,21 @@ class Status:
     evidence: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_words(MAX_WORD, state=self.state, level=self.level)
+        _check_numbers(outbox_bytes=self.outbox_bytes, outbox_batches=self.outbox_batches, wall=self.wall)
+        _check_plain(self.evidence)
+        _check_plain(self.ledger)
+
 
 @dataclass(frozen=True, slots=True)
 class Echo:
     """A question that goes through the hub's ingest queue and back."""
 
     id: int
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "an echo's number has 64 bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +292,10 @@ class EchoReply:
     id: int
     wall: int = 0
 
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "an echo's number has 64 bits")
+        _check_numbers(wall=self.wall)
+
 
 @dataclass(frozen=True, slots=True)
 class Drain:
@@ -229,12 +303,18 @@ class Drain:
 
     retry_after: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_retry(self.retry_after)
+
 
 @dataclass(frozen=True, slots=True)
 class Bye:
     """The agent leaves in good order."""
 
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", self.reason[:MAX_DETAIL])
 
 
 Message: TypeAlias = (
