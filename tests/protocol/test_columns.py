@@ -1,0 +1,403 @@
+"""Columns: what goes out comes back, what lies is refused by `WrongBatch`, and nothing costs more than it carries."""
+
+from __future__ import annotations
+
+import contextlib
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import columns_of, lists_of, to_list, values_of
+
+from protocol.columns import (
+    MAX_DICT,
+    MAX_TEXT,
+    Dict,
+    Lists,
+    Text,
+    cut,
+    empty,
+    join,
+    pack_column,
+    pack_columns,
+    take,
+    text_of,
+    unpack_column,
+    unpack_columns,
+)
+from protocol.errors import LocalError, WrongBatch
+from protocol.limits import MAX_ROWS
+from protocol.schema import TABLES, Column
+
+KINDS = ("u1", "u2", "u4", "u8", "i8", "addr", "dict", "text", "list_u2", "list_u4")
+COLUMNS = {kind: Column("c", kind, "", "") for kind in KINDS}
+
+
+@st.composite
+def any_column(draw: st.DrawFn, rows: st.SearchStrategy[int] = st.integers(0, 20)) -> tuple[Column, Any]:  # noqa: B008
+    column = COLUMNS[draw(st.sampled_from(KINDS))]
+    return column, draw(values_of(column, draw(rows)))
+
+
+# -- round trips ---------------------------------------------------------------------------------------------------
+
+
+@given(any_column())
+def test_every_kind_comes_back(pair: tuple[Column, Any]) -> None:
+    column, value = pair
+    back = unpack_column(column, pack_column(column, value), len(value))
+    assert to_list(back) == to_list(value)
+    assert type(back) is type(value)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_every_table_comes_back(table: Any, data: st.DataObject) -> None:
+    columns = data.draw(columns_of(table))
+    packed = pack_columns(table, columns)
+    back, unknown = unpack_columns(table, {**packed, "from_the_future": ["quantum", b"x"]}, len(columns["layers"]))
+    assert unknown == 1
+    assert list(back) == [c.name for c in table.columns if c.name in back]
+    assert {k: to_list(v) for k, v in back.items()} == {k: to_list(v) for k, v in columns.items()}
+
+
+@pytest.mark.parametrize("kind", ["u8", "i8"])
+@pytest.mark.parametrize("step", [127, -128, 128, 32767, -32768, 32768, 2**31 - 1, -(2**31), 2**31])
+def test_steps_at_the_edge_of_a_width_come_back(kind: str, step: int) -> None:
+    values = np.array([2**40, 2**40 + step, 2**40 + 2 * step], dtype=f"<{kind}")
+    packed = pack_column(COLUMNS[kind], values)
+    assert packed[0] == ("delta" if -(2**31) <= step < 2**31 else "raw")
+    assert to_list(unpack_column(COLUMNS[kind], packed, 3)) == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("u8", [0, 2**64 - 1, 0]), ("i8", [2**63 - 1, -(2**63), 2**63 - 1]), ("u8", [2**63 - 1, 2**63, 2**63 + 1])],
+)
+def test_a_delta_that_wraps_comes_back(kind: str, values: list[int]) -> None:
+    packed = pack_column(COLUMNS[kind], np.array(values, dtype=f"<{kind}"))
+    assert packed[0] == "delta"
+    assert packed[2] == 1
+    assert to_list(unpack_column(COLUMNS[kind], packed, 3)) == values
+
+
+def test_one_value_is_sent_once_and_read_as_a_view() -> None:
+    for kind in ("u1", "u2", "u4", "u8", "i8", "addr"):
+        packed = pack_column(COLUMNS[kind], empty(COLUMNS[kind], 1000))
+        assert packed[0] == "const"
+        back = unpack_column(COLUMNS[kind], packed, 1000)
+        assert isinstance(back, np.ndarray)
+        assert back.strides[0] == 0
+
+
+@pytest.mark.parametrize("values", [256, 257, MAX_DICT])
+def test_a_dictionary_of_many_strings_comes_back(values: int) -> None:
+    value = Dict(np.arange(values, dtype="<u4"), tuple(f"v{i}" for i in range(values)))
+    packed = pack_column(COLUMNS["dict"], value)
+    assert packed[1] == (1 if values == 256 else 2)
+    assert to_list(unpack_column(COLUMNS["dict"], packed, values)) == to_list(value)
+
+
+@given(st.integers(0, 4), st.sampled_from("aé€😀"), st.integers(-3, 3))
+def test_text_is_cut_at_a_character(ascii_: int, char: str, more: int) -> None:
+    string = "x" * ascii_ + char * (MAX_TEXT // len(char.encode()) + more)
+    (back,) = to_list(text_of([string]))
+    assert string.startswith(back)
+    size = len(back.encode())
+    assert size <= MAX_TEXT
+    assert back == string or size + len(char.encode()) > MAX_TEXT
+
+
+def test_strings_from_the_system_never_break_a_batch() -> None:
+    odd = "eth\udcff"  # what os.fsdecode makes of a name that is not UTF-8
+    packed = pack_column(COLUMNS["dict"], Dict(np.zeros(1, "<u4"), (odd, "é" * MAX_TEXT)))
+    back = unpack_column(COLUMNS["dict"], packed, 1)
+    assert isinstance(back, Dict)
+    assert back.values == ("eth?", "é" * (MAX_TEXT // 2))
+    assert to_list(text_of([odd])) == ["eth?"]
+
+
+# -- rows taken, cut and joined ------------------------------------------------------------------------------------
+
+
+@given(any_column(st.integers(1, 20)), st.data())
+def test_take_is_indexing(pair: tuple[Column, Any], data: st.DataObject) -> None:
+    _, value = pair
+    index = data.draw(st.lists(st.integers(0, len(value) - 1), max_size=30))
+    rows = to_list(value)
+    assert to_list(take(value, np.array(index, dtype=np.int64))) == [rows[i] for i in index]
+
+
+@given(any_column(), st.integers(-25, 25), st.integers(-25, 25))
+def test_cut_is_slicing(pair: tuple[Column, Any], start: int, stop: int) -> None:
+    _, value = pair
+    assert to_list(cut(value, start, stop)) == to_list(value)[start:stop]
+
+
+@given(st.data())
+def test_join_is_concatenation(data: st.DataObject) -> None:
+    column = COLUMNS[data.draw(st.sampled_from(KINDS))]
+    parts = [data.draw(values_of(column, data.draw(st.integers(0, 5)))) for _ in range(data.draw(st.integers(1, 4)))]
+    assert to_list(join(parts)) == [row for part in parts for row in to_list(part)]
+
+
+def test_join_refuses_different_kinds() -> None:
+    with pytest.raises(LocalError, match="different kinds"):
+        join([empty(COLUMNS["dict"], 1), empty(COLUMNS["text"], 1)])
+
+
+# -- our own mistakes ----------------------------------------------------------------------------------------------
+
+WRONG_VALUES: dict[str, tuple[str, Any]] = {
+    "kind": ("u1", empty(COLUMNS["text"], 1)),
+    "two dimensions": ("u2", np.zeros((2, 2), "<u2")),
+    "float": ("u2", np.array([1.0])),
+    "too large": ("u2", np.array([65536], dtype=np.int64)),
+    "negative": ("u8", np.array([-1], dtype=np.int64)),
+    "beyond i8": ("i8", np.array([2**63], dtype=np.uint64)),
+    "address of 4": ("addr", np.zeros((3, 4), np.uint8)),
+    "address flat": ("addr", np.zeros(16, np.uint8)),
+    "code beyond": ("dict", Dict(np.array([256], "<u4"), ("a",) * 256)),
+    "negative code": ("dict", Dict(np.array([-1]), ("a",))),
+    "no strings": ("dict", Dict(np.array([0], "<u4"), ())),
+    "too many strings": ("dict", Dict(np.array([0], "<u4"), ("a",) * (MAX_DICT + 1))),
+    "text too long": ("text", Text(np.array([MAX_TEXT + 1], "<u4"), np.zeros(MAX_TEXT + 1, np.uint8))),
+    "text short": ("text", Text(np.array([3], "<u4"), np.zeros(2, np.uint8))),
+    "text not UTF-8": ("text", Text(np.array([1, 1], "<u4"), np.frombuffer("é".encode(), np.uint8))),
+    "list of 256": ("list_u2", Lists(np.array([256]), np.zeros(256, "<u2"))),
+    "list short": ("list_u2", Lists(np.array([2], "u1"), np.zeros(1, "<u2"))),
+    "list item": ("list_u2", Lists(np.array([1], "u1"), np.array([65536]))),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VALUES)
+def test_a_value_that_does_not_fit_is_our_own_mistake(name: str) -> None:
+    kind, value = WRONG_VALUES[name]
+    with pytest.raises(LocalError):
+        pack_column(COLUMNS[kind], value)
+
+
+def test_a_value_that_fits_is_taken_whatever_its_type() -> None:
+    for array in (np.array([1, 65535], np.int64), np.array([1, 65535], ">u2"), np.array([True, False])):
+        packed = pack_column(COLUMNS["u2"], array)
+        assert to_list(unpack_column(COLUMNS["u2"], packed, 2)) == [int(v) for v in array]
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_columns_that_differ_in_rows_or_are_missing_are_our_own_mistake(table: Any) -> None:
+    columns = {c.name: empty(c, 3) for c in table.columns}
+    with pytest.raises(LocalError):
+        pack_columns(table, {**columns, "layers": np.zeros(2, "<u8")})
+    del columns["layers"]
+    with pytest.raises(LocalError, match="layers"):
+        pack_columns(table, columns)
+
+
+# -- lies ----------------------------------------------------------------------------------------------------------
+
+LIES: list[tuple[str, Any, str]] = [
+    ("u4", None, "bad_column"),
+    ("u4", [], "bad_column"),
+    ("u4", b"raw", "bad_column"),
+    ("u4", {"raw": b""}, "bad_column"),
+    ("u4", [b"raw", bytes(8)], "bad_column"),
+    ("u4", [["raw"], bytes(8)], "bad_column"),
+    ("u4", ["raw"], "bad_column"),
+    ("u4", ["raw", bytes(8), 0], "bad_column"),
+    ("u4", ["raw", bytes(7)], "bad_column"),
+    ("u4", ["raw", bytes(9)], "bad_column"),
+    ("u4", ["raw", "\0" * 8], "bad_column"),
+    ("u4", ["raw", float("nan")], "bad_column"),
+    ("u4", ["raw", [[[]]]], "bad_column"),
+    ("u4", ["zip", bytes(8)], "bad_column"),
+    ("u4", ["const", bytes(8)], "bad_column"),
+    ("u4", ["delta", bytes(8), 1, bytes(1)], "bad_column"),
+    ("u4", ["dict", 1, bytes(2), ["a"]], "bad_column"),
+    ("addr", ["raw", bytes(31)], "bad_column"),
+    ("addr", ["const", bytes(15)], "bad_column"),
+    ("addr", ["delta", bytes(8), 1, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), True, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), 1.0, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), 3, bytes(3)], "bad_column"),
+    ("u8", ["delta", bytes(8), 8, bytes(8)], "bad_column"),
+    ("u8", ["delta", bytes(8), -1, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), 2**63, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), None, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), [1], bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(7), 1, bytes(1)], "bad_column"),
+    ("u8", ["delta", bytes(8), 1, bytes(2)], "bad_column"),
+    ("dict", ["dict", True, bytes(2), ["a"]], "bad_column"),
+    ("dict", ["dict", 1.0, bytes(2), ["a"]], "bad_column"),
+    ("dict", ["dict", 4, bytes(8), ["a"]], "bad_column"),
+    ("dict", ["dict", 1, bytes(2), []], "bad_column"),
+    ("dict", ["dict", 1, b"\0\1", ["a"]], "bad_column"),
+    ("dict", ["dict", 2, b"\xff\xff\0\0", ["a"]], "bad_column"),
+    ("dict", ["dict", 1, bytes(3), ["a"]], "bad_column"),
+    ("dict", ["dict", 1, bytes(2), "a"], "bad_column"),
+    ("dict", ["dict", 1, bytes(2), {"a": 1}], "bad_column"),
+    ("dict", ["dict", 1, bytes(2), ["a"] * (MAX_DICT + 1)], "bad_column"),
+    ("dict", ["dict", 1, bytes(2), [b"a"]], "bad_utf8"),
+    ("dict", ["dict", 1, bytes(2), [None]], "bad_utf8"),
+    ("dict", ["dict", 1, bytes(2), [["a"]]], "bad_utf8"),
+    ("dict", ["dict", 1, bytes(2), ["\ud800"]], "bad_utf8"),
+    ("dict", ["dict", 1, bytes(2), ["a" * (MAX_TEXT + 1)]], "too_large"),
+    ("dict", ["dict", 1, bytes(2), ["é" * (MAX_TEXT // 2 + 1)]], "too_large"),
+    ("text", ["text", bytes(7), b""], "bad_column"),
+    ("text", ["text", bytes(8), b"x"], "bad_column"),
+    ("text", ["text", b"\2\0\0\0\0\0\0\0", b"x"], "bad_column"),
+    ("text", ["text", b"\xff" * 8, b"x"], "too_large"),
+    ("text", ["text", b"\2\0\0\0\0\0\0\0", b"\xff\xfe"], "bad_utf8"),
+    ("text", ["text", b"\1\0\0\0\1\0\0\0", "é".encode()], "bad_utf8"),
+    ("text", ["text", b"\1\0\0\0\0\0\0\0", b"\xc3"], "bad_utf8"),
+    ("text", ["text", b"\3\0\0\0\0\0\0\0", b"\xed\xa0\x80"], "bad_utf8"),  # a surrogate
+    ("text", ["text", b"\2\0\0\0\0\0\0\0", b"\xc0\x80"], "bad_utf8"),  # an overlong zero
+    ("text", ["text", "\0" * 8, b""], "bad_column"),
+    ("list_u2", ["list", b"\1\0", b""], "bad_column"),
+    ("list_u2", ["list", b"\1\0", bytes(3)], "bad_column"),
+    ("list_u2", ["list", b"\xff\xff", bytes(2)], "bad_column"),
+    ("list_u4", ["list", b"\1", bytes(4)], "bad_column"),
+    ("list_u4", ["list", [1, 0], bytes(4)], "bad_column"),
+]
+
+
+@pytest.mark.parametrize(("kind", "packed", "code"), LIES)
+def test_a_lie_is_refused_by_its_code(kind: str, packed: Any, code: str) -> None:
+    with pytest.raises(WrongBatch) as caught:
+        unpack_column(COLUMNS[kind], packed, 2)
+    assert caught.value.code == code
+    assert len(caught.value.detail) < 200
+
+
+def test_text_is_checked_over_the_seams_of_its_pieces() -> None:
+    rows = 1024
+    string = "€" * (MAX_TEXT // 3)
+    value = text_of([string] * rows)  # 4 MB; characters lie across every seam
+    packed = pack_column(COLUMNS["text"], value)
+    assert isinstance(unpack_column(COLUMNS["text"], packed, rows), Text)
+    broken = bytearray(packed[2])
+    broken[-1] = 0x41
+    with pytest.raises(WrongBatch, match="UTF-8"):
+        unpack_column(COLUMNS["text"], ["text", packed[1], bytes(broken)], rows)
+
+
+JUNK = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63), 2**64 - 1),
+        st.floats(),
+        st.binary(max_size=40),
+        st.text(max_size=5),
+        st.sampled_from(["raw", "const", "delta", "dict", "text", "list", bytes(8), 1, 2, 4]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
+    max_leaves=8,
+)
+
+
+@given(any_column(st.integers(1, 8)), JUNK, st.data())
+@settings(max_examples=400)
+def test_a_changed_column_is_refused_or_a_value(pair: tuple[Column, Any], junk: Any, data: st.DataObject) -> None:
+    column, value = pair
+    packed = pack_column(column, value)
+    at = data.draw(st.integers(0, len(packed)))
+    packed[at : at + data.draw(st.integers(0, 1))] = [junk]
+    try:
+        back = unpack_column(column, packed, len(value))
+    except WrongBatch:
+        return
+    assert len(back) == len(to_list(back)) == len(value)  # to_list touches every row and decodes every string
+
+
+@given(any_column(st.integers(1, 8)), st.integers(0, 2**31), st.integers(0, 255))
+@settings(max_examples=400)
+def test_a_changed_byte_is_refused_or_a_value(pair: tuple[Column, Any], where: int, byte: int) -> None:
+    column, value = pair
+    packed = pack_column(column, value)
+    places = [i for i, part in enumerate(packed) if isinstance(part, bytes) and part]
+    if not places:
+        return
+    at = places[where % len(places)]
+    payload = bytearray(packed[at])
+    payload[where % len(payload)] = byte
+    packed[at] = bytes(payload)
+    try:
+        back = unpack_column(column, packed, len(value))
+    except WrongBatch:
+        return
+    assert len(to_list(back)) == len(value)
+
+
+@given(any_column(st.integers(0, 20)), st.integers(0, 40))
+def test_another_row_count_is_refused_or_a_value(pair: tuple[Column, Any], rows: int) -> None:
+    column, value = pair
+    packed = pack_column(column, value)
+    try:
+        back = unpack_column(column, packed, rows)
+    except WrongBatch:
+        return
+    assert len(to_list(back)) == rows
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+def peak_of(call: Any) -> int:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_columns_that_are_not_sent_take_no_memory(table: Any) -> None:
+    assert peak_of(lambda: unpack_columns(table, {}, MAX_ROWS)) < 100_000
+    back, _ = unpack_columns(table, {}, 5)
+    assert {k: to_list(v) for k, v in back.items()} == {c.name: to_list(empty(c, 5)) for c in table.columns}
+
+
+@pytest.mark.parametrize(
+    ("kind", "packed"),
+    [
+        ("u8", ["delta", bytes(8), 1, bytes(MAX_ROWS - 1)]),
+        ("u8", ["raw", bytes(8 * MAX_ROWS)]),
+        ("dict", ["dict", 1, bytes(MAX_ROWS), ["a"]]),
+        ("text", ["text", b"\xff\0\0\0" * MAX_ROWS, b"\xc3\xa9" * (255 * MAX_ROWS // 2)]),
+        ("text", ["text", b"\xff\xff\0\0" * MAX_ROWS, b""]),
+        ("list_u4", ["list", b"\xff" * MAX_ROWS, b""]),
+        ("list_u4", ["list", b"\xff" * 4096 + bytes(MAX_ROWS - 4096), bytes(4 * 255 * 4096)]),
+    ],
+)
+def test_reading_a_column_takes_eight_times_its_bytes_at_most(kind: str, packed: list[Any]) -> None:
+    def read() -> None:
+        with contextlib.suppress(WrongBatch):
+            unpack_column(COLUMNS[kind], packed, MAX_ROWS)
+
+    size = sum(len(part) for part in packed if isinstance(part, bytes))
+    assert peak_of(read) <= 8 * size + 200_000
+
+
+def test_what_was_read_cannot_be_written() -> None:
+    for kind in KINDS:
+        value = empty(COLUMNS[kind], 3)
+        back = unpack_column(COLUMNS[kind], pack_column(COLUMNS[kind], value), 3)
+        first = {Dict: "codes", Text: "lengths", Lists: "lengths"}.get(type(back))
+        array = getattr(back, first) if first else back
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    delta = unpack_column(COLUMNS["u8"], ["delta", bytes(8), 1, b"\1\1"], 3)
+    assert isinstance(delta, np.ndarray)
+    with pytest.raises(ValueError, match="read-only"):
+        delta[0] = 1
+
+
+def test_lists_hold_up_to_255_values() -> None:
+    value = lists_of("list_u4", [[2**32 - 1] * 255, [], [0]])
+    packed = pack_column(COLUMNS["list_u4"], value)
+    assert to_list(unpack_column(COLUMNS["list_u4"], packed, 3)) == to_list(value)
