@@ -1,0 +1,280 @@
+"""What the store knows of every run: which batches it holds, their sums, the newest report.
+
+Pure. A `Line` is one row of the table `batches`; a `StoredEpoch` is the sum of a run's lines; `advance` guesses the
+report of a batch whose line was lost in a crash from its rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from hub.store.ddl import BATCHES
+from protocol.columns import MAX_TEXT, NUMPY, Columns, ColumnValue, Dict, text_of
+from protocol.ledger import Held, Report
+from protocol.messages import Batch, Tombstone
+from protocol.ranges import Ranges
+from protocol.schema import Column
+
+DAY_NS = 86_400 * 10**9
+
+Key = tuple[str, int]
+"""(agent, epoch): one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to commit: a batch with its columns (as `unpack_body` gives them), or a tombstone or report."""
+
+    message: Batch | Tombstone
+    columns: Columns | None
+    node: str
+    source: str
+    session: int
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """(agent, epoch, seq)."""
+        return self.message.agent, self.message.epoch, self.message.seq
+
+    @property
+    def rows(self) -> int:
+        """Rows to store."""
+        return self.message.rows if isinstance(self.message, Batch) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of `batches`; the fields are its columns (ddl.BATCHES says what they mean)."""
+
+    agent: str
+    node: str
+    source: str
+    epoch: int
+    seq: int
+    kind: str
+    rows: int
+    packets: int
+    flow_only: int
+    first: int
+    last: int
+    reason: str
+    final: int
+    ledger: str
+    session: int
+    commit: int
+    stored_at: int
+    ingest_day: int
+    recovered: int = 0
+
+    @property
+    def key(self) -> Key:
+        """(agent, epoch)."""
+        return self.agent, self.epoch
+
+
+def day_of(now_ns: int) -> int:
+    """Days since 1970-01-01 UTC."""
+    return now_ns // DAY_NS
+
+
+def line_of(entry: Entry, commit: int, now_ns: int) -> Line:
+    """The line of an entry."""
+    message = entry.message
+    tombstone = message if isinstance(message, Tombstone) else None
+    return Line(
+        agent=message.agent,
+        node=entry.node,
+        source=entry.source,
+        epoch=message.epoch,
+        seq=message.seq,
+        kind=message.kind,
+        rows=entry.rows,
+        packets=message.packets,
+        flow_only=message.flow_only,
+        first=message.first,
+        last=message.last,
+        reason=tombstone.reason if tombstone else "",
+        final=tombstone.final if tombstone else 0,
+        ledger=_json(Report.from_map(message.ledger).to_map()) if message.ledger else "",
+        session=entry.session,
+        commit=commit,
+        stored_at=now_ns,
+        ingest_day=day_of(now_ns),
+    )
+
+
+def _json(values: dict[str, Any]) -> str:
+    """Compact JSON that fits a text column; empty (no report) where it does not: only a broken agent's is so long."""
+    text = json.dumps(values, separators=(",", ":"))
+    return text if len(text.encode()) <= MAX_TEXT else ""
+
+
+def columns_of_lines(lines: Sequence[Line]) -> Columns:
+    """Lines as the columns of `batches`."""
+    return {column.name: _gather(column, [getattr(line, column.name) for line in lines]) for column in BATCHES.columns}
+
+
+def _gather(column: Column, values: list[Any]) -> ColumnValue:
+    if column.wire == "text":
+        return text_of(values)
+    if column.wire == "dict":
+        index: dict[str, int] = {}
+        codes = np.array([index.setdefault(value, len(index)) for value in values], dtype="<u4")
+        return Dict(codes, tuple(index))
+    return np.array(values, dtype=NUMPY[column.wire])
+
+
+@dataclass(slots=True)
+class StoredEpoch:
+    """One run as the store has it. Times are ns since 1970; 0 where nothing was seen.
+
+    `report` is the ledger with the largest seq (`report_seq`), `last_packet` the newest packet time of its batches.
+    """
+
+    agent: str
+    epoch: int
+    node: str = ""
+    source: str = ""
+    seqs: Ranges = field(default_factory=Ranges)
+    held: Held = field(default_factory=Held)
+    report: dict[str, Any] = field(default_factory=dict)
+    report_seq: int = 0
+    final: bool = False
+    first_stored: int = 0
+    last_stored: int = 0
+    last_packet: int = 0
+    session: int = 0
+
+    def add(self, line: Line) -> None:
+        """Count one line."""
+        self.seqs.add(line.seq)
+        self.held.add(line.kind, line.rows, line.packets, line.flow_only, line.reason)
+        if line.ledger and line.seq > self.report_seq:
+            self.report, self.report_seq = json.loads(line.ledger), line.seq
+        self.node, self.source = line.node or self.node, line.source or self.source
+        self.final = self.final or bool(line.final)
+        self.first_stored = min(self.first_stored or line.stored_at, line.stored_at)
+        self.last_stored = max(self.last_stored, line.stored_at)
+        self.session = max(self.session, line.session)
+        if line.rows:
+            self.last_packet = max(self.last_packet, line.last)
+
+
+class Books:
+    """Every run the store knows, and the newest commit."""
+
+    def __init__(self) -> None:
+        self.runs: dict[Key, StoredEpoch] = {}
+        self.commit = 0
+
+    def run(self, agent: str, epoch: int) -> StoredEpoch:
+        """The run, made where it is new."""
+        return self.runs.setdefault((agent, epoch), StoredEpoch(agent, epoch))
+
+    def add(self, lines: Iterable[Line]) -> None:
+        """Count lines that are stored."""
+        for line in lines:
+            self.run(line.agent, line.epoch).add(line)
+            self.commit = max(self.commit, line.commit)
+
+    def fresh(self, entries: Iterable[Entry]) -> list[Entry]:
+        """The entries that are not held, each place once: what makes a commit safe to repeat."""
+        seen: set[tuple[str, int, int]] = set()
+        out = []
+        for entry in entries:
+            agent, epoch, seq = entry.place
+            run = self.runs.get((agent, epoch))
+            if entry.place in seen or (run is not None and seq in run.seqs):
+                continue
+            seen.add(entry.place)
+            out.append(entry)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the rows of one batch say of it, its line being lost. `frame` is the largest frame number (packets)."""
+
+    commit: int
+    agent: str
+    epoch: int
+    seq: int
+    kind: str
+    rows: int
+    packets: int
+    flow_only: int
+    frame: int
+    first: int
+    last: int
+    ingest_day: int
+
+
+def rebuild(
+    found: Iterable[Found], books: Books, given: Mapping[tuple[str, int, int], Line], now_ns: int
+) -> list[Line]:
+    """The lines of batches whose rows are stored and whose lines are not, in order of seq; `books` is not changed.
+
+    `given` are lines that are known after all (the process that failed is still there). The others get the newest
+    report of their run, advanced by what the rows prove; a batch below that report's seq is in it already.
+    """
+    reports: dict[Key, tuple[int, Report]] = {}
+    lines = []
+    for item in sorted(found, key=lambda f: (f.agent, f.epoch, f.seq)):
+        line = given.get((item.agent, item.epoch, item.seq))
+        if line is not None:
+            lines.append(replace(line, commit=item.commit, ingest_day=item.ingest_day))
+            continue
+        run = books.runs.get((item.agent, item.epoch)) or StoredEpoch(item.agent, item.epoch)
+        seq, report = reports.get((item.agent, item.epoch), (run.report_seq, Report.from_map(run.report)))
+        if item.seq > seq:
+            seq, report = item.seq, advance(report, item)
+            reports[item.agent, item.epoch] = seq, report
+            lines.append(_line_found(item, run, _json(report.to_map()), now_ns))
+        else:
+            lines.append(_line_found(item, run, "", now_ns))
+    return lines
+
+
+def advance(report: Report, found: Found) -> Report:
+    """The least that must be true of a run once this batch was sealed; conserved, whatever was before."""
+    new = Report.from_map(report.to_map())
+    if found.kind == "packets":
+        new.rows += found.rows
+    else:
+        new.flow_packets += found.packets
+        new.flow_only += found.flow_only
+    placed = new.rows + new.flow_only + sum(new.lost.values())
+    new.captured = max(report.captured, found.frame, placed, new.flow_packets)
+    new.open = new.captured - placed
+    grown = new.captured - report.captured
+    new.flow_open = max(0, report.flow_open + grown - (new.flow_packets - report.flow_packets))
+    return new
+
+
+def _line_found(found: Found, run: StoredEpoch, ledger: str, now_ns: int) -> Line:
+    return Line(
+        agent=found.agent,
+        node=run.node,
+        source=run.source or ("replay" if "/replay-" in found.agent else "live"),
+        epoch=found.epoch,
+        seq=found.seq,
+        kind=found.kind,
+        rows=found.rows,
+        packets=found.packets,
+        flow_only=found.flow_only,
+        first=found.first,
+        last=found.last,
+        reason="",
+        final=0,
+        ledger=ledger,
+        session=run.session,
+        commit=found.commit,
+        stored_at=now_ns,
+        ingest_day=found.ingest_day,
+        recovered=1,
+    )

@@ -1,0 +1,90 @@
+"""The store's tables as SQL, derived from `protocol.schema`, and what a store made by another version lacks.
+
+Pure: text in, text out. The settings are chosen by experiment (docs/decisions/0003-store.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from protocol.schema import ORIGIN, TABLES, Column, Table
+
+SCHEMA_VERSION = 1
+"""Raised when the meaning of what is stored changes; a new column alone is added at open and does not raise it."""
+
+BATCHES = Table(
+    "batches",
+    (
+        Column("agent", "dict", "LowCardinality(String)", "name of the agent"),
+        Column("node", "dict", "LowCardinality(String)", "node the agent ran on"),
+        Column("source", "dict", "LowCardinality(String)", "live or replay"),
+        Column("epoch", "u8", "UInt64", "the agent's run"),
+        Column("seq", "u8", "UInt64", "the batch within the run, from 1"),
+        Column("kind", "dict", "LowCardinality(String)", "packets, flows or report"),
+        Column("rows", "u8", "UInt64", "rows stored; 0 for tombstones and reports"),
+        Column("packets", "u8", "UInt64", "packets the batch or tombstone stands for"),
+        Column("flow_only", "u8", "UInt64", "of them without a row of their own"),
+        Column("first", "i8", "Int64", "time of its first packet, ns since 1970"),
+        Column("last", "i8", "Int64", "time of its last packet, ns since 1970"),
+        Column("reason", "dict", "LowCardinality(String)", "why the batch will never come; empty where it came"),
+        Column("final", "u1", "UInt8", "1 in the last report of an orderly run"),
+        Column("ledger", "text", "String", "the agent's report when it was sealed, JSON"),
+        Column("session", "u8", "UInt64", "the hub's connection it came on"),
+        Column("commit", "u8", "UInt64", "the hub's commit that stored it"),
+        Column("stored_at", "i8", "Int64", "when it was stored, ns since 1970"),
+        Column("ingest_day", "u2", "Date", "day of that (UTC)"),
+        Column("recovered", "u1", "UInt8", "1 where it was rebuilt from the rows after a crash"),
+    ),
+    (),
+    "agent, epoch, seq",
+    "first",
+    "last",
+)
+"""One row per batch, tombstone and report. Written after the rows they speak of, and kept when those expire."""
+
+STORED = {**TABLES, BATCHES.name: BATCHES}
+
+_CODECS = {
+    "time": "Delta, ZSTD(1)",
+    "start": "Delta, ZSTD(1)",
+    "end": "Delta, ZSTD(1)",
+    "frame_number": "Delta, ZSTD(1)",
+}
+_SETTINGS = {
+    "fsync_after_insert": 1,
+    "fsync_part_directory": 1,
+    "non_replicated_deduplication_window": 0,
+}
+
+
+def columns_of(table: Table) -> tuple[Column, ...]:
+    """Every stored column of a table in order: the hub's own first, then the agent's."""
+    return table.columns if table is BATCHES else (*ORIGIN, *table.columns)
+
+
+def _column(column: Column) -> str:
+    codec = _CODECS.get(column.name)
+    return f"`{column.name}` {column.clickhouse}" + (f" CODEC({codec})" if codec else "")
+
+
+def create(table: Table) -> str:
+    """`CREATE TABLE IF NOT EXISTS` of a table."""
+    lines = [_column(column) for column in columns_of(table)]
+    lines.append("INDEX by_commit commit TYPE minmax GRANULARITY 1")
+    settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table.name} ({', '.join(lines)}) ENGINE = MergeTree "
+        f"PARTITION BY ingest_day ORDER BY ({table.order_by}) SETTINGS {settings}"
+    )
+
+
+def missing(table: Table, stored: Mapping[str, str]) -> list[str]:
+    """The statements that add the columns a stored table lacks; `stored` maps its columns to their types."""
+    lacking = [column for column in columns_of(table) if column.name not in stored]
+    return [f"ALTER TABLE {table.name} ADD COLUMN {_column(column)}" for column in lacking]
+
+
+def unknown(table: Table, stored: Iterable[str]) -> list[str]:
+    """Columns that a stored table has and this version does not know: a newer version made it."""
+    known = {column.name for column in columns_of(table)}
+    return [name for name in stored if name not in known]

@@ -1,0 +1,240 @@
+"""The store: rows in, each batch once and whole, on disk before anyone is told; questions out.
+
+A commit is up to three inserts in this order: packet rows, flow rows, and one line per batch, tombstone and report
+into `batches`. Each insert is one part and atomic. A crash between them leaves rows without lines: the rows carry
+their commit's number, and those above the newest number in `batches` are such; `open` writes their lines. So the
+lines are exactly what is stored, and what was not stored has no trace.
+
+Threads: one calls `open`, `commit`, `close`; any may call `reader`, `committed`; one at a time `retain` and
+`statistics`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from hub.store import ddl, native, retention
+from hub.store import rows as stored_rows
+from hub.store.books import Books, Entry, Line, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.engine import MAX_INSERT_ROWS, POISON, Engine, one_line
+from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, StoreError
+from hub.store.home import Home, directory_of
+from hub.store.reader import Pool, Reader
+from protocol.columns import Columns, Dict
+from protocol.messages import Batch
+from protocol.schema import TABLES, Table
+
+__all__ = [
+    "BadBatch",
+    "Entry",
+    "QueryError",
+    "QueryTimeout",
+    "Reader",
+    "Store",
+    "StoreBusy",
+    "StoreError",
+    "StoredEpoch",
+]
+
+READERS = 4
+READER_WAIT = 5.0
+
+
+class Store:
+    """One embedded store. `id` is random and stays with the directory: in-doubt batches go only to the store with it."""
+
+    def __init__(self, url: str, *, retain_days: int = 7, retain_bytes: int | None = None) -> None:
+        self._home = Home(directory_of(url))
+        self._engine = Engine(self._home.engine, self._home.tmp)
+        self._retain_days, self._retain_bytes = retain_days, retain_bytes
+        self._books = Books()
+        self._doubt = False  # an insert failed: rows may be there without lines
+        self._writer: Any = None
+        self._admin: Any = None
+        self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
+        self._lock = threading.Lock()  # of the admin client
+
+    @property
+    def id(self) -> str:
+        """The store's random name, known once it is open."""
+        return self._home.id
+
+    # -- open and close --------------------------------------------------------------------------------------------
+
+    def open(self, now_ns: int) -> None:
+        """Lock the directory, make or extend the tables, settle what a crash left, load the books. Raises StoreError."""
+        self._home.open()
+        try:
+            self._writer, self._admin = self._engine.client(), self._engine.client()
+            self._make_tables()
+            self._books = stored_rows.load_books(self._writer)
+            self._recover({}, now_ns)
+        except DatabaseError as error:
+            self.close()
+            raise StoreError(f"cannot open the store {self._home.directory}: {one_line(error)}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_tables(self) -> None:
+        for table in ddl.STORED.values():
+            self._writer.command(ddl.create(table))
+            stored = stored_rows.stored_columns(self._writer, table.name)
+            if unknown := ddl.unknown(table, stored):
+                raise StoreError(
+                    f"the store {self._home.directory} was made by a newer nodetap ({table.name} has {unknown[0]}); "
+                    "upgrade the hub or choose another --store"
+                )
+            for statement in ddl.missing(table, stored):
+                self._writer.command(statement)
+
+    def close(self) -> None:
+        """Close every handle and give the directory back. Queries that run are waited for."""
+        if self._writer is not None:
+            self._pool.close()
+        for client in (self._writer, self._admin):
+            if client is not None:
+                client.close()
+        self._writer = self._admin = None
+        self._home.close()
+
+    # -- what is held ----------------------------------------------------------------------------------------------
+
+    def epochs(self) -> list[StoredEpoch]:
+        """Every run the store knows. The writer's own objects: read them before the first commit, or copy."""
+        return list(self._books.runs.values())
+
+    def committed(self) -> int:
+        """The newest commit that is whole; rows above it may be there and may not be shown yet."""
+        return self._books.commit
+
+    # -- commit ----------------------------------------------------------------------------------------------------
+
+    def commit(self, entries: Sequence[Entry], now_ns: int) -> int:
+        """Store what is not held yet; on disk when this returns. Returns the newest commit number.
+
+        Entries that are held, or come twice, are passed over: a commit can be repeated after any error. More rows of a
+        table than one insert takes make several commits. Raises BadBatch where the store refuses one entry (leave it
+        out and repeat), StoreError where the store cannot go on now (repeat later).
+        """
+        for entry in entries:
+            _check(entry)
+        try:
+            if self._doubt:
+                self._recover({}, now_ns)
+            for group in _groups(self._books.fresh(entries)):
+                self._commit(group, now_ns)
+        except (DatabaseError, OSError) as error:
+            raise StoreError(f"the store cannot write to {self._home.directory}: {one_line(error)}") from None
+        return self._books.commit
+
+    def _commit(self, group: list[Entry], now_ns: int) -> None:
+        number = self._books.commit + 1
+        lines = [line_of(entry, number, now_ns) for entry in group]
+        try:
+            for table in TABLES.values():
+                self._insert_rows(table, [e for e in group if e.rows and e.message.kind == table.name], number, now_ns)
+            self._insert_lines(lines)
+        except (DatabaseError, OSError) as error:
+            self._doubt = True
+            self._recover({entry.place: line for entry, line in zip(group, lines, strict=True)}, now_ns)
+            if not isinstance(error, DatabaseError) or error.code not in POISON:
+                raise
+            self._find_poison(group, error, now_ns)
+
+    def _find_poison(self, group: list[Entry], error: DatabaseError, now_ns: int) -> None:
+        """The engine refused the data of a group: commit its halves, down to the entry that is at fault."""
+        left = self._books.fresh(group)
+        if len(left) == 1:
+            raise BadBatch(left[0], one_line(error)) from None
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            if half:
+                self._commit(half, now_ns)
+
+    def _insert_rows(self, table: Table, entries: list[Entry], number: int, now_ns: int) -> None:
+        if entries:
+            parts = [_with_origin(entry, number, day_of(now_ns)) for entry in entries]
+            self._engine.insert(self._writer, table, parts, sum(entry.rows for entry in entries))
+
+    def _insert_lines(self, lines: list[Line]) -> None:
+        self._engine.insert(self._writer, ddl.BATCHES, [columns_of_lines(lines)], len(lines))
+        self._books.add(lines)
+
+    def _recover(self, given: Mapping[tuple[str, int, int], Line], now_ns: int) -> None:
+        """Write the lines of rows that have none. Idempotent; `_doubt` stays where it fails.
+
+        Each commit's lines go in one insert, the oldest first: so a crash in here loses no rows' place either.
+        """
+        lines = rebuild(stored_rows.without_lines(self._writer, self._books.commit), self._books, given, now_ns)
+        for number in sorted({line.commit for line in lines}):
+            self._insert_lines([line for line in lines if line.commit == number])
+        self._doubt = False
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """A reader for a `with` block. Raises StoreBusy where none comes free in time."""
+        return self._pool.borrow()
+
+    def retain(self, now_ns: int) -> list[str]:
+        """Drop what is older than retain_days, and the oldest while there is more than retain_bytes.
+
+        Returns what was dropped, one line each. The lines in `batches` stay. Raises StoreError.
+        """
+        with self._lock:
+            try:
+                return retention.retain(self._admin, day_of(now_ns), self._retain_days, self._retain_bytes)
+            except DatabaseError as error:
+                raise StoreError(f"cannot drop old rows: {one_line(error)}") from None
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Per table: rows, bytes on disk, parts."""
+        with self._lock:
+            return retention.statistics(self._admin)
+
+
+def _check(entry: Entry) -> None:
+    """Raise BadBatch where a batch's columns have not the shape its table needs."""
+    if not isinstance(entry.message, Batch):
+        return
+    try:
+        for column in TABLES[entry.message.kind].columns:
+            native.check(column, (entry.columns or {}).get(column.name), entry.rows)
+    except ValueError as error:
+        raise BadBatch(entry, str(error)) from None
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Entries in order, cut before a table would get more rows than one insert takes."""
+    group: list[Entry] = []
+    rows = dict.fromkeys(TABLES, 0)
+    for entry in entries:
+        kind = entry.message.kind
+        if entry.rows and rows[kind] + entry.rows > MAX_INSERT_ROWS:
+            yield group
+            group, rows = [], dict.fromkeys(TABLES, 0)
+        group.append(entry)
+        if entry.rows:
+            rows[kind] += entry.rows
+    if group:
+        yield group
+
+
+def _with_origin(entry: Entry, commit: int, day: int) -> Columns:
+    """A batch's columns with the hub's own, which are the same in every row (views of one value)."""
+    rows, message = entry.rows, entry.message
+    assert entry.columns is not None
+    return {
+        **entry.columns,
+        "agent": Dict(np.zeros(rows, dtype="<u4"), (message.agent,)),
+        "epoch": np.broadcast_to(np.uint64(message.epoch), (rows,)),
+        "seq": np.broadcast_to(np.uint64(message.seq), (rows,)),
+        "commit": np.broadcast_to(np.uint64(commit), (rows,)),
+        "ingest_day": np.broadcast_to(np.uint16(day), (rows,)),
+    }
