@@ -1,0 +1,245 @@
+"""Questions to the hub over HTTP, with the patience of a person: a hub that falls silent is noticed in seconds.
+
+A query may take long while the hub is well, so silence alone proves nothing: after `SILENCE` seconds without a byte
+the hub's `/healthz` is asked over a connection of its own, and only if that too stays silent the hub is unresponsive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, FilterError, HubLost
+
+CONNECT = 5.0
+"""Seconds until a connection is given up."""
+SILENCE = 5.0
+"""Seconds without a byte before the hub is asked whether it lives."""
+PROBE = 3.0
+"""Seconds that the hub has to answer that."""
+QUEUED = 64
+"""Chunks read ahead of whoever prints them."""
+
+_USAGE_CODES = ("bad_parameter", "bad_cursor", "wrong_store")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the hub is and how to get in: the global options."""
+
+    url: str
+    token_file: str | None = None
+    tls_ca: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        """The bearer token's header. Raises CliError (usage) where the file cannot be read."""
+        if self.token_file is None:
+            return {}
+        try:
+            token = Path(self.token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CliError(f"cannot read the token file {self.token_file}: {error}", USAGE) from None
+        return {"Authorization": f"Bearer {token}"}
+
+    def verify(self) -> ssl.SSLContext | bool:
+        """What the hub's certificate is checked against."""
+        if self.tls_ca is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self.tls_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise CliError(f"cannot read the CA certificates {self.tls_ca}: {error}", USAGE) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an answer begins with."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class Client:
+    """One hub. Not for use from several threads; `close` it, or use it in `with`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise CliError(f"the hub's address {settings.url!r} is no URL: write http://HOST:8480", USAGE)
+        self._options: dict[str, Any] = {
+            "base_url": self.url,
+            "headers": settings.headers(),
+            "verify": settings.verify() if self.url.startswith("https:") else True,
+            "trust_env": False,
+        }
+        self._http = httpx.Client(timeout=httpx.Timeout(None, connect=CONNECT), **self._options)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON value at `path`. Raises CliError."""
+        with self.stream(path, params) as (_, chunks):
+            return httpx.Response(200, content=b"".join(chunks)).json()
+
+    def text(self, path: str) -> str:
+        """The text at `path`. Raises CliError."""
+        with self.stream(path) as (_, chunks):
+            return b"".join(chunks).decode()
+
+    def delete(self, path: str) -> None:
+        """DELETE `path`. Raises CliError."""
+        with self.stream(path, method="DELETE") as (_, chunks):
+            for _chunk in chunks:
+                pass
+
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, params: Mapping[str, Any] | None = None, method: str = "GET", silence: float | None = None
+    ) -> Iterator[tuple[Head, Iterator[bytes]]]:
+        """The answer's head and its bytes as they come. Raises CliError: refusals by what they mean, silence, loss.
+
+        With `silence` the answer is one that never pauses longer than that many seconds (heartbeats).
+        """
+        pump = _Pump(self, method, path, {k: v for k, v in (params or {}).items() if v is not None}, silence)
+        try:
+            head = pump.head()
+            if head.status >= 400:
+                raise refusal(head, b"".join(pump.chunks()), str((params or {}).get("filter") or ""), self.url)
+            yield head, pump.chunks()
+        finally:
+            pump.stop()
+
+    def alive(self) -> bool:
+        """Whether the hub answers at all, over a new connection."""
+        try:
+            with httpx.Client(timeout=PROBE, **self._options) as http:
+                http.get("/healthz")
+        except httpx.HTTPError:
+            return False
+        return True
+
+    def lost(self, error: Exception) -> HubLost:
+        """A failed connection in words."""
+        if isinstance(error, httpx.ConnectTimeout):
+            return self.unresponsive("no connection")
+        if isinstance(error, httpx.ConnectError):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            hint = "check --hub-url and --tls-ca" if "SSL" in reason.upper() else "start one with `nodetap up`"
+            return HubLost(f"cannot reach the hub at {self.url}: {reason}; {hint} or name another with --hub-url")
+        return HubLost(f"the hub at {self.url} broke off its answer: {error or type(error).__name__}; ask again")
+
+    def unresponsive(self, what: str) -> HubLost:
+        """A hub that holds its port and says nothing."""
+        return HubLost(f"hub unresponsive: {self.url} takes connections and does not answer ({what}); see its log")
+
+
+class _Pump:
+    """One request, read by a thread, so that whoever waits for it keeps the time and Ctrl-C."""
+
+    def __init__(
+        self, client: Client, method: str, path: str, params: Mapping[str, Any], silence: float | None
+    ) -> None:
+        self._client = client
+        self._silence = silence
+        self._items: queue.Queue[Any] = queue.Queue(QUEUED)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(method, path, params), daemon=True)
+        self._thread.start()
+
+    def _run(self, method: str, path: str, params: Mapping[str, Any]) -> None:
+        try:
+            with self._client._http.stream(method, path, params=params) as response:
+                self._put(Head(response.status_code, response.headers))
+                for chunk in response.iter_bytes():
+                    if not self._put(chunk):
+                        return
+            self._put(None)
+        except Exception as error:
+            self._put(error)
+
+    def _put(self, item: Any) -> bool:
+        """Hand over one item; False once nobody takes them any more."""
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._items.put(item, timeout=0.2)
+                return True
+        return False
+
+    def _next(self) -> Any:
+        while True:
+            try:
+                item = self._items.get(timeout=self._silence or SILENCE)
+            except queue.Empty:
+                if self._silence is not None or not self._client.alive():
+                    raise self._client.unresponsive(f"nothing for {self._silence or SILENCE:g} s") from None
+                continue
+            if isinstance(item, httpx.HTTPError):
+                raise self._client.lost(item) from item
+            if isinstance(item, Exception):
+                raise item
+            return item
+
+    def head(self) -> Head:
+        """Status and headers."""
+        head: Head = self._next()
+        return head
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body."""
+        while (item := self._next()) is not None:
+            yield item
+
+    def stop(self) -> None:
+        """Take no more. The thread ends by itself: at its next item, or with the process."""
+        self._stopped.set()
+
+
+def problem(body: bytes) -> dict[str, Any]:
+    """The problem object in `body`, empty where there is none."""
+    try:
+        value = httpx.Response(200, content=body).json()
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def refusal(head: Head, body: bytes, text: str, url: str) -> CliError:
+    """An error answer in words, with the exit code that it means. `text` is the filter asked with."""
+    return explain({"status": head.status, **problem(body)}, text, url)
+
+
+def explain(told: Mapping[str, Any], text: str, url: str) -> CliError:
+    """A problem object (of an error answer or a broken-off one) as the error to raise."""
+    code, status = told.get("code"), told.get("status")
+    detail = told.get("detail") or told.get("title") or f"HTTP status {status}"
+    if code == "bad_filter":
+        return FilterError(text, str(detail), told.get("column"), told.get("suggestion"))
+    if code == "bad_token" or status == 401:
+        return CliError(f"the hub at {url} wants a token: give it with --token-file ({detail})", UNREACHABLE)
+    if code == "no_such_agent":
+        return CliError(str(detail), NEGATIVE)
+    if code in _USAGE_CODES:
+        return CliError(str(detail), USAGE)
+    if status == 503:
+        return HubLost(f"the hub at {url} cannot answer now: {detail}; ask again in a moment")
+    if code == "query_timeout":
+        return CliError(f"the query took too long: {detail}; ask for less with --since, --until or a filter")
+    if code is None and status == 404:
+        return CliError(f"{url} is no nodetap hub, or of another version: HTTP status 404; check --hub-url")
+    return CliError(f"the hub at {url} failed: {detail}; see its log")

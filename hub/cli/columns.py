@@ -1,0 +1,144 @@
+"""The columns of each table: packets, flows, sums of flows. Pure; times are shown in local time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from hub.cli.info import info, protocol
+from hub.cli.table import Column, Row, field_column, value
+from protocol.schema import fields_of
+
+_RIGHT = ("uint", "bool", "seconds", "time")
+_SUMS = ("flow.packets", "flow.bytes", "flow.packets_rev", "flow.bytes_rev", "flow.records")
+_PORTS = ("tcp", "udp", "sctp")
+
+
+def clock(seconds: Any, pattern: str = "%H:%M:%S", digits: int = 6) -> str:
+    """Seconds since the epoch (text with 9 decimals) as local time; empty where absent."""
+    if seconds is None:
+        return ""
+    whole, _, fraction = str(seconds).partition(".")
+    try:
+        moment = datetime.fromtimestamp(int(whole))
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
+    return f"{moment.strftime(pattern)}.{fraction[:digits]:0<{digits}}"
+
+
+def _address(row: Row, side: str) -> str:
+    for name in (f"ip.{side}", f"ipv6.{side}", f"arp.{side}.proto_ipv4", f"eth.{side}"):
+        if name in row:
+            return str(row[name])
+    return ""
+
+
+def _port(row: Row, side: str) -> str:
+    return next((str(row[f"{p}.{side}port"]) for p in _PORTS if f"{p}.{side}port" in row), "")
+
+
+def endpoint(row: Row, side: str) -> str:
+    """One end (`src` or `dst`) with its port: `10.0.0.1:443`, `[2001:db8::1]:443`, else the MAC address."""
+    address, port = _address(row, side), _port(row, side)
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _src(row: Row) -> str:
+    return endpoint(row, "src")
+
+
+def _dst(row: Row) -> str:
+    return endpoint(row, "dst")
+
+
+def _get(name: str) -> Any:
+    return lambda row: value(row.get(name))
+
+
+_ENDS = (
+    Column("src", _src, style="cyan"),
+    Column("", lambda row: "→"),
+    Column("dst", _dst, style="cyan"),
+    Column("proto", protocol, drop=2, style="green"),
+)
+
+PACKETS = (
+    Column("time", lambda row: clock(row.get("frame.time_epoch"), digits=3)),
+    Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
+    *_ENDS,
+    Column("len", _get("frame.len"), right=True, drop=3),
+    Column("info", info, flexible=True, least=10),
+)
+
+PACKETS_WIDE = (
+    Column("time", lambda row: clock(row.get("frame.time_epoch"), "%Y-%m-%d %H:%M:%S", 9)),
+    Column("agent", _get("nodetap.agent"), style="magenta"),
+    Column("iface", _get("nodetap.iface"), drop=7),
+    Column("number", _get("frame.number"), right=True, drop=8),
+    *_ENDS,
+    Column("len", _get("frame.len"), right=True, drop=2),
+    Column("ttl", lambda row: value(row.get("ip.ttl", row.get("ipv6.hlim"))), right=True, drop=6),
+    Column("vlan", _get("vlan.id"), drop=5),
+    Column("tunnel", _get("tunnel.type"), drop=5),
+    Column("info", info, flexible=True, least=20),
+)
+
+
+def _sum(row: Row, name: str) -> str:
+    return str(row.get(name, 0) + row.get(name + "_rev", 0))
+
+
+def _duration(row: Row) -> str:
+    if "flow.start" not in row or "flow.end" not in row:
+        return ""
+    return f"{float(row['flow.end']) - float(row['flow.start']):.3f}"
+
+
+def _milliseconds(row: Row) -> str:
+    return f"{row['flow.rtt'] * 1000:.3f}" if "flow.rtt" in row else ""
+
+
+FLOWS = (
+    Column("start", lambda row: clock(row.get("flow.start"), digits=3), drop=3),
+    Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
+    *_ENDS,
+    Column("packets", lambda row: _sum(row, "flow.packets"), right=True),
+    Column("bytes", lambda row: _sum(row, "flow.bytes"), right=True),
+    Column("seconds", _duration, right=True, drop=5),
+)
+
+FLOWS_WIDE = (
+    Column("start", lambda row: clock(row.get("flow.start"), "%Y-%m-%d %H:%M:%S")),
+    Column("agent", _get("nodetap.agent"), style="magenta"),
+    Column("iface", _get("nodetap.iface"), drop=9),
+    *_ENDS,
+    Column("packets", _get("flow.packets"), right=True),
+    Column("bytes", _get("flow.bytes"), right=True),
+    Column("packets ←", _get("flow.packets_rev"), right=True),
+    Column("bytes ←", _get("flow.bytes_rev"), right=True),
+    Column("seconds", _duration, right=True, drop=5),
+    Column("rtt ms", _milliseconds, right=True, drop=6),
+    Column("zero win", _get("flow.zero_windows"), right=True, drop=8),
+    Column("flow only", _get("flow.flow_only"), right=True, drop=7),
+)
+
+DEFAULT = {
+    ("packets", "table"): PACKETS,
+    ("packets", "wide"): PACKETS_WIDE,
+    ("flows", "table"): FLOWS,
+    ("flows", "wide"): FLOWS_WIDE,
+}
+
+
+def of_fields(names: Sequence[str], table: str) -> list[Column]:
+    """A column per public field, numbers to the right; unknown names are the hub's to refuse."""
+    known = fields_of(table)
+    return [field_column(name, right=name in _SUMS or (name in known and known[name].kind in _RIGHT)) for name in names]
+
+
+def of_groups(by: Sequence[str]) -> list[Column]:
+    """The columns of flows summed by fields."""
+    return of_fields([*by, *_SUMS], "flows")

@@ -1,0 +1,48 @@
+"""How complete an answer is, in words. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 agent`, `2 agents`, `1,000 packets`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def sentence(answer: Mapping[str, Any]) -> str:
+    """The last line of a table: `complete: 3 agents, no gaps`, or `INCOMPLETE: ` and what is not there, and why."""
+    agents = plural(len(answer.get("agents", ())), "agent")
+    if answer.get("complete"):
+        return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer)])
+    troubles = [*_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
+    return f"INCOMPLETE: {'; '.join(troubles) or 'the hub does not say why'} ({agents} answered)"
+
+
+def _missing(answer: Mapping[str, Any]) -> list[str]:
+    return [f"{part.get('agent')} missing ({part.get('reason')})" for part in answer.get("missing", ())]
+
+
+def _gaps(answer: Mapping[str, Any]) -> list[str]:
+    count: Counter[str] = Counter()
+    for gap in answer.get("gaps", ()):
+        count[str(gap.get("agent"))] += gap["last"] - gap["first"] + 1
+    return [
+        f"{plural(batches, 'batch').replace('batchs', 'batches')} of {agent} not here"
+        for agent, batches in count.items()
+    ]
+
+
+def _lost(answer: Mapping[str, Any]) -> list[str]:
+    lost = {reason: packets for reason, packets in answer.get("lost", {}).items() if packets}
+    if not lost:
+        return []
+    reasons = ", ".join(f"{reason} {packets:,}" for reason, packets in lost.items())
+    return [f"{plural(sum(lost.values()), 'packet')} lost ({reasons})"]
+
+
+def _flow_only(answer: Mapping[str, Any]) -> list[str]:
+    packets = answer.get("flow_only") or 0
+    return [f"{plural(packets, 'packet')} in flows only"] if packets else []

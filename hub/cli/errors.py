@@ -1,0 +1,32 @@
+"""How a command fails: one line for people and an exit code. `main` prints the line and exits."""
+
+from __future__ import annotations
+
+NEGATIVE = 1
+USAGE = 2
+UNREACHABLE = 3
+INCOMPLETE = 4
+
+
+class CliError(Exception):
+    """The command cannot go on. `str(error)` says what happened and what to do; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = UNREACHABLE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class HubLost(CliError):
+    """The hub cannot be reached, fell silent or broke off: trying again may help."""
+
+
+class FilterError(CliError):
+    """The filter is wrong: shown with a caret under the column (from 1) where it goes wrong."""
+
+    def __init__(self, text: str, detail: str, column: int | None, suggestion: str | None) -> None:
+        lines = [f"the filter is wrong: {detail}"]
+        if text and column:
+            lines += [f"  {text}", f"  {' ' * (column - 1)}^"]
+        if suggestion:
+            lines.append(f"  did you mean {suggestion}?")
+        super().__init__("\n".join(lines), USAGE)

@@ -1,0 +1,109 @@
+"""The command `nodetap`: global options, the table of commands, and how every one of them ends.
+
+Lives here: what all commands share. May not live here: imports that make `nodetap --help` slow; a command's module is
+imported when the command is called, and heavy libraries inside its functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from hub.cli.errors import CliError
+from hub.cli.options import DEFAULT_HUB_URL, option
+from protocol import VERSION
+
+COMMANDS = {
+    "up": ("hub.cli.up:up", "Run a hub and an agent on this machine."),
+    "agents": ("hub.cli.agents:agents", "Show the agents, their states and verdicts."),
+    "packets": ("hub.cli.rows:packets", "Show stored packets."),
+    "flows": ("hub.cli.rows:flows", "Show stored flows, or sums of them."),
+    "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
+    "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),
+    "fields": ("hub.cli.fields:fields", "List the fields to show and filter by."),
+    "completion": ("hub.cli.completion:completion", "Print the completion script of a shell."),
+}
+"""Command -> where it is, and its line in the help (checked against its docstring by a test)."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in the help, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@option("--hub-url", default=DEFAULT_HUB_URL, show_default=True, metavar="URL", help="The hub's API.")
+@option("--token-file", type=click.Path(dir_okay=False), help="File that holds the bearer token.")
+@option("--tls-ca", type=click.Path(dir_okay=False), help="Certificates that may sign the hub's.")
+@option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True)
+@option("--log-format", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True)
+@click.version_option(VERSION, prog_name="nodetap", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, /, **settings: Any) -> None:
+    """Ask a nodetap hub about packets, flows and agents, or run one on this machine.
+
+    Every option is also read from the environment: NODETAP_ and its name (NODETAP_HUB_URL, NODETAP_SINCE).
+
+    \b
+    Exit codes: 0 fine, 1 a negative finding, 2 usage, 3 cannot reach the hub,
+    4 incomplete answer (with --strict).
+    """
+    ctx.obj = settings
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run `nodetap ARGUMENTS`; the exit code. Errors are one line on stderr, a closed pipe ends it quietly."""
+    try:
+        code = cli.main(arguments, prog_name="nodetap", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "nodetap"
+        click.echo(f"{command}: {error.format_message()} See `{command} --help`.", err=True)
+        return error.exit_code
+    except CliError as error:
+        click.echo(f"nodetap: {error}", err=True)
+        return error.code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read our output has enough; the interpreter must not try to flush the rest at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""`nodetap packets` and `nodetap flows`: stored rows in a window of time, and how complete they are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import click
+
+from hub.cli import columns, options
+from hub.cli.client import Client, explain
+from hub.cli.completeness import sentence
+from hub.cli.errors import INCOMPLETE, USAGE, CliError
+from hub.cli.screen import describe, note, print_table, progress
+from hub.cli.session import connect
+from hub.cli.stream import Rows, array
+from hub.cli.table import Column
+from hub.cli.times import parse
+
+Options = dict[str, Any]
+
+
+@click.command(epilog="Example: nodetap packets --since 5m tcp.port == 443 and ip.addr == 10.0.0.7")
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@options.rows
+@click.pass_context
+def packets(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
+    """Show stored packets.
+
+    FILTER is a display filter with Wireshark's names; its words are joined by spaces. `nodetap fields` lists the names.
+    """
+    wanted = columns.of_fields(_names(given["fields"]), "packets") or columns.DEFAULT.get(
+        ("packets", given["output"]), ()
+    )
+    with connect(ctx) as client:
+        return _ask(client, "packets", wanted, _params(words, given), given)
+
+
+@click.command(epilog="Example: nodetap flows --since 1h --by ip.src,ip.dst --top 5")
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@options.option("--by", metavar="A,B", help="Sum flows by these fields, most bytes first.")
+@options.option("--top", type=click.IntRange(min=0), metavar="N", help="With --by: this many groups; 0 = all.  [10]")
+@options.rows
+@click.pass_context
+def flows(ctx: click.Context, /, words: tuple[str, ...], by: str | None, top: int | None, **given: Any) -> int:
+    """Show stored flows, or sums of them.
+
+    FILTER is a display filter with Wireshark's names; its words are joined by spaces. `nodetap fields` lists the names.
+    """
+    params = _params(words, given)
+    if by is None:
+        wanted = columns.of_fields(_names(given["fields"]), "flows") or columns.DEFAULT.get(
+            ("flows", given["output"]), ()
+        )
+    else:
+        wanted = columns.of_groups(_names(by))
+        params |= {"by": ",".join(_names(by)), "top": top}
+    with connect(ctx) as client:
+        return _ask(client, "flows", wanted, params, given)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _params(words: Iterable[str], given: Options) -> Options:
+    """The API's parameters for what was given; unknown fields and filters are the hub's to refuse."""
+    now = datetime.now()
+    return {
+        "filter": " ".join(words) or None,
+        "since": parse(given["since"], now),
+        "until": parse(given["until"], now) if given["until"] else None,
+        "limit": given["limit"],
+        "fields": ",".join(_names(given["fields"])) or None,
+    }
+
+
+def _ask(client: Client, table: str, wanted: Iterable[Column], params: Options, given: Options) -> int:
+    """Ask, print, say how complete it is; the exit code."""
+    if given["output"] in ("csv", "parquet"):
+        complete = _copy(client, table, params, given)
+    else:
+        complete = _show(client, table, list(wanted), params, given)
+    return INCOMPLETE if given["strict"] and not complete else 0
+
+
+def _show(client: Client, table: str, wanted: list[Column], params: Options, given: Options) -> bool:
+    """Print rows as a table, JSON array or lines, then their completeness; whether they are complete."""
+    output = given["output"]
+    with client.stream(f"/v1/{table}", {**params, "format": "ndjson"}) as (_, chunks):
+        rows = Rows(chunks)
+        if output in ("json", "ndjson"):
+            _write(array(rows) if output == "json" else rows, given)
+        else:
+            count = print_table(wanted, _parsed(rows))
+            if not count and params["since"] != "all":
+                click.echo(f"no {table} since {given['since']}; --since all looks at everything stored", err=True)
+    if "nodetap.error" in rows.end:
+        raise explain(rows.end["nodetap.error"], str(params["filter"] or ""), client.url)
+    return _say(rows.end["nodetap.completeness"], output)
+
+
+def _parsed(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for block in blocks:
+        for line in block.splitlines():
+            yield json.loads(line)
+
+
+def _write(blocks: Iterable[bytes], given: Options) -> None:
+    with progress(given["limit"] == 0) as advance:
+        for block in blocks:
+            sys.stdout.buffer.write(block)
+            advance(block)
+    sys.stdout.buffer.flush()
+
+
+def _copy(client: Client, table: str, params: Options, given: Options) -> bool:
+    """Copy the hub's CSV or Parquet to stdout, then ask for the completeness of the same window."""
+    if given["output"] == "parquet" and sys.stdout.isatty():
+        raise CliError("parquet is no text: write it to a file, `-o parquet > packets.parquet`", USAGE)
+    with client.stream(f"/v1/{table}", {**params, "format": given["output"]}) as (head, chunks):
+        _write(chunks, given)
+    window = {name: head.headers.get(f"nodetap-{name}") or None for name in ("since", "until")}
+    asked = {"filter": params["filter"], "since": window["since"] or "all", "until": window["until"]}
+    return _say(client.get(f"/v1/{table}", {**asked, "completeness": "only"}), given["output"])
+
+
+def _say(answer: dict[str, Any], output: str) -> bool:
+    """Print the completeness: below a table, on stderr beside anything that a program reads."""
+    complete = bool(answer.get("complete"))
+    if output in ("table", "wide"):
+        note(sentence(answer), "dim" if complete else "bold red")
+    else:
+        sys.stdout.flush()
+        click.echo(describe(answer), err=True)
+    return complete

@@ -1,0 +1,115 @@
+"""Where rows meet the terminal: colours, widths, progress. In a pipe: whole cells, no colours, no ornaments."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from hub.cli.table import GAP, Column, Layout, Row, layout, without_constant
+
+MEASURED = 1000
+"""Rows whose widths decide those of the table."""
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is, None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Row], sample: Sequence[Row] = ()) -> int:
+    """Print rows as a table, as they come; how many there were. No rows, no header.
+
+    Widths are measured on the first rows, or on `sample` where one is given (rows that come slowly).
+    """
+    rows = iter(rows)
+    measured = list(islice(rows, 1 if sample else MEASURED))
+    if not measured:
+        return 0
+    chosen = layout(without_constant(columns, [*measured, *sample], "agent"), [*measured, *sample], terminal_width())
+    write = _writer(chosen)
+    write(chosen.header(), True)
+    count = 0
+    for row in chain(measured, rows):
+        write(chosen.cells(row), False)
+        count += 1
+        if sample:
+            sys.stdout.flush()
+    return count
+
+
+def _writer(chosen: Layout) -> Callable[[list[str], bool], None]:
+    """What prints one line of cells, the header or not."""
+    if not sys.stdout.isatty():
+        return lambda cells, _: _write(GAP.join(cells).rstrip() + "\n")
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+
+    def styled(cells: list[str], header: bool) -> None:
+        line = Text()
+        for i, (cell, column) in enumerate(zip(cells, chosen.columns, strict=True)):
+            line.append(GAP if i else "")
+            line.append(cell, "bold" if header else column.style)
+        console.print(line)
+
+    return styled
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def note(text: str, style: str = "") -> None:
+    """One line on stdout below a table."""
+    if not sys.stdout.isatty():
+        _write(text + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False, soft_wrap=True).print(Text(text, style))
+
+
+@contextlib.contextmanager
+def progress(wanted: bool) -> Iterator[Callable[[bytes], None]]:
+    """A counter of rows and bytes on stderr for a long export, where it is `wanted` and stderr is a terminal."""
+    if not wanted or not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda block: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        DownloadColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("export", total=None, rows=0)
+
+        def advance(block: bytes) -> None:
+            rows = bar.tasks[0].fields["rows"] + block.count(b"\n")
+            bar.update(task, advance=len(block), rows=rows)
+
+        yield advance
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """A JSON value as one line."""
+    import json
+
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
