@@ -1,0 +1,150 @@
+"""The agent's metrics, declared in one place, and the small HTTP server that shows them.
+
+The server has a thread of its own: it answers while the event loop hangs, which is when somebody looks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.uplink.machine import TABLE, Event, State
+from protocol.ledger import DISCARDED, LOST, Report
+
+DETECTORS = ("progress", "echo", "ping", "loop", "capture")
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The agent at one moment, as its metrics show it. Sizes in bytes, times in seconds."""
+
+    state: State
+    report: Report
+    buffer_bytes: int
+    buffer_batches: int
+    capture_buffer_bytes: int
+    round_trip: float
+    clock_offset: float
+    oldest_age: float
+    degraded: bool
+
+
+class _Live(Collector):
+    def __init__(self, look: Callable[[], Now]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything that is read when somebody looks."""
+        now = self._look()
+        state = GaugeMetricFamily("nodetap_agent_state", "1 for the present state of the link", labels=["state"])
+        for each in State:
+            state.add_metric([str(each)], float(each is now.state))
+        yield state
+        for name, doc, value in _gauges(now):
+            yield GaugeMetricFamily(f"nodetap_agent_{name}", doc, value=value)
+        for name, doc, value in _counts(now.report):
+            yield CounterMetricFamily(f"nodetap_agent_{name}", doc, value=value)
+        yield _by_reason("lost_packets", "Captured packets lost", LOST, now.report.lost)
+        yield _by_reason("discarded_packets", "Frames seen and not captured", DISCARDED, now.report.discarded)
+
+
+def _gauges(now: Now) -> list[tuple[str, str, float]]:
+    return [
+        ("buffer_bytes", "Bytes in the outbox", now.buffer_bytes),
+        ("buffer_batches", "Batches in the outbox", now.buffer_batches),
+        ("capture_buffer_bytes", "Bytes of packet data held outside the outbox", now.capture_buffer_bytes),
+        ("round_trip_seconds", "Round trip of the last ping", now.round_trip),
+        ("clock_offset_seconds", "The hub's clock minus ours", now.clock_offset),
+        ("oldest_unacknowledged_seconds", "Age of the oldest batch owed to the hub", now.oldest_age),
+        ("degraded", "1 while only flows are sent", float(now.degraded)),
+    ]
+
+
+def _counts(report: Report) -> list[tuple[str, str, int]]:
+    return [
+        ("captured_packets", "Packets captured", report.captured),
+        ("row_packets", "Packets put into packet rows", report.rows),
+        ("flow_only_packets", "Packets put into flow records only", report.flow_only),
+        ("kernel_packets", "Packets that passed the kernel's filter, drops included", report.kernel_packets),
+        ("kernel_dropped_packets", "Packets for which the kernel found no room", report.kernel_dropped),
+    ]
+
+
+def _by_reason(name: str, doc: str, reasons: dict[str, str], counts: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"nodetap_agent_{name}", f"{doc}, by reason", labels=["reason"])
+    for reason in reasons:
+        family.add_metric([reason], counts.get(reason, 0))
+    return family
+
+
+class Metrics:
+    """Everything the agent counts that is not a report."""
+
+    def __init__(self, look: Callable[[], Now]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Live(look))
+        self.stalls = Counter("nodetap_agent_stalls", "Stalls found", ["detector"], registry=self.registry)
+        self.transitions = Counter(
+            "nodetap_agent_transitions", "Changes of state", ["state", "reason"], registry=self.registry
+        )
+        self.reconnect_seconds = Histogram(
+            "nodetap_agent_reconnect_seconds",
+            "Time from losing the link to streaming again",
+            buckets=(0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0),
+            registry=self.registry,
+        )
+        for detector in DETECTORS:
+            self.stalls.labels(detector)
+        for (old, event), (new, _) in TABLE.items():
+            if new is not old:
+                self.transitions.labels(str(new), str(event))
+
+    def transition(self, old: State, event: Event, new: State) -> None:
+        """The link changed its state."""
+        self.transitions.labels(str(new), str(event)).inc()
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+def serve(
+    address: tuple[str, int], text: Callable[[], bytes], health: Callable[[], str], ready: Callable[[], str]
+) -> ThreadingHTTPServer:
+    """Answer /metrics, /healthz and /readyz on `address` from a thread; `health` and `ready` give "" or what is wrong.
+
+    Raises OSError where the address cannot be had. `shutdown()` of the returned server ends it.
+    """
+    routes: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+        "/metrics": lambda: (200, CONTENT_TYPE_LATEST, text()),
+        "/healthz": lambda: _verdict(health()),
+        "/readyz": lambda: _verdict(ready()),
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Answer by the table of routes."""
+            route = routes.get(self.path.split("?")[0])
+            status, kind, body = route() if route else (404, "text/plain", b"not found\n")
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(address, Handler)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server
+
+
+def _verdict(wrong: str) -> tuple[int, str, bytes]:
+    return (503, "text/plain", f"{wrong}\n".encode()) if wrong else (200, "text/plain", b"ok\n")

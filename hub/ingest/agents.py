@@ -1,0 +1,279 @@
+"""The register of agents: who is connected, what of each run is stored, what the books say.
+
+Belongs to the hub's loop: only the loop's thread calls it. It is built from the store at start, so that a restart of
+the hub forgets nothing that was ever acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from hub.ingest.verdict import VERDICTS, Known, judge
+from hub.store.books import Entry, StoredEpoch, line_of
+from protocol.delivery import Receiver
+from protocol.ledger import Report, settle
+from protocol.messages import Hello, Positions, Status
+from protocol.ranges import Ranges
+
+EXPIRE_NS = 24 * 3600 * 10**9
+"""How long an agent that left or is gone stays in the list."""
+
+
+class Live(Protocol):
+    """What the register needs of a connection."""
+
+    number: int
+    connection: str
+
+
+class Run:
+    """One epoch of one agent: what is stored of it (`stored`), and what is on its way there (`receiver`)."""
+
+    def __init__(self, stored: StoredEpoch) -> None:
+        self.stored = stored
+        self.receiver = Receiver(stored.seqs)
+        self.report = Report.from_map(stored.report)
+
+    def add(self, entry: Entry, commit: int, now_ns: int) -> None:
+        """Count a batch or tombstone that is durable now."""
+        self.stored.add(line_of(entry, commit, now_ns))
+        self.receiver.commit([entry.message.seq])
+        self.report = Report.from_map(self.stored.report)
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent by name: its runs, its present connection, what it last said."""
+
+    name: str
+    node: str
+    runs: dict[int, Run] = field(default_factory=dict)
+    live: Live | None = None
+    epoch: int = 0
+    session: int = 0
+    software: str = ""
+    source: str = "live"
+    seen_ns: int = 0
+    since_ns: int = 0
+    reconnects: int = 0
+    status: Status | None = None
+    captured: int = 0
+    captured_ns: int = 0
+
+    def run(self, epoch: int) -> Run:
+        """The run of that epoch, made where it is new."""
+        if epoch not in self.runs:
+            self.runs[epoch] = Run(StoredEpoch(self.name, epoch, self.node, self.source))
+        return self.runs[epoch]
+
+    def unreported(self, run: Run) -> bool:
+        """Whether a run ended without saying its last word: what it captured last is unknown."""
+        return not run.stored.final and not (self.live is not None and run.stored.epoch == self.epoch)
+
+
+class Register:
+    """All agents this hub knows."""
+
+    def __init__(self, stored: Iterable[StoredEpoch] = ()) -> None:
+        self._agents: dict[str, Agent] = {}
+        self._sessions = 0
+        self._committed = asyncio.Condition()
+        self.commit = 0
+        for epoch in stored:
+            self._load(epoch)
+
+    def _load(self, stored: StoredEpoch) -> None:
+        agent = self._agents.setdefault(stored.agent, Agent(stored.agent, stored.node, source=stored.source))
+        agent.runs[stored.epoch] = Run(deepcopy(stored))  # the store goes on counting in its own
+        if stored.last_stored >= agent.seen_ns:
+            agent.seen_ns, agent.epoch, agent.node = stored.last_stored, stored.epoch, stored.node
+        self._sessions = max(self._sessions, stored.session)
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def join(self, hello: Hello, live: Live, now_ns: int) -> Live | None:
+        """A connection said hello. Gives it its session number; returns the older one of that name, if any."""
+        self._sessions += 1
+        live.number = self._sessions
+        agent = self._agents.setdefault(hello.agent, Agent(hello.agent, hello.node))
+        older, agent.live = agent.live, live
+        agent.node, agent.epoch, agent.source = hello.node, hello.epoch, hello.source
+        agent.session, agent.software = live.number, hello.software
+        agent.seen_ns = agent.since_ns = agent.captured_ns = now_ns
+        agent.reconnects += older is not None or hello.epoch in agent.runs
+        agent.status = None
+        agent.run(hello.epoch)
+        return older
+
+    def positions(self, name: str, epochs: Iterable[int]) -> Positions:
+        """What is held of each of these epochs, as a welcome carries it."""
+        agent = self._agents[name]
+        return {epoch: list(agent.run(epoch).receiver.position()) for epoch in epochs}
+
+    def seen(self, name: str, now_ns: int) -> None:
+        """Something came from this agent."""
+        self._agents[name].seen_ns = now_ns
+
+    def status(self, name: str, status: Status, now_ns: int) -> None:
+        """The agent said how it is."""
+        agent = self._agents[name]
+        agent.status = status
+        report = Report.from_map(status.ledger)
+        if report.captured != agent.captured:
+            agent.captured, agent.captured_ns = report.captured, now_ns
+
+    def leave(self, name: str, live: Live, now_ns: int) -> None:
+        """A connection ended. Those that were superseded do not matter any more."""
+        agent = self._agents.get(name)
+        if agent is not None and agent.live is live:
+            agent.live, agent.seen_ns = None, now_ns
+
+    def live(self, name: str) -> Live | None:
+        """The present connection of an agent."""
+        agent = self._agents.get(name)
+        return agent.live if agent else None
+
+    @property
+    def sessions(self) -> list[Live]:
+        """All present connections."""
+        return [agent.live for agent in self._agents.values() if agent.live is not None]
+
+    # -- batches ---------------------------------------------------------------------------------------------------
+
+    def receiver(self, name: str, epoch: int) -> Receiver:
+        """What is held and queued of one run."""
+        return self._agents[name].run(epoch).receiver
+
+    def committed(self, entries: Iterable[Entry], commit: int, now_ns: int) -> None:
+        """These are durable."""
+        for entry in entries:
+            agent = self._agents.setdefault(entry.message.agent, Agent(entry.message.agent, entry.node))
+            agent.run(entry.message.epoch).add(entry, commit, now_ns)
+        self.commit = max(self.commit, commit)
+
+    async def announce(self) -> None:
+        """Wake those who wait for a commit."""
+        async with self._committed:
+            self._committed.notify_all()
+
+    async def wait_commit(self, after: int, timeout: float) -> int:
+        """The newest commit, as soon as it is beyond `after`, or after `timeout` seconds whatever it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self._committed:
+                await self._committed.wait_for(lambda: self.commit > after)
+        return self.commit
+
+    # -- what people ask -------------------------------------------------------------------------------------------
+
+    def forget(self, name: str) -> bool:
+        """Take an agent that is not connected off the list. Its rows and books stay."""
+        agent = self._agents.get(name)
+        if agent is None or agent.live is not None:
+            return False
+        agent.seen_ns = 0
+        return True
+
+    def agents(self, now_ns: int) -> list[dict[str, Any]]:
+        """Each agent that has not expired, as `nodetap agents -o json` prints it."""
+        fresh = [a for a in self._agents.values() if a.live is not None or now_ns - a.seen_ns < EXPIRE_NS]
+        return [_describe(agent, now_ns) for agent in sorted(fresh, key=lambda a: a.name)]
+
+    def verdicts(self, now_ns: int) -> dict[str, int]:
+        """How many agents there are of each verdict."""
+        counts = dict.fromkeys(VERDICTS, 0)
+        for agent in self.agents(now_ns):
+            counts[agent["verdict"]] += 1
+        return counts
+
+    def ledger(self, present: Mapping[tuple[str, int], int] | None = None) -> dict[str, Any]:
+        """The books of every run. `present`: packet rows that are in the store by count, to hold against them."""
+        books = [_books(agent, run, present) for agent in self._agents.values() for run in agent.runs.values()]
+        books.sort(key=lambda b: (b["agent"], b["first_stored"] or "", b["epoch"]))
+        return {
+            "balanced": all(b["balanced"] for b in books),
+            "complete": all(b["complete"] for b in books),
+            "agents": books,
+        }
+
+
+def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
+    status = agent.status
+    run = agent.run(agent.epoch)
+    verdict, evidence = judge(_known(agent, run, now_ns))
+    return {
+        "agent": agent.name,
+        "node": agent.node,
+        "epoch": f"{agent.epoch:016x}",
+        "session": agent.session,
+        "connection": agent.live.connection if agent.live else None,
+        "source": agent.source,
+        "state": status.state if status and agent.live else ("streaming" if agent.live else "stopped"),
+        "verdict": verdict,
+        "evidence": evidence,
+        "last_seen": _rfc3339(agent.seen_ns),
+        "since": _rfc3339(agent.since_ns) if agent.since_ns else None,
+        "level": status.level if status else "packets",
+        "captured": max(agent.captured, run.report.captured) if agent.live else run.report.captured,
+        "stored_rows": run.stored.held.rows,
+        "outbox_bytes": status.outbox_bytes if status and agent.live else 0,
+        "reconnects": agent.reconnects,
+        "software": agent.software,
+    }
+
+
+def _known(agent: Agent, run: Run, now_ns: int) -> Known:
+    status = agent.status
+    lag_ns = status.evidence.get("oldest_ns", 0) if status else 0
+    return Known(
+        connected=agent.live is not None,
+        finished=run.stored.final,
+        silent_for=(now_ns - agent.seen_ns) / 1e9,
+        state=status.state if status else "streaming",
+        level=status.level if status else "packets",
+        lag=lag_ns / 1e9 if isinstance(lag_ns, int | float) else 0.0,
+        packets_age=(now_ns - agent.captured_ns) / 1e9 if agent.captured_ns else 0.0,
+        stall=str(status.evidence.get("stall", ""))[:20] if status else "",
+    )
+
+
+def _books(agent: Agent, run: Run, present: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:
+    stored, held = run.stored, run.receiver.held
+    books = settle(run.report, stored.held).to_map()
+    rows = stored.held.rows if present is None else present.get((agent.name, stored.epoch), 0)
+    unreported, gaps = agent.unreported(run), _gaps(held)
+    return {
+        "agent": agent.name,
+        "epoch": f"{stored.epoch:016x}",
+        "node": stored.node,
+        "source": stored.source,
+        **books,
+        "balanced": books["balanced"] and rows <= stored.held.rows,
+        "complete": not unreported and not gaps,
+        "rows_present": rows,
+        "rows_expired": stored.held.rows - rows,
+        "final": stored.final,
+        "gaps": gaps,
+        "unreported_since": _rfc3339(stored.last_stored) if unreported else None,
+        "first_stored": _rfc3339(stored.first_stored) if stored.first_stored else None,
+    }
+
+
+def _gaps(held: Ranges) -> list[list[int]]:
+    """Batch numbers below the newest that are not held, as ranges."""
+    last = 0
+    gaps = []
+    for first, end in held:
+        if first > last + 1:
+            gaps.append([last + 1, first - 1])
+        last = end
+    return gaps
+
+
+def _rfc3339(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

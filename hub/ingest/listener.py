@@ -1,0 +1,181 @@
+"""The agents' listener: lets connections in, hands their batches to the writer, brings acknowledgements back."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ssl as ssl_module
+from collections.abc import Coroutine
+from http import HTTPStatus
+from time import time_ns
+from typing import Any
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from hub.ingest.agents import Register
+from hub.ingest.session import Session
+from hub.ingest.writer import Outcome, Writer
+from hub.metrics import Metrics
+from hub.store.store import Store
+from protocol.limits import MAX_MESSAGE
+from protocol.messages import Batch
+
+BUDGET_BYTES = 256 << 20
+"""Bytes of batches that may be on their way to the store, all agents together."""
+WINDOW_BATCHES = 64
+MIN_WINDOW_BYTES = 1 << 20
+MAX_WINDOW_BYTES = 64 << 20
+MAX_CONNECTIONS = 2_000
+RETRY_AFTER = 2.0
+"""Seconds after which an agent that was turned away may come again."""
+
+
+class Ingest:
+    """Everything between the agents' sockets and the store, on the hub's loop (the writer has its own thread)."""
+
+    def __init__(self, store: Store, register: Register, log: Any, *, token: str | None = None) -> None:
+        self.store_id = store.id
+        self.register = register
+        self.log = log
+        self.metrics = Metrics(self._look, lambda: register.verdicts(time_ns()))
+        self.writer = Writer(store, self._done, log)
+        self.draining = False
+        self._token = token
+        self._sessions: set[Session] = set()
+        self._server: Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _look(self) -> dict[str, float]:
+        return {
+            "nodetap_hub_sessions": len(self._sessions),
+            "nodetap_hub_queued_works": self.writer.queued,
+            "nodetap_hub_writer_stuck_seconds": round(self.writer.stuck_for(), 3),
+            "nodetap_hub_commit": self.register.commit,
+        }
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self, host: str, port: int, tls: ssl_module.SSLContext | None) -> int:
+        """Listen. Returns the port. Raises OSError where the address cannot be had."""
+        self._loop = asyncio.get_running_loop()
+        self.writer.start()
+        self._server = await serve(
+            self._serve,
+            host,
+            port,
+            ssl=tls,
+            process_request=self._admit,
+            max_size=MAX_MESSAGE,
+            max_queue=4,
+            compression=None,
+            ping_interval=None,  # an agent reports every two seconds; silence ends the session
+            open_timeout=10.0,
+            server_header=None,
+        )
+        return int(next(iter(self._server.sockets)).getsockname()[1])
+
+    async def stop(self, timeout: float) -> None:
+        """Take nothing more, store what was taken, tell everybody, close. Returns within about `timeout` seconds."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close(close_connections=False)
+        await asyncio.gather(*(session.drain(RETRY_AFTER) for session in list(self._sessions)))
+        self.writer.stop()
+        await asyncio.to_thread(self.writer.join, timeout)
+        await asyncio.sleep(0)  # lets the writer's last outcome reach the sessions
+        await self._flush()
+        await asyncio.gather(*(session.close() for session in list(self._sessions)))
+
+    async def _flush(self) -> None:
+        """Give acknowledgements that are queued a moment to get out."""
+        for _ in range(20):
+            if not any(session.unsent for session in self._sessions):
+                return
+            await asyncio.sleep(0.05)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that ends by itself; kept alive until it does."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def window(self) -> tuple[int, int]:
+        """Batches and bytes that each agent may have outstanding: a share of one budget."""
+        share = BUDGET_BYTES // max(1, len(self._sessions))
+        return WINDOW_BATCHES, max(MIN_WINDOW_BYTES, min(MAX_WINDOW_BYTES, share))
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self._token is not None:
+            given = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                self.metrics.refusals.labels("bad_token").inc()
+                self.log.warning("agent refused", code="bad_token", peer=str(connection.remote_address))
+                return connection.respond(HTTPStatus.UNAUTHORIZED, "bad_token: the token is missing or wrong\n")
+        if self.draining or len(self._sessions) >= MAX_CONNECTIONS:
+            self.metrics.refusals.labels("busy").inc()
+            response = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy: come again later\n")
+            response.headers["Retry-After"] = str(int(RETRY_AFTER))
+            return response
+        return None
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        session = Session(self, socket)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        except Exception:
+            session.log.exception("bug in a session")
+            socket.transport.abort()
+        finally:
+            self._sessions.discard(session)
+
+    # -- from the writer's thread ----------------------------------------------------------------------------------
+
+    def _done(self, outcome: Outcome) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._settle, outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """In the loop: count, free the windows, acknowledge, answer echoes."""
+        self.register.committed(outcome.stored, outcome.commit, time_ns())
+        self._count(outcome)
+        by_number = {session.number: session for session in self._sessions}
+        for work in outcome.works:
+            if work.session in by_number:
+                by_number[work.session].done(work)
+            if work.echo is not None:
+                work.echo()
+        for agent, epoch in dict.fromkeys((e.message.agent, e.message.epoch) for e in outcome.stored):
+            session = self.register.live(agent)
+            if isinstance(session, Session):
+                session.acknowledge(epoch)
+        self._refuse(outcome)
+        if outcome.stored:
+            self.spawn(self.register.announce())
+
+    def _refuse(self, outcome: Outcome) -> None:
+        for work, code, detail in outcome.refused:
+            if work.message is None:
+                continue
+            self.register.receiver(work.message.agent, work.message.epoch).forget([work.message.seq])
+            self.metrics.refused.labels(code).inc()
+            session = self.register.live(work.message.agent)
+            if isinstance(session, Session):
+                session.reject(work.message, code, detail)
+
+    def _count(self, outcome: Outcome) -> None:
+        metrics = self.metrics
+        for entry in outcome.stored:
+            message = entry.message
+            if isinstance(message, Batch):
+                metrics.rows.labels(message.kind).inc(message.rows)
+                metrics.batches.labels(message.kind).inc()
+            else:
+                metrics.batches.labels("tombstone").inc()
+        if outcome.stored:
+            metrics.commit_seconds.observe(outcome.seconds)
+        metrics.unknown_columns.inc(outcome.dropped_columns)

@@ -1,0 +1,249 @@
+"""One agent's connection: hello, then messages by a table, until either side ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+import protocol
+from hub.ingest.writer import Work
+from protocol.codec import choose_version, decode, encode
+from protocol.errors import IllegalMoment, RemoteError
+from protocol.messages import (
+    Ack,
+    Batch,
+    Bye,
+    Drain,
+    Echo,
+    EchoReply,
+    Hello,
+    Message,
+    Refuse,
+    Reject,
+    Status,
+    Tombstone,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from hub.ingest.listener import Ingest
+
+HELLO_TIMEOUT = 10.0
+SILENCE_TIMEOUT = 30.0
+"""Seconds without any message after which a connection is a ghost; agents report every two."""
+SEND_TIMEOUT = 10.0
+"""Seconds for which a message to an agent may wait for its socket."""
+
+
+class Session:
+    """One connection of one agent, on the hub's loop."""
+
+    def __init__(self, ingest: Ingest, socket: ServerConnection) -> None:
+        self.ingest = ingest
+        self.number = 0
+        self.connection = ""
+        self.agent = ""
+        self.node = ""
+        self.source = "live"
+        self.outstanding_bytes = 0
+        self.outstanding = 0
+        self.log = ingest.log
+        self.leaving = False
+        self._socket = socket
+        self._rejected: set[tuple[int, int]] = set()
+        self._outgoing: asyncio.Queue[Message] = asyncio.Queue(maxsize=256)
+        self._handlers: dict[type, Callable[[Any, int], None]] = {
+            Batch: self._on_batch,
+            Tombstone: self._on_tombstone,
+            Status: self._on_status,
+            Echo: self._on_echo,
+            Bye: self._on_bye,
+        }
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection until it ends. Whatever the agent does wrong is answered by a coded refusal."""
+        try:
+            await self._greet()
+            await self._serve()
+        except RemoteError as error:
+            self.ingest.metrics.refusals.labels(error.code).inc()
+            self.log.warning("agent refused", code=error.code, detail=error.detail, peer=self._peer())
+            await self.refuse(error.code, error.detail)
+        except (ConnectionClosed, TimeoutError) as error:
+            self.log.info("connection ended", reason=str(error) or "no message came in time")
+        finally:
+            self._socket.transport.abort()
+            if self.agent:
+                self.ingest.register.leave(self.agent, self, time_ns())
+
+    def _peer(self) -> str:
+        address = self._socket.remote_address
+        return f"{address[0]}:{address[1]}" if address else ""
+
+    async def _greet(self) -> None:
+        async with asyncio.timeout(HELLO_TIMEOUT):
+            data = await self._socket.recv()
+        hello, _ = decode(data, "agent")
+        if not isinstance(hello, Hello):
+            raise IllegalMoment(f"{type(hello).__name__} where a hello belongs")
+        version = choose_version(hello.versions)
+        if self.ingest.draining:
+            raise RemoteError("draining", "the hub is shutting down")
+        older = self.ingest.register.join(hello, self, time_ns())
+        self.agent, self.node, self.source = hello.agent, hello.node, hello.source
+        self.connection = hello.connection
+        self.log = self.ingest.log.bind(
+            agent=self.agent, epoch=f"{hello.epoch:016x}", connection=self.connection, session=self.number
+        )
+        if isinstance(older, Session):
+            self.ingest.spawn(older.supersede())
+        window = self.ingest.window()
+        await self._send(
+            Welcome(
+                version=version,
+                session=self.number,
+                store=self.ingest.store_id,
+                positions=self.ingest.register.positions(self.agent, [hello.epoch, *hello.streams]),
+                window_batches=window[0],
+                window_bytes=window[1],
+                software=protocol.VERSION,
+                wall=time_ns(),
+            )
+        )
+        self.log.info("agent connected", node=self.node, peer=self._peer(), software=hello.software)
+
+    async def _serve(self) -> None:
+        sender = asyncio.ensure_future(self._drain_outgoing())
+        try:
+            while not self.leaving:
+                async with asyncio.timeout(SILENCE_TIMEOUT):
+                    data = await self._socket.recv()
+                message, unknown = decode(data, "agent")
+                self.ingest.metrics.unknown_keys.inc(unknown)
+                handler = self._handlers.get(type(message))
+                if handler is None:
+                    raise IllegalMoment(f"{type(message).__name__} while streaming")
+                self.ingest.register.seen(self.agent, time_ns())
+                handler(message, len(data))
+        finally:
+            sender.cancel()
+
+    async def _drain_outgoing(self) -> None:
+        """Send what is queued, until the connection ends."""
+        try:
+            while True:
+                await self._send(await self._outgoing.get())
+        except (ConnectionClosed, TimeoutError):
+            self._socket.transport.abort()
+
+    async def _send(self, message: Message) -> None:
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await self._socket.send(encode(message))
+
+    @property
+    def unsent(self) -> int:
+        """Messages to the agent that wait for its socket."""
+        return self._outgoing.qsize()
+
+    def post(self, message: Message) -> None:
+        """Queue a message to the agent. One that does not read its acknowledgements is cut off."""
+        try:
+            self._outgoing.put_nowait(message)
+        except asyncio.QueueFull:
+            self.log.warning("agent does not read", queued=self._outgoing.qsize())
+            self._socket.transport.abort()
+
+    async def refuse(self, code: str, detail: str, retry_after: float = 0.0) -> None:
+        """Say why, and end the connection."""
+        with suppress(ConnectionClosed, TimeoutError):
+            await self._send(Refuse(code, detail, retry_after))
+            async with asyncio.timeout(1.0):
+                await self._socket.close(1008, code)
+        self._socket.transport.abort()
+
+    async def supersede(self) -> None:
+        """A newer connection of this name took over."""
+        self.log.warning("superseded by a newer connection of the same name")
+        await self.refuse("superseded", "a newer connection of the same name took over")
+
+    async def drain(self, retry_after: float) -> None:
+        """The hub is going: ask the agent to hold."""
+        with suppress(ConnectionClosed, TimeoutError):
+            await self._send(Drain(retry_after))
+
+    async def close(self) -> None:
+        """End in good order, quickly or not at all."""
+        with suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._socket.close(1001, "draining")
+        self._socket.transport.abort()
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def _on_batch(self, batch: Batch, size: int) -> None:
+        self._take(batch, size)
+
+    def _on_tombstone(self, tombstone: Tombstone, size: int) -> None:
+        self._take(tombstone, size)
+
+    def _take(self, message: Batch | Tombstone, size: int) -> None:
+        if message.agent != self.agent:
+            raise RemoteError("wrong_agent", f"a batch of {message.agent[:60]!r} from {self.agent!r}")
+        batches, window = self.ingest.window()
+        if self.outstanding > 2 * batches or self.outstanding_bytes > 2 * window + size:
+            raise RemoteError("out_of_window", f"{self.outstanding} batches outstanding, {batches} are allowed")
+        fate = self.ingest.register.receiver(self.agent, message.epoch).offer(message.seq)
+        if fate != "take":
+            self.ingest.metrics.duplicates.labels(fate).inc()
+            if fate == "held":
+                kept = isinstance(message, Tombstone) and message.kind != "report"
+                self.acknowledge(message.epoch, [message.seq] if kept else [])
+            return
+        self.outstanding += 1
+        self.outstanding_bytes += size
+        self.ingest.metrics.received_bytes.inc(size)
+        self.ingest.writer.put(Work(message, self.node, self.source, self.number, size))
+
+    def _on_status(self, status: Status, size: int) -> None:
+        self.ingest.register.status(self.agent, status, time_ns())
+
+    def _on_echo(self, echo: Echo, size: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def answer() -> None:
+            loop.call_soon_threadsafe(self.post, EchoReply(echo.id, time_ns()))
+
+        self.ingest.writer.put(Work(None, echo=answer))
+
+    def _on_bye(self, bye: Bye, size: int) -> None:
+        self.leaving = True
+        self.log.info("agent left", reason=bye.reason)
+
+    # -- from the writer -------------------------------------------------------------------------------------------
+
+    def done(self, work: Work) -> None:
+        """One of this connection's works is out of the queue."""
+        self.outstanding -= 1
+        self.outstanding_bytes -= work.size
+
+    def acknowledge(self, epoch: int, kept: list[int] | None = None) -> None:
+        """Tell the agent what is durable of an epoch."""
+        watermark, held = self.ingest.register.receiver(self.agent, epoch).position()
+        batches, size = self.ingest.window()
+        self.post(Ack(epoch, watermark, held[:4096], batches, size, kept or []))
+
+    def reject(self, message: Batch | Tombstone, code: str, detail: str) -> None:
+        """Tell the agent that one batch cannot be taken; the second time it is final."""
+        key = (message.epoch, message.seq)
+        final = key in self._rejected
+        self._rejected.add(key)
+        self.log.error("batch refused", seq=message.seq, code=code, detail=detail, final=final)
+        self.post(Reject(message.epoch, message.seq, code, detail[:500], int(final)))

@@ -1,0 +1,281 @@
+"""The program `nodetap-hub`: wires store, ingest and API by hand, runs them in one loop, stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import ssl
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time_ns
+from typing import Any
+
+import click
+
+import protocol
+from protocol.logs import FORMATS, LEVELS, configure, logger
+
+COMMIT_DEADLINE = 30.0
+"""Seconds a commit may take before the hub calls itself not ready; after three of them it ends itself."""
+DRAIN_TIMEOUT = 15.0
+RETAIN_INTERVAL = 600.0
+BEAT = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What `nodetap-hub serve` was told."""
+
+    agents: tuple[str, int]
+    api: tuple[str, int]
+    store: str
+    token: str | None
+    tls: ssl.SSLContext | None
+    tls_files: tuple[str, str] | None
+    retain_days: int
+    retain_bytes: int | None
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter(f"{value!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_token(path: str | None) -> str | None:
+    """The token in a file, without surrounding white space. Raises click.UsageError."""
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise click.UsageError(f"cannot read the token file {path}: {error.strerror}") from None
+    if not token:
+        raise click.UsageError(f"the token file {path} is empty")
+    return token
+
+
+def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    if (cert is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if cert is None or key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise click.UsageError(f"cannot use the certificate {cert} with the key {key}: {error}") from None
+    return context
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(protocol.VERSION, prog_name="nodetap-hub")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, envvar="NODETAP_LOG_LEVEL")
+@click.option(
+    "--log-format", type=click.Choice(FORMATS), default="auto", show_default=True, envvar="NODETAP_LOG_FORMAT"
+)
+def main(log_level: str, log_format: str) -> None:
+    """Take packet summaries from agents, store them, answer questions."""
+    configure(log_level, log_format)
+
+
+@main.command()
+@click.option(
+    "--agents",
+    default="127.0.0.1:8470",
+    show_default=True,
+    callback=_address,
+    envvar="NODETAP_AGENTS",
+    help="Where agents connect (WebSocket).",
+)
+@click.option(
+    "--api",
+    default="127.0.0.1:8480",
+    show_default=True,
+    callback=_address,
+    envvar="NODETAP_API",
+    help="Where people ask (HTTP API, /metrics, /healthz, /readyz).",
+)
+@click.option("--store", required=True, envvar="NODETAP_STORE", help="chdb:///DIR, the embedded store in that folder.")
+@click.option("--token-file", envvar="NODETAP_TOKEN_FILE", help="File with the token that agents and people must show.")
+@click.option("--tls-cert", envvar="NODETAP_TLS_CERT", help="Certificate chain (PEM) of both listeners.")
+@click.option("--tls-key", envvar="NODETAP_TLS_KEY", help="Its private key (PEM).")
+@click.option(
+    "--retain-days",
+    type=click.IntRange(1),
+    default=7,
+    show_default=True,
+    envvar="NODETAP_RETAIN_DAYS",
+    help="Days after which rows are dropped, by the day they were stored.",
+)
+@click.option(
+    "--retain-bytes",
+    type=click.IntRange(1),
+    envvar="NODETAP_RETAIN_BYTES",
+    help="Size of the store above which the oldest days are dropped.",
+)
+@click.option("--insecure", is_flag=True, envvar="NODETAP_INSECURE",
+              help="Listen beyond loopback without a token or without TLS.")  # fmt: skip
+def serve(
+    agents: tuple[str, int],
+    api: tuple[str, int],
+    store: str,
+    token_file: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    retain_days: int,
+    retain_bytes: int | None,
+    insecure: bool,
+) -> None:
+    """Run the hub until SIGTERM or Ctrl-C."""
+    token, tls = read_token(token_file), _tls(tls_cert, tls_key)
+    exposed = [host for host, _ in (agents, api) if not _loopback(host)]
+    if exposed and not insecure and (token is None or tls is None):
+        raise click.UsageError(
+            f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"
+        )
+    files = (tls_cert, tls_key) if tls_cert and tls_key else None
+    config = ServeConfig(agents, api, store, token, tls, files, retain_days, retain_bytes)
+    sys.exit(asyncio.run(Hub(config).run()))
+
+
+class Hub:
+    """One hub process."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self.log = logger(program="nodetap-hub")
+        self.stopping = asyncio.Event()
+        self.beat = monotonic()
+
+    async def run(self) -> int:
+        """Serve until told to stop. The exit code."""
+        from hub.store.store import Store, StoreError
+
+        store = Store(self.config.store, retain_days=self.config.retain_days, retain_bytes=self.config.retain_bytes)
+        try:
+            await asyncio.to_thread(store.open, time_ns())
+        except StoreError as error:
+            click.echo(f"Error: {error}", err=True)
+            return 2
+        try:
+            return await self._serve(store)
+        except OSError as error:
+            click.echo(f"Error: {error.strerror or error}; is a hub running already?", err=True)
+            return 2
+        finally:
+            await asyncio.to_thread(store.close)
+
+    async def _serve(self, store: Any) -> int:
+        from hub.ingest.agents import Register
+        from hub.ingest.listener import Ingest
+        from hub.watchdog import HubWatchdog
+
+        register = Register(store.epochs())
+        register.commit = store.committed()
+        ingest = Ingest(store, register, self.log, token=self.config.token)
+        watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, COMMIT_DEADLINE, self.log)
+        listener = _bind(*self.config.api)
+        port = await ingest.start(*self.config.agents, self.config.tls)
+        people = self._people(store, register, ingest, watchdog)
+        serving = asyncio.ensure_future(people.serve(sockets=[listener]))
+        watchdog.start()
+        self._on_signals()
+        self.log.info(
+            "hub is up", agents=f"{self.config.agents[0]}:{port}", api="{}:{}".format(*listener.getsockname()[:2]),
+            store=self.config.store, store_id=store.id, commit=store.committed(),
+        )  # fmt: skip
+        keeper = asyncio.ensure_future(self._keep(store))
+        await self.stopping.wait()
+        self.log.info("hub drains")
+        keeper.cancel()
+        await ingest.stop(DRAIN_TIMEOUT)
+        watchdog.stop()
+        people.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            await asyncio.wait_for(serving, 5.0)
+        self.log.info("hub is down", commit=register.commit)
+        return 0
+
+    def _people(self, store: Any, register: Any, ingest: Any, watchdog: Any) -> Any:
+        import uvicorn
+
+        from hub.api.app import create_app
+
+        def ready() -> tuple[bool, str]:
+            if ingest.draining:
+                return False, "draining"
+            return (True, "ready") if watchdog.ready else (False, "the writer does not get on")
+
+        app = create_app(
+            store, register, token=self.config.token, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION
+        )
+        cert, key = self.config.tls_files or (None, None)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                ssl_certfile=cert,
+                ssl_keyfile=key,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the hub decides
+        return server
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+
+    async def _keep(self, store: Any) -> None:
+        """Signs of life for the watchdog, and retention every now and then."""
+        due = monotonic()
+        while True:
+            self.beat = monotonic()
+            if self.beat >= due:
+                due = self.beat + RETAIN_INTERVAL
+                asyncio.ensure_future(self._retain(store))  # noqa: RUF006  ends by itself, logs its own failure
+            await asyncio.sleep(BEAT)
+
+    async def _retain(self, store: Any) -> None:
+        try:
+            dropped = await asyncio.to_thread(store.retain, time_ns())
+        except Exception as error:
+            self.log.error("retention failed", reason=str(error))
+            return
+        if dropped:
+            self.log.info("dropped by retention", partitions=dropped)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The hub's watchdog over itself: a wedged writer or loop must not stay wedged.
+
+An OS thread. A writer that has work and finishes nothing makes `/readyz` say so; after three deadlines, or with a loop
+that gives no sign, it writes all stacks and ends the process, so that a supervisor starts it again. What was not
+acknowledged is still with the agents.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+TICK = 0.5
+LOOP_DEAD = 90.0
+EXIT_CODE = 70
+
+
+class HubWatchdog(threading.Thread):
+    """Looks every TICK. `stuck` and `loop_age` give seconds; past `3 * deadline` or LOOP_DEAD the process ends."""
+
+    def __init__(self, stuck: Callable[[], float], loop_age: Callable[[], float], deadline: float, log: Any) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._stuck, self._loop_age, self._deadline, self._log = stuck, loop_age, deadline, log
+        self._halt = threading.Event()
+        self.ready = True
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._halt.wait(TICK):
+            faulthandler.dump_traceback_later(LOOP_DEAD, exit=True)
+            stuck, loop_age = self._stuck(), self._loop_age()
+            self.ready = stuck < self._deadline and loop_age < self._deadline
+            if stuck > 3 * self._deadline or loop_age > LOOP_DEAD:
+                self._end(stuck, loop_age)
+        faulthandler.cancel_dump_traceback_later()
+
+    def stop(self) -> None:
+        """No more looks."""
+        self._halt.set()
+
+    def _end(self, stuck: float, loop_age: float) -> None:
+        self._log.error("hub is wedged; ending it", writer_stuck_s=round(stuck, 1), loop_age_s=round(loop_age, 1))
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        sys.stderr.flush()
+        os._exit(EXIT_CODE)
