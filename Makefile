@@ -1,0 +1,60 @@
+# Every word here works from a fresh clone: what it needs is installed into .venv first.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+BENCH := .bench/bench.pcap
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test lint format bench bench-pcap fidelity docs lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with everything, versions and hashes from constraints.txt
+
+$(STAMP): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "nodetap needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+up: $(STAMP) ## hub and agent on this machine (READ="file.pcap ..." or INTERFACE="eth0 ...")
+	@$(BIN)/nodetap up $(foreach f,$(READ),--read '$(f)') $(foreach i,$(INTERFACE),--interface '$(i)') $(ARGS)
+
+test: $(STAMP) ## the tests; what needs root, tshark or the corpus is skipped where it is missing
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) $(BENCH) ## decode against tshark, end to end, and the start of the command line
+	$(BIN)/python bench/run.py $(BENCH) $(ARGS)
+
+bench-pcap: $(STAMP) ## the capture that bench reads: a million frames
+	$(BIN)/python bench/make_pcap.py $(BENCH)
+
+$(BENCH): bench/make_pcap.py | $(STAMP)
+	$(BIN)/python bench/make_pcap.py $@
+
+fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
+	$(BIN)/python tools/fidelity.py $(ARGS)
+
+docs: $(STAMP) ## write the reference pages from the schema and the programs
+	$(BIN)/python tools/reference.py
+
+lock: ## pin the newest versions that pyproject.toml allows (needs uv)
+	echo setuptools | uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-annotate \
+		--no-header --upgrade --output-file constraints.txt pyproject.toml -
+
+clean: ## remove what the words above made, .venv too
+	rm -rf .venv .bench build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
