@@ -71,5 +71,7 @@ class Refused(RemoteError):
     """The peer refused us. `retry_after` is in seconds, None where it named none."""
 
     def __init__(self, code: str, detail: str = "", retry_after: float | None = None) -> None:
-        super().__init__(code if code in CODES else "illegal_moment", detail)
+        if code not in CODES:  # a newer peer's word: kept for people
+            code, detail = "illegal_moment", f"{code}: {detail}"
+        super().__init__(code, detail)
         self.retry_after = retry_after
