@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from protocol.delivery import DOUBT, NEW, SENT, Receiver, Sender, item_of
 from protocol.errors import IllegalMoment, LocalError
-from protocol.messages import Batch, Tombstone
+from protocol.messages import Batch
 from protocol.ranges import Ranges
 
 EPOCH = 7
@@ -94,7 +94,7 @@ def test_shed_takes_rows_before_flows_and_never_what_was_sent() -> None:
     assert [item.message.seq for item in made] == [2, 3]
     assert sender.bytes <= 11_500
     sender.shed(0, "shed")
-    assert [i.state for i in sender._items.values()][0] == SENT
+    assert next(i.state for i in sender._items.values()) == SENT
     assert not sender._items[EPOCH, 1].message.reason
 
 
