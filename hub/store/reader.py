@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ MAX_MEMORY = 1 << 30
 """Memory of one query, bytes; sorting and grouping go to disk beyond half of it."""
 STREAM_FORMATS = frozenset({"Native", "TSV", "TSVRaw", "CSV", "RowBinary", "JSONEachRow", "LineAsString"})
 """Formats without a head or a foot: an answer's blocks can be sent one by one."""
+WHOLE_FORMATS = frozenset({"Parquet"})
+"""Formats that are one file: made in memory and handed out in one chunk."""
 
 _TIMEOUTS = frozenset({159, 160})  # TIMEOUT_EXCEEDED, TOO_SLOW
 _CODE = re.compile(r"Code: (\d+)")
@@ -33,18 +35,30 @@ class Reader:
         self._tag = secrets.token_hex(8)  # log_comment of this reader's queries: how `cancel` finds them
 
     def stream(
-        self, sql: str, params: dict[str, Any], *, fmt: str, timeout: float, max_memory: int = MAX_MEMORY
+        self,
+        sql: str,
+        params: dict[str, Any],
+        *,
+        fmt: str,
+        timeout: float,
+        max_memory: int = MAX_MEMORY,
+        settings: Mapping[str, int | str] | None = None,
     ) -> Iterator[bytes]:
         """The answer in chunks, as the engine makes them; memory is bounded whatever its length.
 
-        `params` are bound by the engine ({name:Type} in `sql`, which has no SETTINGS and no FORMAT of its own).
+        `params` are bound by the engine ({name:Type} in `sql`, which has no SETTINGS and no FORMAT of its own);
+        `settings` say how the format writes: constants of ours, never what a person sent.
         `timeout` is in seconds and includes the time the consumer takes. Closing the iterator cancels the query.
         Raises QueryError, QueryTimeout; ValueError for a format that cannot be streamed.
         """
-        if fmt not in STREAM_FORMATS:
+        if fmt not in STREAM_FORMATS | WHOLE_FORMATS:
             raise ValueError(f"format {fmt} cannot be streamed")
-        text, values = bound(f"{sql}\nSETTINGS {self._settings(timeout, max_memory)}", params)
+        more = "".join(f", {name} = {value!r}" for name, value in (settings or {}).items())
+        text, values = bound(f"{sql}\nSETTINGS {self._settings(timeout, max_memory)}{more}", params)
         try:
+            if fmt in WHOLE_FORMATS:
+                yield self._streams.query(text, fmt, params=values).bytes()
+                return
             result = self._streams.send_query(text, fmt, params=values)
         except Exception as error:  # the handle raises RuntimeError, ChdbError
             raise _query_error(error) from None

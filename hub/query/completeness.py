@@ -1,0 +1,192 @@
+"""How complete an answer is: who is in it, what is known to be missing, lost or without rows of its own.
+
+Pure but for the `rows` it is given to ask the store with. Read from `batches`, which outlives the rows, and from what
+the register says of the agents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from hub.query.sql import Params
+from hub.query.window import rfc3339_ns
+
+Rows: TypeAlias = "Callable[[str, dict[str, Any]], list[tuple[Any, ...]]]"
+"""Asks the store: SQL and parameters to rows."""
+
+MAX_GAPS = 100
+"""Gaps that are listed; one more says that there are more."""
+ABSENT = ("stalled", "gone", "lagging")
+"""Verdicts of an agent whose newest packets are not here."""
+
+_LOST = {"packets": "if(kind = 'packets', packets, flow_only)", "flows": "if(kind = 'flows', packets, 0)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Packet time, nanoseconds since 1970; `until` is exclusive, None is open."""
+
+    since: int | None = None
+    until: int | None = None
+
+    def holds(self, moment: int) -> bool:
+        """Whether the window reaches `moment` or lies after it: what came after `moment` could be in it."""
+        return self.until is None or moment < self.until
+
+
+@dataclass(slots=True)
+class Completeness:
+    """The end of every answer; packets where numbers are."""
+
+    window: Window
+    agents: list[str] = field(default_factory=list)
+    missing: list[dict[str, str]] = field(default_factory=list)
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)
+    flow_only: int = 0
+
+    def to_map(self, table: str) -> dict[str, Any]:
+        """The JSON object. Flow records speak for every packet, so `flow_only` counts against packets alone."""
+        rows_left_out = self.flow_only if table == "packets" else 0
+        return {
+            "since": self.window.since,
+            "until": self.window.until,
+            "agents": self.agents,
+            "missing": self.missing,
+            "gaps": self.gaps,
+            "lost": self.lost,
+            "flow_only": self.flow_only,
+            "complete": not (self.missing or self.gaps or self.lost or rows_left_out),
+        }
+
+
+def completeness(
+    rows: Rows, table: str, window: Window, agents: Sequence[Mapping[str, Any]], books: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The completeness of an answer from `table` over `window`. `agents` and `books` are the register's."""
+    result = Completeness(window)
+    epochs = _epochs(rows, window)
+    inside = {agent for agent, _, touches, *_ in epochs if touches}
+    result.flow_only = sum(flow_only for *_, flow_only, _, _ in epochs)
+    result.lost = _lost(rows, table, window)
+    for *_, before, newest in epochs:
+        _add_reported(result.lost, before, newest)
+    broken = [(agent, epoch) for agent, epoch, _, whole, *_ in epochs if not whole]
+    result.gaps = _gaps(rows, window, broken) if broken else []
+    result.missing = list(_missing(window, agents, books, inside))
+    absent = {entry["agent"] for entry in result.missing}
+    present = {a["agent"] for a in agents if a.get("state") != "stopped" and a.get("source") != "replay"}
+    result.agents = sorted(inside | (present - absent if window.until is None else set()))
+    return result.to_map(table)
+
+
+def _overlap(window: Window, params: Params) -> str:
+    """Batches with packets inside the window. Reports have no packets and no times."""
+    conditions = ["kind != 'report'"]
+    if window.since is not None:
+        conditions.append(f"last >= {params.add('Int64', window.since)}")
+    if window.until is not None:
+        conditions.append(f"first < {params.add('Int64', window.until)}")
+    return " AND ".join(conditions)
+
+
+def _epochs(rows: Rows, window: Window) -> list[tuple[Any, ...]]:
+    """Per run: agent, epoch, batches inside, no gap, flow-only packets inside, the books before and at its end."""
+    params = Params()
+    inside = _overlap(window, params)
+    sealed = "if(kind = 'report', stored_at, last)"
+    before = f"{sealed} < {params.add('Int64', window.since)}" if window.since is not None else "0"
+    newest = f"{sealed} < {params.add('Int64', window.until)}" if window.until is not None else "1"
+    return rows(
+        f"SELECT agent, epoch, countIf({inside}), min(seq) = 1 AND max(seq) = count(), "
+        f"sumIf(flow_only, {inside} AND kind = 'flows' AND reason = ''), "
+        f"argMaxIf(ledger, seq, {before}), argMaxIf(ledger, seq, {newest}) FROM batches GROUP BY agent, epoch",
+        params.values,
+    )
+
+
+def _lost(rows: Rows, table: str, window: Window) -> dict[str, int]:
+    """Packets of the batches that never came, by reason."""
+    params = Params()
+    found = rows(
+        f"SELECT reason, sum({_LOST[table]}) AS lost FROM batches "
+        f"WHERE reason != '' AND {_overlap(window, params)} GROUP BY reason HAVING lost > 0 ORDER BY reason",
+        params.values,
+    )
+    return {str(reason): int(packets) for reason, packets in found}
+
+
+def _add_reported(lost: dict[str, int], before: str, newest: str) -> None:
+    """What an agent lost itself inside the window: the difference of its books, kernel drops included."""
+    start, end = _counts(before), _counts(newest)
+    for reason, packets in end.items():
+        if packets > start.get(reason, 0):
+            lost[reason] = lost.get(reason, 0) + packets - start.get(reason, 0)
+
+
+def _counts(ledger: str) -> dict[str, int]:
+    try:
+        books = json.loads(ledger or "{}")
+        return {**books.get("lost", {}), "kernel_dropped": books.get("kernel_dropped", 0)}
+    except (ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _gaps(rows: Rows, window: Window, epochs: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Batch numbers between two that are here, and before the first, where their time may touch the window.
+
+    A gap lies in time between its neighbours; a neighbour without times (a report) leaves that side open.
+    """
+    params = Params()
+    runs = ", ".join(
+        f"({params.add('String', agent)}, {params.add('UInt64', epoch)})" for agent, epoch in epochs[:1000]
+    )
+    conditions = ["seq > previous + 1"]
+    if window.since is not None:
+        conditions.append(f"(kind = 'report' OR last >= {params.add('Int64', window.since)})")
+    if window.until is not None:
+        conditions.append(f"(earlier_kind IN ('', 'report') OR earlier < {params.add('Int64', window.until)})")
+    frame = "OVER (PARTITION BY agent, epoch ORDER BY seq ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING)"
+    found = rows(
+        "SELECT agent, lower(hex(epoch)), previous + 1, seq - 1 FROM ("
+        f"SELECT agent, epoch, seq, kind, last, any(seq) {frame} AS previous, any(first) {frame} AS earlier, "
+        f"any(toString(kind)) {frame} AS earlier_kind FROM batches WHERE (agent, epoch) IN ({runs})) "
+        f"WHERE {' AND '.join(conditions)} ORDER BY agent, epoch, previous LIMIT {MAX_GAPS + 1}",
+        params.values,
+    )
+    return [{"agent": a, "epoch": e.rjust(16, "0"), "first": first, "last": last} for a, e, first, last in found]
+
+
+def _missing(
+    window: Window, agents: Iterable[Mapping[str, Any]], books: Iterable[Mapping[str, Any]], inside: set[str]
+) -> Iterable[dict[str, str]]:
+    """Agents whose packets could be in the window and are not, or not all; one reason each."""
+    named: set[str] = set()
+    for agent in agents:
+        replay = agent.get("source") == "replay"
+        touched = agent["agent"] in inside if replay else window.holds(_moment(agent.get("last_seen")))
+        if agent.get("verdict") in ABSENT and touched:
+            named.add(agent["agent"])
+            yield {"agent": agent["agent"], "reason": f"{agent['verdict']}, last seen {agent.get('last_seen')}"}
+    for book in books:
+        since = book.get("unreported_since")
+        if since is None or book["agent"] in named:
+            continue
+        touched = book["agent"] in inside if book.get("source") == "replay" else _contains(window, _moment(since))
+        if touched:
+            named.add(book["agent"])
+            yield {"agent": book["agent"], "reason": f"run {book['epoch']} ended without a word after {since}"}
+
+
+def _contains(window: Window, moment: int) -> bool:
+    return window.holds(moment) and (window.since is None or window.since <= moment)
+
+
+def _moment(text: object) -> int:
+    try:
+        return rfc3339_ns(str(text))
+    except ValueError:
+        return 0

@@ -1,0 +1,186 @@
+"""Rows in the order they were stored, and cursors that name a place between two of them.
+
+A cursor is base64url of `{store id: place}`. A place is `[table, commit]`, after that commit, or
+`[table, commit, agent, epoch, seq, n]`, after that row of it: packets are numbered by the agent (`frame_number`), flow
+records within their batch by start, end and content. Pages are small queries of their own, so that a slow reader
+never holds the store.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hub.query.filter import Node
+from hub.query.output import columns
+from hub.query.select import Query, chosen
+from hub.query.sql import Params, compile_filter
+from protocol.schema import FLOWS, ORIGIN, TABLES
+
+PAGE_ROWS = 10_000
+"""Rows of one page."""
+CHUNK_ROWS = 200_000
+"""Rows of the commits one page chooses from, if more than one commit."""
+CURSOR = "nodetap.cursor"
+
+_KEY = ("agent", "epoch", "seq", "n")
+_MAX_CURSOR = 2048
+
+
+class WrongCursor(ValueError):
+    """A cursor that cannot be used. `code` is `bad_cursor` or `wrong_store`; the text is one line for people."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """After commit `commit`, or after its row `row` (agent, epoch, seq, n)."""
+
+    commit: int
+    row: tuple[str, int, int, int] | None = None
+
+
+def encode(store: str, table: str, place: Place) -> str:
+    """The cursor of a place."""
+    row = (place.row[0], f"{place.row[1]:016x}", *place.row[2:]) if place.row else ()
+    text = json.dumps({store: [table, place.commit, *row]}, separators=(",", ":"))
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, store: str, table: str) -> Place:
+    """The place a cursor names in this store. Raises WrongCursor."""
+    try:
+        if len(cursor) > _MAX_CURSOR:
+            raise ValueError
+        places = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        known = {str(name): _place(*place) for name, place in places.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise WrongCursor("bad_cursor", "the cursor is damaged: hand back one exactly as it came") from None
+    if store not in known:
+        raise WrongCursor("wrong_store", f"the cursor belongs to another store than {store}: follow without it")
+    where, place = known[store]
+    if where != table:
+        raise WrongCursor("bad_cursor", f"the cursor follows {where[:20]}, not {table}")
+    return place
+
+
+def _place(table: str, commit: int, *row: Any) -> tuple[str, Place]:
+    if not isinstance(table, str) or not _is_u64(commit):
+        raise ValueError
+    if not row:
+        return table, Place(commit)
+    agent, epoch, seq, number = row
+    if not isinstance(agent, str) or not _is_u64(seq) or not _is_u64(number) or not _is_u64(run := int(epoch, 16)):
+        raise ValueError
+    return table, Place(commit, (agent, run, seq, number))
+
+
+def _is_u64(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What is followed. `since`: only rows of that packet time or later, nanoseconds."""
+
+    store: str
+    table: str
+    filter: Node | None = None
+    fields: tuple[str, ...] = ()
+    since: int | None = None
+
+
+def commits(following: Following, place: Place, newest: int) -> Query:
+    """The commits after a place, oldest first, with the rows each stored and the rows it still has."""
+    params = Params()
+    first = params.add("UInt64", place.commit if place.row else place.commit + 1)
+    last = params.add("UInt64", newest)
+    since = f" AND last >= {params.add('Int64', following.since)}" if following.since is not None else ""
+    kind = params.add("String", following.table)
+    inside = f"`commit` BETWEEN {first} AND {last}"
+    sql = (
+        "SELECT b.c, b.n, p.n FROM (SELECT `commit` AS c, sum(rows) AS n FROM batches "
+        f"WHERE {inside} AND kind = {kind} AND rows > 0{since} GROUP BY c ORDER BY c LIMIT 1000) AS b "
+        f"LEFT JOIN (SELECT `commit` AS c, count() AS n FROM {following.table} WHERE {inside} GROUP BY c) AS p "
+        "ON b.c = p.c ORDER BY b.c"
+    )
+    return Query(sql, params.values, "Native")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Commits that are read together: up to `last`; what retention took of them."""
+
+    last: int
+    lost_commits: int = 0
+    lost_rows: int = 0
+
+
+def chunk(found: Sequence[tuple[int, int, int]], newest: int) -> Chunk:
+    """The first commits of `commits` with about CHUNK_ROWS rows; all where there are fewer."""
+    stored = lost_commits = lost_rows = 0
+    for commit, rows, present in found:
+        stored += present
+        lost_commits += present < rows
+        lost_rows += max(rows - present, 0)
+        if stored >= CHUNK_ROWS:
+            return Chunk(commit, lost_commits, lost_rows)
+    return Chunk(found[-1][0] if len(found) >= 1000 else newest, lost_commits, lost_rows)
+
+
+def page(following: Following, place: Place, last: int) -> Query:
+    """Up to PAGE_ROWS rows after a place, of commits up to `last`; each carries its cursor."""
+    table = TABLES[following.table]
+    params = Params()
+    conditions = [f"`commit` BETWEEN {params.add('UInt64', place.commit)} AND {params.add('UInt64', last)}"]
+    source = f"FROM {_numbered(following.table, conditions[0])}"
+    conditions.append(_after(place, params))
+    if following.since is not None:
+        conditions.append(f"`{table.until}` >= {params.add('Int64', following.since)}")
+    if following.filter is not None:
+        conditions.append(compile_filter(following.filter, params))
+    order = "ORDER BY `commit`, agent, epoch, seq, n"
+    inner = f"SELECT * {source} WHERE {' AND '.join(conditions)} {order} LIMIT {PAGE_ROWS}"
+    cursor = (CURSOR, _cursor_sql(following, params), "String")
+    shown = columns(table, chosen(following.table, following.fields), "ndjson", (cursor,))
+    return Query(f"SELECT {shown} FROM ({inner}) {order}", params.values, "TSVRaw")
+
+
+def _numbered(table: str, condition: str) -> str:
+    """The table with its rows' numbers `n` within a batch: total and stable, whatever is filtered."""
+    if table == "packets":
+        return "(SELECT *, frame_number AS n FROM packets)"
+    content = ", ".join(f"`{column.name}`" for column in (*ORIGIN, *FLOWS.columns))
+    order = f"ORDER BY start, `end`, cityHash64({content})"
+    number = f"row_number() OVER (PARTITION BY `commit`, agent, epoch, seq {order})"
+    return f"(SELECT *, {number} AS n FROM flows WHERE {condition})"
+
+
+def _after(place: Place, params: Params) -> str:
+    after = f"`commit` > {params.add('UInt64', place.commit)}"
+    if place.row is None:
+        return after
+    types = ("String", "UInt64", "UInt64", "UInt64")
+    key = ", ".join(params.add(kind, value) for kind, value in zip(types, place.row, strict=True))
+    return f"({after} OR ({', '.join(_KEY)}) > ({key}))"
+
+
+def _cursor_sql(following: Following, params: Params) -> str:
+    """`encode` in SQL."""
+    head = params.add("String", f"{json.dumps({following.store: 0})[:-2]}[{json.dumps(following.table)},")
+    return (
+        f"base64URLEncode(concat({head}, toString(`commit`), ',', toJSONString(toString(agent)), ',\"', "
+        "leftPad(lower(hex(epoch)), 16, '0'), '\",', toString(seq), ',', toString(n), ']}'))"
+    )
+
+
+def last_place(rows: bytes, following: Following) -> Place:
+    """The place after the last row of a page (whole JSON lines)."""
+    line = rows[rows.rfind(b"\n", 0, -1) + 1 :]
+    return decode(json.loads(line)[CURSOR], following.store, following.table)
