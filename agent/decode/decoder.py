@@ -1,0 +1,121 @@
+"""Blocks of frames to the columns of `protocol.schema.PACKETS`: a walk over layers, many frames at a time.
+
+`HANDLERS` is the table of layers. What no handler knows (link types without an entry in `kinds.LINKTYPE`) goes to the
+fallback dissector (`slow`) within its budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.capture import Block, Interface
+from agent.decode import link, network, transport, tunnel
+from agent.decode.encap import ENCAP
+from agent.decode.kinds import LINKTYPE, Kind
+from agent.decode.walk import Array, Handler, Walk
+from protocol.columns import Columns, Dict
+from protocol.schema import Has
+
+HANDLERS: dict[int, Handler] = {
+    Kind.ETHERNET: link.ethernet,
+    Kind.SLL: link.sll,
+    Kind.SLL2: link.sll2,
+    Kind.NULL: link.null,
+    Kind.LOOP: link.loop,
+    Kind.RAW: link.raw,
+    Kind.CHDLC: link.chdlc,
+    Kind.LLC: link.llc,
+    Kind.VLAN: link.vlan,
+    Kind.ARP: network.arp,
+    Kind.IPV4: network.ipv4,
+    Kind.IPV6: network.ipv6,
+    Kind.V6_OPTIONS: network.v6_options,
+    Kind.V6_FRAGMENT: network.v6_fragment,
+    Kind.AH: network.ah,
+    Kind.TCP: transport.tcp,
+    Kind.UDP: transport.udp,
+    Kind.UDPLITE: transport.udplite,
+    Kind.SCTP: transport.sctp,
+    Kind.ICMP: transport.icmp,
+    Kind.ICMPV6: transport.icmpv6,
+    Kind.PPP: tunnel.ppp,
+    Kind.PPPOE: tunnel.pppoe,
+    Kind.MPLS: tunnel.mpls,
+    Kind.MPLS_IN_IP: tunnel.mpls_in_ip,
+    Kind.MPLS_IN_UDP: tunnel.mpls_in_ip,
+    Kind.IP4_IN_IP: tunnel.ip4_in_ip,
+    Kind.IP6_IN_IP: tunnel.ip6_in_ip,
+    Kind.ETHER_IN_IP: tunnel.ether_in_ip,
+    Kind.GRE: tunnel.gre,
+    Kind.ERSPAN2: tunnel.erspan2,
+    Kind.ERSPAN3: tunnel.erspan3,
+    Kind.VXLAN: tunnel.vxlan,
+    Kind.VXLAN_GPE: tunnel.vxlan_gpe,
+    Kind.NSH: tunnel.nsh,
+    Kind.GENEVE: tunnel.geneve,
+    Kind.GTPU: tunnel.gtpu,
+    Kind.GTPU_EXTENSION: tunnel.gtpu_extension,
+}
+
+
+@dataclass(slots=True)
+class Decoded:
+    """Frames by the way they were decoded."""
+
+    fast: int = 0
+    slow: int = 0
+    skipped: int = 0
+
+
+class Decoder:
+    """Decodes the blocks of one source. `interfaces` is the source's own list, which may grow."""
+
+    def __init__(self, interfaces: list[Interface]) -> None:
+        self._interfaces = interfaces
+        self.decoded = Decoded()
+
+    def block(self, block: Block, first_number: int) -> Columns:
+        """Every column of PACKETS for the frames of a block, numbered from `first_number`. Never raises on input."""
+        walk = Walk(block)
+        self._frame_columns(walk, block, first_number)
+        _stripped_tag(walk, block)
+        self._start(walk, block.iface)
+        walk.run(HANDLERS)
+        return walk.finish()
+
+    def _frame_columns(self, walk: Walk, block: Block, first_number: int) -> None:
+        walk.array("frame_number")[:] = np.arange(first_number, first_number + len(block), dtype=np.uint64)
+        walk.array("time")[:] = block.time
+        walk.array("len")[:] = block.wire_len
+        walk.array("cap_len")[:] = block.cap_len
+        walk.layers[:] = Has.TIME
+        if block.timeless is not None:
+            walk.layers[block.timeless] = 0
+            walk.array("time")[block.timeless] = 0
+        faces = self._interfaces
+        names = tuple(dict.fromkeys(face.name for face in faces)) or ("",)
+        codes = np.array([names.index(face.name) for face in faces] or [0], dtype="<u4")
+        walk.columns["iface"] = Dict(codes[block.iface], names)
+        ids = np.array([face.id if face.id is not None else 0 for face in faces] or [0], dtype="<u4")
+        has = np.array([Has.IFACE_ID if face.id is not None else 0 for face in faces] or [0], dtype="<u8")
+        walk.array("iface_id")[:] = ids[block.iface]
+        walk.layers |= has[block.iface]
+        encap = np.array([ENCAP.get(face.linktype, 0) for face in faces] or [0], dtype="<u2")
+        walk.array("encap_type")[:] = encap[block.iface]
+
+    def _start(self, walk: Walk, iface: Array) -> None:
+        """Every frame stands at the layer that its interface's link type names."""
+        kinds = np.array([LINKTYPE.get(face.linktype, Kind.NONE) for face in self._interfaces] or [0], dtype=np.uint8)
+        walk.split(np.arange(walk.n), kinds[iface])
+
+
+def _stripped_tag(walk: Walk, block: Block) -> None:
+    """A tag that the kernel took off the frame is its outermost."""
+    if block.vlan is None:
+        return
+    rows = np.flatnonzero(block.vlan >= 0)
+    if len(rows):
+        walk.append("vlan_id", rows, (block.vlan[rows] & 0x0FFF).astype(np.uint16))
+        walk.found(rows, Has.VLAN)
