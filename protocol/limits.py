@@ -23,6 +23,9 @@ MAX_DEPTH = 16
 """Containers inside each other in one message."""
 MAX_STRING = 65_536
 """One string of a message."""
+MAX_STRINGS = 8 << 20
+"""All strings of one message, or of one batch's columns: one wide character makes all of a string four times as large
+in memory. Binaries do not count."""
 MAX_DETAIL = 1_000
 """One line for people, characters; longer ones are cut."""
 MAX_REASONS = 64

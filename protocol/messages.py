@@ -22,7 +22,17 @@ from typing import Any, TypeAlias
 
 from protocol.errors import WrongMessage
 from protocol.ledger import is_reason
-from protocol.limits import MAX_DETAIL, MAX_HELD, MAX_NAME, MAX_RANGES, MAX_RAW, MAX_RETRY, MAX_ROWS, MAX_WORD
+from protocol.limits import (
+    MAX_DETAIL,
+    MAX_HELD,
+    MAX_NAME,
+    MAX_RANGES,
+    MAX_RAW,
+    MAX_RETRY,
+    MAX_ROWS,
+    MAX_STRING,
+    MAX_WORD,
+)
 from protocol.schema import TABLES
 
 Held: TypeAlias = "list[list[int]]"
@@ -75,8 +85,10 @@ def _check_plain(values: Any) -> None:
             todo += value
         elif isinstance(value, float):
             _check(math.isfinite(value), "a number is not finite")
+        elif isinstance(value, str):
+            _check(len(value) <= MAX_STRING // 4, "a string in a map is too long")  # in characters of up to 4 bytes
         else:
-            _check(value is None or isinstance(value, (str, int)), f"a {type(value).__name__} in a map of plain values")
+            _check(value is None or isinstance(value, int), f"a {type(value).__name__} in a map of plain values")
         seen += 1
         _check(seen + len(todo) <= _PLAIN_VALUES, f"a map of more than {_PLAIN_VALUES} values", "too_large")
 

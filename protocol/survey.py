@@ -10,7 +10,7 @@ Format: https://github.com/msgpack/msgpack/blob/master/spec.md
 from __future__ import annotations
 
 from protocol.errors import WrongMessage
-from protocol.limits import MAX_DEPTH, MAX_STRING, MAX_VALUES
+from protocol.limits import MAX_DEPTH, MAX_STRING, MAX_STRINGS, MAX_VALUES
 
 _PLAIN, _BIN, _STR, _ARRAY, _MAP, _BAD = range(6)
 
@@ -43,13 +43,20 @@ def _head(byte: int) -> tuple[int, int, int]:
 _HEADS = tuple(_head(byte) for byte in range(256))
 
 
-def survey(data: bytes, values: int = MAX_VALUES, depth: int = MAX_DEPTH, string: int = MAX_STRING) -> int:
+def survey(
+    data: bytes,
+    values: int = MAX_VALUES,
+    depth: int = MAX_DEPTH,
+    string: int = MAX_STRING,
+    strings: int = MAX_STRINGS,
+) -> int:
     """How many values `data` holds, which must be exactly one msgpack value with all that is in it.
 
+    At most `values` values, `depth` containers in each other, `string` bytes in one string and `strings` in all.
     Raises WrongMessage: `too_large` beyond a limit, `bad_msgpack` where it is cut, followed by other bytes, or holds
     an extension type.
     """
-    at, count, open_ = 0, 1, [1]  # open_: values still to come, per container we are in
+    at, count, text, open_ = 0, 1, 0, [1]  # open_: values still to come, per container we are in
     try:
         while open_:
             kind, size, number = _HEADS[data[at]]
@@ -61,11 +68,16 @@ def survey(data: bytes, values: int = MAX_VALUES, depth: int = MAX_DEPTH, string
                 number *= kind - _ARRAY + 1
                 count += number
                 open_.append(number)
-                if count > values or len(open_) > depth + 1:
-                    raise WrongMessage("too_large", f"more than {values} values, or deeper than {depth}")
-            elif kind != _PLAIN:
+                _bound(count, values, "values")
+                _bound(len(open_) - 1, depth, "containers in each other")
+            elif kind == _STR:
+                at, text = at + number, text + number
+                _bound(number, string, "bytes in a string")
+                _bound(text, strings, "bytes in strings")
+            elif kind == _BIN:
                 at += number
-                _check_leaf(kind, number, string)
+            elif kind == _BAD:
+                raise WrongMessage("bad_msgpack", "not msgpack: an extension type or an unused byte")
             while open_ and not open_[-1]:
                 open_.pop()
     except IndexError:
@@ -75,8 +87,6 @@ def survey(data: bytes, values: int = MAX_VALUES, depth: int = MAX_DEPTH, string
     return count
 
 
-def _check_leaf(kind: int, size: int, string: int) -> None:
-    if kind == _BAD:
-        raise WrongMessage("bad_msgpack", "not msgpack: an extension type or an unused byte")
-    if kind == _STR and size > string:
-        raise WrongMessage("too_large", f"a string of {size} bytes, the limit is {string}")
+def _bound(number: int, limit: int, what: str) -> None:
+    if number > limit:
+        raise WrongMessage("too_large", f"{number} {what}, the limit is {limit}")

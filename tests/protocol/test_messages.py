@@ -9,7 +9,17 @@ import pytest
 
 from protocol.errors import WrongMessage
 from protocol.ledger import Report
-from protocol.limits import MAX_DETAIL, MAX_HELD, MAX_NAME, MAX_RANGES, MAX_RAW, MAX_RETRY, MAX_ROWS, MAX_WORD
+from protocol.limits import (
+    MAX_DETAIL,
+    MAX_HELD,
+    MAX_NAME,
+    MAX_RANGES,
+    MAX_RAW,
+    MAX_RETRY,
+    MAX_ROWS,
+    MAX_STRING,
+    MAX_WORD,
+)
 from protocol.messages import (
     MESSAGES,
     Ack,
@@ -54,6 +64,7 @@ PLAIN_BAD = [
     {"a": [float("nan")]},
     {"a": float("inf")},
     {"a": (1,)},
+    {"a": "x" * (MAX_STRING // 4 + 1)},
     {"x" * (MAX_DETAIL + 1): 1},
     {str(i): i for i in range(1024)},
     {"a": [0] * 5000},

@@ -91,6 +91,11 @@ def test_the_length_of_strings_is_bounded_and_of_binaries_is_not(string: int, fi
     _check(True, msgpack.packb(b"x" * 70_000), string=string)
 
 
+@pytest.mark.parametrize(("strings", "fits"), [(12, True), (11, False)])
+def test_the_length_of_all_strings_is_bounded(strings: int, fits: bool) -> None:
+    _check(fits, msgpack.packb([{"key": "value"}, "text", bytes(99)]), strings=strings)
+
+
 def _check(fits: bool, data: bytes, **limits: int) -> None:
     if fits:
         survey(data, **limits)
