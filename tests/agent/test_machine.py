@@ -42,7 +42,7 @@ def test_every_state_can_be_reached_and_left_for_good(state: State) -> None:
 
 
 def test_whoever_stops_exits_and_whoever_leaves_a_link_gets_another() -> None:
-    for (_, _), (new, commands) in TABLE.items():
+    for new, commands in TABLE.values():
         assert (Command.EXIT in commands) == (new is State.STOPPED)
         if new is State.BACKOFF and commands and Command.STOP_CAPTURE not in commands:
             assert {Command.BACK_OFF, Command.BACK_OFF_LONG} & set(commands)

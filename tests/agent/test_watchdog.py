@@ -1,0 +1,65 @@
+"""What the watchdog concludes from what it sees, and that its thread says it once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from procs import until
+
+from agent.watchdog import Signs, Verdict, Watchdog, judge
+
+FINE = Signs(
+    streaming=True,
+    loop_age=0.1,
+    waiting=0.0,
+    echo_age=0.0,
+    pong_age=0.5,
+    capture_age=0.1,
+    outstanding=0,
+    oldest_age=0.0,
+)
+
+
+def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
+    assert judge(FINE, 3.0) is None
+    assert judge(replace(FINE, waiting=2.9, oldest_age=500.0, outstanding=60), 3.0) is None
+
+
+@pytest.mark.parametrize(
+    ("signs", "detector"),
+    [
+        (replace(FINE, waiting=3.1, outstanding=5), "progress"),
+        (replace(FINE, echo_age=3.1), "echo"),
+        (replace(FINE, pong_age=3.1), "ping"),
+        (replace(FINE, capture_age=3.1), "capture"),
+        (replace(FINE, loop_age=2.0, waiting=60.0, pong_age=60.0), "loop"),  # ourselves before the peer
+        (replace(FINE, waiting=4.0, echo_age=4.0, pong_age=4.0), "progress"),
+    ],
+)
+def test_each_detector_speaks_past_the_deadline(signs: Signs, detector: str) -> None:
+    verdict = judge(signs, 3.0)
+    assert verdict is not None
+    assert verdict.detector == detector
+
+
+def test_a_link_that_is_not_streaming_cannot_stall() -> None:
+    assert judge(replace(FINE, streaming=False, waiting=99.0, echo_age=99.0, pong_age=99.0), 3.0) is None
+
+
+def test_the_thread_says_a_stall_once_and_again_after_recovery() -> None:
+    signs = [FINE]
+    said: list[Verdict] = []
+    watchdog = Watchdog(lambda: signs[0], said.append, 3.0)
+    watchdog.start()
+    try:
+        signs[0] = replace(FINE, waiting=5.0, outstanding=1)
+        until("a verdict", lambda: len(said) == 1)
+        signs[0] = FINE
+        until("all is well", lambda: watchdog._told == "")
+        signs[0] = replace(FINE, waiting=5.0, outstanding=1)
+        until("a second verdict", lambda: len(said) == 2)
+    finally:
+        watchdog.stop()
+        watchdog.join(5)
+    assert [v.detector for v in said] == ["progress", "progress"]
