@@ -1,0 +1,397 @@
+"""The flow table against a naive one, and what each rule means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import flow_keys, flows
+from agent.flow_cuts import FIN_FIRST, FIN_SECOND, RESET
+from agent.flows import FlowTable
+from protocol.columns import Columns, Dict, empty, pack_columns
+from protocol.schema import FLOWS, PACKETS, Has
+
+S = 1_000_000_000
+SYN, ACK, FIN, RST = 2, 16, 1, 4
+TCP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.TCP | Has.TCP_FLAGS | Has.TCP_WINDOW)
+UDP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.UDP)
+FRAGMENT = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.FRAG)
+V6 = int(Has.TIME | Has.IP | Has.IPV6 | Has.UDP)
+L2 = int(Has.TIME | Has.ETH | Has.ETHERTYPE)
+ARP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.ARP | Has.ARP_IPV4)
+
+
+@dataclass(frozen=True)
+class Packet:
+    time: int = 0
+    layers: int = TCP
+    src: int = 1
+    dst: int = 2
+    src_port: int = 1000
+    dst_port: int = 80
+    proto: int = 6
+    flags: int = ACK
+    window: int = 100
+    size: int = 60
+    iface: str = "eth0"
+    ethertype: int = 0x0800
+
+    @property
+    def has_flags(self) -> bool:
+        return bool(self.layers & Has.TCP_FLAGS)
+
+
+def columns_of(packets: list[Packet]) -> Columns:
+    rows = len(packets)
+    columns = {column.name: empty(column, rows) for column in PACKETS.columns}
+    plain = {
+        "time": "time",
+        "layers": "layers",
+        "src_port": "src_port",
+        "dst_port": "dst_port",
+        "proto": "proto",
+        "tcp_flags": "flags",
+        "tcp_window": "window",
+        "len": "size",
+        "ethertype": "ethertype",
+        "eth_src": "src",
+        "eth_dst": "dst",
+    }
+    for name, attribute in plain.items():
+        array = columns[name]
+        array[:] = [getattr(p, attribute) for p in packets]
+    for side in ("src", "dst"):
+        columns[side][:, 15] = [getattr(p, side) for p in packets]
+    names = tuple(dict.fromkeys(p.iface for p in packets)) or ("",)
+    columns["iface"] = Dict(np.array([names.index(p.iface) for p in packets], dtype="<u4"), names)
+    return columns
+
+
+def rows_of(columns: Columns | None) -> list[dict[str, Any]]:
+    if columns is None:
+        return []
+    pack_columns(FLOWS, columns)  # they fit the wire
+    lists = {}
+    for name, value in columns.items():
+        if isinstance(value, Dict):
+            lists[name] = [value.values[code] for code in value.codes]
+        else:
+            lists[name] = [v.tobytes()[-1] if v.ndim else int(v) for v in value]
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+# -- the naive table -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Record:
+    key: tuple[Any, ...]
+    layers: int
+    ethertype: int
+    base: int
+    seen: int
+    first: tuple[int, int]
+    start: int
+    end: int
+    flow_only: int = 0
+    zero_windows: int = 0
+    rtt: int = -1
+    syn: tuple[int, tuple[int, int]] | None = None
+    source: tuple[int, int] | None = None
+    state: int = 0
+    sums: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+
+    def finished(self) -> bool:
+        return bool(self.state & RESET) or self.state & 3 == FIN_FIRST | FIN_SECOND
+
+
+class Naive:
+    def __init__(self, active: int, idle: int) -> None:
+        self.active, self.idle = active, idle
+        self.open: dict[tuple[Any, ...], Record] = {}
+        self.out: list[Record] = []
+        self.last: int | None = None
+
+    def block(self, packets: list[Packet], with_rows: bool) -> None:
+        timed = [p.time for p in packets if p.layers & Has.TIME]
+        for packet in packets:
+            if packet.layers & Has.TIME:
+                self.last = packet.time
+            elif self.last is None:
+                self.last = timed[0] if timed else 0
+            self.add(packet, self.last, with_rows)
+
+    def add(self, p: Packet, time: int, with_rows: bool) -> None:
+        ip = bool(p.layers & Has.IP)
+        sender, receiver = ((p.src, p.src_port), (p.dst, p.dst_port))
+        if not ip:
+            bits = p.layers & flow_keys.L2_LAYERS
+            if not p.layers & Has.ETH:
+                sender, receiver = (0, p.src_port), (0, p.dst_port)
+        else:
+            bits = p.layers & flow_keys.IP_LAYERS
+        lower = min(sender, receiver)
+        key = (p.iface, bits, p.proto, 0 if ip else p.ethertype, lower, max(sender, receiver))
+        flags = p.flags if p.has_flags else 0
+        syn = flags & (SYN | ACK) == SYN
+        record = self.open.get(key)
+        state = 0
+        if record is not None:
+            idle = abs(time - record.seen) >= self.idle
+            active = time - record.base >= self.active
+            if idle or active or (syn and record.finished()):
+                state = 0 if idle or (syn and record.finished()) else record.state
+                self.out.append(self.open.pop(key))
+                record = None
+        if record is None:
+            shown = bits | p.layers & int(Has.ETHERTYPE)
+            record = Record(key, shown, p.ethertype, time, time, sender, time, time, state=state)
+            record.sums = {receiver: [0, 0, 0], sender: [0, 0, 0]}
+            self.open[key] = record
+        self.count(record, p, time, sender, lower, flags, 0 if with_rows else 1)
+
+    def count(self, r: Record, p: Packet, time: int, sender: Any, lower: Any, flags: int, flow_only: int) -> None:
+        if flags & (SYN | ACK) == SYN:
+            r.state = 0
+            r.source = r.source or sender
+            r.syn = (time, sender)
+        if flags & (SYN | ACK) == SYN | ACK and r.rtt < 0 and r.syn and r.syn[1] != sender and time >= r.syn[0]:
+            r.rtt = time - r.syn[0]
+        r.state |= (RESET if flags & RST else 0) | (
+            0 if not flags & FIN else FIN_FIRST if sender == lower else FIN_SECOND
+        )
+        r.layers |= p.layers & int(Has.TCP_FLAGS)
+        r.seen, r.start, r.end = time, min(r.start, time), max(r.end, time)
+        r.flow_only += flow_only
+        r.zero_windows += bool(p.layers & Has.TCP_WINDOW and p.window == 0 and not flags & RST)
+        sums = r.sums[sender]
+        sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + p.size, sums[2] | flags
+
+    def flush(self) -> list[dict[str, Any]]:
+        records = [*self.out, *self.open.values()]
+        self.out, self.open = [], {}
+        return [self.row(r) for r in records]
+
+    def row(self, r: Record) -> dict[str, Any]:
+        iface, bits, proto, _, lower, upper = r.key
+        source = r.source or r.first
+        target = upper if source == lower else lower
+        there = r.sums[source]
+        back = [0, 0, 0] if source == target else r.sums[target]
+        ip = bool(bits & Has.IP)
+        return {
+            "start": r.start,
+            "end": r.end,
+            "layers": r.layers,
+            "iface": iface,
+            "ethertype": r.ethertype,
+            "eth_src": 0 if ip else source[0],
+            "eth_dst": 0 if ip else target[0],
+            "src": source[0] if ip else 0,
+            "dst": target[0] if ip else 0,
+            "proto": proto,
+            "src_port": source[1],
+            "dst_port": target[1],
+            "packets": there[0],
+            "bytes": there[1],
+            "packets_rev": back[0],
+            "bytes_rev": back[1],
+            "flow_only": r.flow_only,
+            "tcp_flags": there[2],
+            "tcp_flags_rev": back[2],
+            "zero_windows": r.zero_windows,
+            "rtt": r.rtt,
+        }
+
+
+def sorted_rows(rows: list[dict[str, Any]]) -> list[Any]:
+    return sorted(sorted(row.items()) for row in rows)
+
+
+# -- properties ----------------------------------------------------------------------------------------------------
+
+packets = st.builds(
+    Packet,
+    time=st.one_of(st.integers(0, 40), st.sampled_from([0, 3, 5, 8, 13, 1000])).map(lambda s: s * S),
+    layers=st.sampled_from([TCP, TCP, TCP, UDP, FRAGMENT, V6, L2, ARP, TCP & ~int(Has.TIME), L2 & ~int(Has.ETH)]),
+    src=st.integers(1, 2),
+    dst=st.integers(1, 2),
+    src_port=st.sampled_from([1, 2]),
+    dst_port=st.sampled_from([1, 2]),
+    proto=st.sampled_from([6, 6, 17]),
+    flags=st.sampled_from([SYN, SYN | ACK, ACK, FIN | ACK, RST]),
+    window=st.sampled_from([0, 9]),
+    size=st.integers(1, 1500),
+    iface=st.sampled_from(["eth0", "eth1"]),
+    ethertype=st.sampled_from([0x0800, 0x0806]),
+)
+few = st.builds(  # one or two conversations, so that every rule about one of them is met
+    Packet,
+    time=st.integers(0, 30).map(lambda s: s * S),
+    src=st.just(1),
+    dst=st.just(1),
+    src_port=st.sampled_from([1, 2]),
+    dst_port=st.sampled_from([1, 2]),
+    flags=st.sampled_from([SYN, SYN | ACK, ACK, FIN | ACK, RST]),
+)
+blocks = st.lists(
+    st.tuples(st.one_of(st.lists(packets, max_size=30), st.lists(few, max_size=40)), st.booleans()), max_size=5
+)
+in_order = blocks.map(
+    lambda parts: [(sorted(part, key=lambda p: p.time), rows) for part, rows in parts]
+)  # within a block
+
+
+@given(st.one_of(blocks, in_order), st.sampled_from([(10, 5), (10, 50), (3, 10)]))
+@settings(max_examples=400, deadline=None)
+def test_equals_the_naive_table(parts: Any, seconds: tuple[int, int]) -> None:
+    active, idle = (s * S for s in seconds)
+    table, naive = FlowTable(active, idle), Naive(active, idle)
+    for part, with_rows in parts:
+        table.add(columns_of(part), with_rows)
+        naive.block(part, with_rows)
+        assert len(table) == len(naive.open)
+    assert table.open_packets == sum(len(part) for part, _ in parts)
+    assert table.open_flow_only == sum(len(part) for part, with_rows in parts if not with_rows)
+    assert sorted_rows(rows_of(table.flush())) == sorted_rows(naive.flush())
+    assert (table.open_packets, table.open_flow_only, len(table)) == (0, 0, 0)
+
+
+@given(blocks, st.lists(st.integers(-(10 * S), 2000 * S), min_size=5, max_size=5), st.integers(1, 4))
+@settings(max_examples=150, deadline=None)
+def test_each_packet_comes_out_once_whenever_records_expire(parts: Any, clocks: list[int], max_flows: int) -> None:
+    table = FlowTable(max_flows=max_flows)
+    added = out = flow_only = flow_only_out = size = size_out = 0
+    for (part, with_rows), now in zip(parts, clocks, strict=False):
+        table.add(columns_of(part), with_rows)
+        assert len(table) <= max_flows
+        added += len(part)
+        size += sum(p.size for p in part)
+        flow_only += 0 if with_rows else len(part)
+        for row in rows_of(table.expire(now)):
+            out += row["packets"] + row["packets_rev"]
+            size_out += row["bytes"] + row["bytes_rev"]
+            flow_only_out += row["flow_only"]
+        assert (table.open_packets, table.open_flow_only) == (added - out, flow_only - flow_only_out)
+    for row in rows_of(table.flush()):
+        out += row["packets"] + row["packets_rev"]
+        size_out += row["bytes"] + row["bytes_rev"]
+        flow_only_out += row["flow_only"]
+    assert (out, size_out, flow_only_out) == (added, size, flow_only)
+
+
+@given(blocks)
+@settings(max_examples=100, deadline=None)
+def test_colliding_hashes_never_mix_flows(parts: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows, "hash_keys", lambda keys, seeds: keys[:, 1] & np.uint64(1) << np.uint64(63))
+        table, naive = FlowTable(), Naive(flows.ACTIVE_NS, flows.IDLE_NS)
+        for part, with_rows in parts:
+            table.add(columns_of(part), with_rows)
+            naive.block(part, with_rows)
+        assert sorted_rows(rows_of(table.flush())) == sorted_rows(naive.flush())
+
+
+# -- each rule by itself -------------------------------------------------------------------------------------------
+
+
+def records(*parts: list[Packet]) -> list[dict[str, Any]]:
+    table = FlowTable()
+    for part in parts:
+        table.add(columns_of(part), True)
+    return rows_of(table.flush())
+
+
+def back(**values: Any) -> Packet:
+    return Packet(src=2, dst=1, src_port=80, dst_port=1000, **values)
+
+
+def test_a_conversation_is_one_record_whatever_the_blocks() -> None:
+    talk = [
+        Packet(time=1 * S, flags=SYN),
+        back(time=1 * S + 70, flags=SYN | ACK, size=100),
+        Packet(time=2 * S, flags=ACK, window=0),
+    ]
+    (row,) = records(talk)
+    assert records(talk[:1], talk[1:2], talk[2:]) == [row]
+    assert (row["src"], row["dst"], row["src_port"], row["dst_port"]) == (1, 2, 1000, 80)
+    assert (row["packets"], row["bytes"], row["packets_rev"], row["bytes_rev"]) == (2, 120, 1, 100)
+    assert (row["start"], row["end"], row["rtt"], row["zero_windows"]) == (S, 2 * S, 70, 1)
+    assert (row["tcp_flags"], row["tcp_flags_rev"]) == (SYN | ACK, SYN | ACK)
+
+
+def test_the_first_sender_is_the_source_unless_the_other_sends_the_syn() -> None:
+    assert [r["src"] for r in records([back(), Packet()])] == [2]
+    assert [r["src"] for r in records([back(), Packet(flags=SYN)])] == [1]
+    assert [r["src"] for r in records([back()], [Packet(flags=SYN)], [back(flags=SYN)])] == [1]
+
+
+def test_a_record_ends_ten_seconds_after_its_first_packet() -> None:
+    rows = records([Packet(time=s * S) for s in (0, 3, 6, 9, 10, 13, 16, 19, 20)])
+    assert [(r["start"] // S, r["packets"]) for r in rows] == [(0, 4), (10, 4), (20, 1)]
+    far = [Packet(time=4 * s * S) for s in range(3000)]
+    assert [r["packets"] for r in records(far)] == [3] * 1000
+
+
+def test_a_new_syn_after_the_end_is_a_new_record() -> None:
+    end = [Packet(flags=FIN | ACK), back(flags=FIN | ACK), Packet()]
+    assert len(records([Packet(flags=SYN), *end, Packet(flags=SYN)])) == 2
+    assert len(records([Packet(flags=SYN), *end], [Packet(flags=SYN)])) == 2
+    assert len(records([Packet(flags=SYN), Packet(flags=FIN), Packet(flags=SYN)])) == 1
+    assert len(records([Packet(flags=SYN), back(flags=RST), Packet(flags=SYN), back(flags=RST)])) == 2
+
+
+def test_a_finished_record_leaves_before_an_idle_one() -> None:
+    table = FlowTable()
+    idle = Packet(src_port=7)
+    table.add(columns_of([idle, Packet(flags=FIN), back(flags=FIN)]), True)
+    assert table.expire(S - 1) is None
+    assert [r["packets"] + r["packets_rev"] for r in rows_of(table.expire(S))] == [2]
+    assert table.expire(5 * S - 1) is None
+    assert [r["src_port"] for r in rows_of(table.expire(5 * S))] == [7]
+
+
+def test_fragments_have_a_record_of_their_own_without_ports() -> None:
+    rows = records([Packet(), Packet(layers=FRAGMENT, src_port=0, dst_port=0)])
+    assert sorted((r["src_port"], bool(r["layers"] & Has.TCP)) for r in rows) == [(0, False), (1000, True)]
+
+
+def test_mac_addresses_stand_only_where_there_is_no_ip() -> None:
+    arp, tcp = sorted(
+        records([Packet(layers=ARP, ethertype=0x806), Packet()]), key=lambda r: r["eth_dst"], reverse=True
+    )
+    assert arp["layers"] == int(Has.ETH | Has.ETHERTYPE | Has.ARP)
+    assert (arp["eth_src"], arp["eth_dst"], arp["src"], arp["ethertype"]) == (1, 2, 0, 0x806)
+    assert tcp["layers"] == int(Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.TCP | Has.TCP_FLAGS)
+    assert (tcp["eth_src"], tcp["eth_dst"], tcp["src"], tcp["ethertype"]) == (0, 0, 1, 0x800)
+
+
+def test_a_full_table_lets_the_longest_unseen_go() -> None:
+    table = FlowTable(max_flows=2)
+    table.add(columns_of([Packet(time=s, src_port=s) for s in (1, 2, 3, 4)]), False)
+    assert [r["src_port"] for r in rows_of(table.expire(4))] == [1, 2]
+    assert (len(table), table.open_packets, table.open_flow_only) == (2, 2, 2)
+
+
+def test_the_times_of_hostile_files_lose_nothing() -> None:
+    times = [-(1 << 63), (1 << 63) - 1, 0, 1 << 62, -1]
+    rows = records([Packet(time=t) for t in times], [Packet(time=t) for t in reversed(times)])
+    assert sum(r["packets"] for r in rows) == 10
+
+
+def test_records_come_out_by_start() -> None:
+    starts = [r["start"] for r in records([Packet(time=t, src_port=t) for t in (5, 1, 4, 2)])]
+    assert all(a <= b for a, b in pairwise(starts))
+
+
+def test_no_packets_are_no_records() -> None:
+    table = FlowTable()
+    table.add(columns_of([]), True)
+    assert table.expire(0) is None
+    assert table.flush() is None
