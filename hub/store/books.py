@@ -24,6 +24,8 @@ DAY_NS = 86_400 * 10**9
 
 Key = tuple[str, int]
 """(agent, epoch): one run."""
+Place = tuple[str, int, int]
+"""(agent, epoch, seq): one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Entry:
     session: int
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def place(self) -> Place:
         """(agent, epoch, seq)."""
         return self.message.agent, self.message.epoch, self.message.seq
 
@@ -184,7 +186,7 @@ class Books:
 
     def fresh(self, entries: Iterable[Entry]) -> list[Entry]:
         """The entries that are not held, each place once: what makes a commit safe to repeat."""
-        seen: set[tuple[str, int, int]] = set()
+        seen: set[Place] = set()
         out = []
         for entry in entries:
             agent, epoch, seq = entry.place
@@ -214,9 +216,7 @@ class Found:
     ingest_day: int
 
 
-def rebuild(
-    found: Iterable[Found], books: Books, given: Mapping[tuple[str, int, int], Line], now_ns: int
-) -> list[Line]:
+def rebuild(found: Iterable[Found], books: Books, given: Mapping[Place, Line], now_ns: int) -> list[Line]:
     """The lines of batches whose rows are stored and whose lines are not, in order of seq; `books` is not changed.
 
     `given` are lines that are known after all (the process that failed is still there). The others get the newest

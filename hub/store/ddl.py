@@ -45,15 +45,16 @@ BATCHES = Table(
 STORED = {**TABLES, BATCHES.name: BATCHES}
 
 _CODECS = {
-    "time": "Delta, ZSTD(1)",
-    "start": "Delta, ZSTD(1)",
-    "end": "Delta, ZSTD(1)",
-    "frame_number": "Delta, ZSTD(1)",
+    "time": "Delta, LZ4",
+    "start": "Delta, LZ4",
+    "end": "Delta, LZ4",
+    "frame_number": "Delta, LZ4",
 }
 _SETTINGS = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
-    "non_replicated_deduplication_window": 0,
+    "non_replicated_deduplication_window": 0,  # a token would be logged before the part is published
+    "max_bytes_to_merge_at_max_space_in_pool": 1 << 30,  # what retention by size drops at a time
 }
 
 

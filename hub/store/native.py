@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.columns import LIST_ITEM, NUMPY, Columns, ColumnValue, Dict, Lists, Text, join
+from protocol.columns import LIST_ITEM, MAX_TEXT, NUMPY, Columns, ColumnValue, Dict, Lists, Text, join
 from protocol.schema import Column
 
 Buffer: TypeAlias = "bytes | memoryview"
@@ -48,7 +48,7 @@ def string(text: str) -> bytes:
 
 
 def check(column: Column, value: ColumnValue | None, rows: int) -> None:
-    """Raise ValueError where a value has not the shape of its column: such a block would shift every later byte."""
+    """Raise ValueError where a value does not fit its column: in a block it would shift every later byte."""
     if value is None or len(value) != rows:
         raise ValueError(f"column {column.name} has {'no' if value is None else len(value)} rows where {rows} belong")
     expected = {"dict": Dict, "text": Text, "list_u2": Lists, "list_u4": Lists}.get(column.wire, np.ndarray)
@@ -56,6 +56,10 @@ def check(column: Column, value: ColumnValue | None, rows: int) -> None:
         raise ValueError(f"column {column.name} ({column.wire}) holds a {type(value).__name__}")
     if isinstance(value, np.ndarray) and value.shape != ((rows, 16) if column.wire == "addr" else (rows,)):
         raise ValueError(f"column {column.name} has the shape {value.shape}")
+    if isinstance(value, Dict) and rows and int(value.codes.max()) >= len(value.values):
+        raise ValueError(f"column {column.name} has a code beyond its {len(value.values)} strings")
+    if isinstance(value, Text) and rows and int(value.lengths.max()) > MAX_TEXT:
+        raise ValueError(f"column {column.name} has a string of {int(value.lengths.max())} bytes")
     if isinstance(value, Text | Lists):
         inside = value.data if isinstance(value, Text) else value.values
         if int(value.lengths.sum(dtype=np.int64)) != len(inside):
@@ -71,10 +75,8 @@ def _numbers(pieces: Sequence[ColumnValue], dtype: str) -> list[Buffer]:
 
 
 def _text(value: Text) -> list[Buffer]:
-    """Lengths become one or two bytes of varint before each string (a string has at most 4,096 bytes)."""
+    """Lengths become one or two bytes of varint before each string: MAX_TEXT is below 2**14."""
     lengths = value.lengths.astype(np.int64)
-    if len(lengths) and int(lengths.max()) >= 1 << 14:
-        raise ValueError(f"a string of {int(lengths.max())} bytes")
     wide = lengths > 0x7F
     prefix = 1 + wide.astype(np.int64)
     ends = np.cumsum(lengths + prefix)
@@ -102,7 +104,7 @@ def _dict(value: Dict) -> list[Buffer]:
 
 
 def column_data(column: Column, pieces: Sequence[ColumnValue]) -> list[Buffer]:
-    """The data of one column, its pieces one after the other. Raises ValueError where a string is too long."""
+    """The data of one column, its pieces one after the other."""
     if column.wire in NUMPY:
         return _numbers(pieces, NUMPY[column.wire])
     if column.wire == "addr":
@@ -119,7 +121,7 @@ def column_data(column: Column, pieces: Sequence[ColumnValue]) -> list[Buffer]:
 def block(columns: Sequence[Column], parts: Sequence[Columns], rows: int) -> list[Buffer]:
     """One Native block: `parts` (pieces of the same columns, `rows` rows in all) one after the other.
 
-    Returns buffers to be written in order; they borrow the arrays' memory. Raises ValueError.
+    Returns buffers to be written in order; they borrow the arrays' memory. The values must have passed `check`.
     """
     out: list[Buffer] = [varint(len(columns)) + varint(rows)]
     for column in columns:

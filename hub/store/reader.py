@@ -32,6 +32,7 @@ class Reader:
         self._client = engine.client()
         self._streams = engine.streams()
         self._engine = engine
+        self._open: Any = None  # the answer being streamed
         self._tag = secrets.token_hex(8)  # log_comment of this reader's queries: how `cancel` finds them
 
     def stream(
@@ -59,18 +60,18 @@ class Reader:
             if fmt in WHOLE_FORMATS:
                 yield self._streams.query(text, fmt, params=values).bytes()
                 return
-            result = self._streams.send_query(text, fmt, params=values)
+            self.end()  # with one answer open the handle gives an empty second one, without an error
+            result = self._open = self._streams.send_query(text, fmt, params=values)
         except Exception as error:  # the handle raises RuntimeError, ChdbError
             raise _query_error(error) from None
         try:
             while (chunk := result.fetch()) is not None:
                 yield chunk.bytes()
-        except GeneratorExit:
-            raise
         except Exception as error:
             raise _query_error(error) from None
         finally:
-            result.close()
+            if self._open is result:
+                self.end()
 
     def rows(
         self, sql: str, params: dict[str, Any] | None = None, *, timeout: float, max_memory: int = MAX_MEMORY
@@ -81,6 +82,12 @@ class Reader:
         except ClientError as error:
             raise _query_error(error) from None
         return [tuple(row) for row in result.result_rows]
+
+    def end(self) -> None:
+        """Cancel the answer that is being streamed, where there is one: its query ends and its memory is freed."""
+        result, self._open = self._open, None
+        if result is not None:
+            result.close()
 
     def cancel(self) -> None:
         """End what this reader is running, from another thread: it raises QueryError there."""
@@ -100,6 +107,7 @@ class Reader:
 
     def close(self) -> None:
         """Give the handles back."""
+        self.end()
         self._streams.close()
         self._client.close()
 
@@ -134,11 +142,24 @@ class Pool:
             reader = reader or self._make()
             yield reader
         finally:
-            self._free.put(reader)
+            self._free.put(_ended(reader))
 
     def close(self) -> None:
-        """Close the readers that are not lent; the others are waited for."""
+        """Close the readers; those that are lent are waited for once, and then left to whoever has them."""
         for _ in range(self._size):
-            reader = self._free.get(timeout=self._wait)
+            try:
+                reader = self._free.get(timeout=self._wait)
+            except queue.Empty:
+                return
             if reader is not None:
                 reader.close()
+
+
+def _ended(reader: Reader | None) -> Reader | None:
+    """The reader with nothing running; None, so that a new one is made, where it cannot be ended."""
+    if reader is not None:
+        try:
+            reader.end()
+        except Exception:  # ChdbError; the handle is of no more use
+            return None
+    return reader

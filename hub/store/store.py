@@ -11,6 +11,7 @@ Threads: one calls `open`, `commit`, `close`; any may call `reader`, `committed`
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from hub.store import ddl, native, retention
 from hub.store import rows as stored_rows
-from hub.store.books import Books, Entry, Line, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
 from hub.store.engine import MAX_INSERT_ROWS, POISON, Engine, one_line
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, StoreError
 from hub.store.home import Home, directory_of
@@ -47,7 +48,7 @@ READER_WAIT = 5.0
 
 
 class Store:
-    """One embedded store. `id` is random and stays with the directory: in-doubt batches go only to the store with it."""
+    """One embedded store. `id` is random and stays with the directory: it names the store to agents."""
 
     def __init__(self, url: str, *, retain_days: int = 7, retain_bytes: int | None = None) -> None:
         self._home = Home(directory_of(url))
@@ -68,7 +69,7 @@ class Store:
     # -- open and close --------------------------------------------------------------------------------------------
 
     def open(self, now_ns: int) -> None:
-        """Lock the directory, make or extend the tables, settle what a crash left, load the books. Raises StoreError."""
+        """Lock, make or extend the tables, settle what a crash left, load the books. Raises StoreError."""
         self._home.open()
         try:
             self._writer, self._admin = self._engine.client(), self._engine.client()
@@ -107,8 +108,8 @@ class Store:
     # -- what is held ----------------------------------------------------------------------------------------------
 
     def epochs(self) -> list[StoredEpoch]:
-        """Every run the store knows. The writer's own objects: read them before the first commit, or copy."""
-        return list(self._books.runs.values())
+        """Every run the store knows; copies, the caller's to go on with."""
+        return copy.deepcopy(list(self._books.runs.values()))
 
     def committed(self) -> int:
         """The newest commit that is whole; rows above it may be there and may not be shown yet."""
@@ -166,7 +167,7 @@ class Store:
         self._engine.insert(self._writer, ddl.BATCHES, [columns_of_lines(lines)], len(lines))
         self._books.add(lines)
 
-    def _recover(self, given: Mapping[tuple[str, int, int], Line], now_ns: int) -> None:
+    def _recover(self, given: Mapping[Place, Line], now_ns: int) -> None:
         """Write the lines of rows that have none. Idempotent; `_doubt` stays where it fails.
 
         Each commit's lines go in one insert, the oldest first: so a crash in here loses no rows' place either.
