@@ -14,7 +14,7 @@ MAX_COLUMNS = 1_024
 MAX_NAME = 253
 """An agent's or a node's name, characters (a DNS name's limit)."""
 MAX_HELD = 4_096
-"""Held ranges in one acknowledgement or welcome."""
+"""Held ranges of one epoch in an acknowledgement or welcome."""
 MAX_RANGES = 65_536
 """Held ranges in one welcome, over all its epochs."""
 MAX_VALUES = 262_144
