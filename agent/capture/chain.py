@@ -10,7 +10,8 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ Positions = NDArray[np.int64]
 
 LANES = 256
 """Chains followed at the same time: fewer make each numpy call dearer per record, more cost guesses."""
+STEPS = 16
+"""Records each chain goes forward before the chains that have arrived are taken out."""
 SHORTEST = 1 << 18
 """Windows of fewer bytes are walked one record after the other."""
 
@@ -28,7 +31,7 @@ class Law:
     """How to get from one record to the next: `place + added + length`, rounded up to `unit`.
 
     The length lies `length_at` bytes behind the record's start, as `dtype`. `header` bytes must be there to know it,
-    and no record is shorter.
+    and no record is shorter: `added` is `header`, or `unit` is more than 1.
     """
 
     dtype: str
@@ -48,9 +51,15 @@ def words(data: NDArray[np.uint8], dtype: str) -> NDArray[Any]:
     return np.ndarray((max(0, len(data) - width + 1),), dtype, data, strides=(1,))
 
 
+def pairs(data: NDArray[np.uint8], dtype: str, places: Positions) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The two 32-bit integers, of type `dtype`, that lie one after the other at each place."""
+    both = words(data, "=u8")[places].view(dtype)
+    return both[0::2], both[1::2]
+
+
 def walk(raw: bytes | mmap.mmap, law: Law, place: int, end: int) -> tuple[list[int], int]:
     """The starts of records in [place, end), one after the other, and where the next one starts."""
-    order = "little" if law.dtype.startswith("<") else "big"
+    order: Literal["little", "big"] = "little" if law.dtype.startswith("<") else "big"
     low, high, added, header, mask = law.length_at, law.length_at + 4, law.added, law.header, law.unit - 1
     number = int.from_bytes
     found: list[int] = []
@@ -63,25 +72,29 @@ def walk(raw: bytes | mmap.mmap, law: Law, place: int, end: int) -> tuple[list[i
 
 
 def _follow(view: NDArray[Any], law: Law, starts: Positions, bounds: Positions) -> tuple[Positions, Positions]:
-    """All chains from `starts`, each up to its bound: the places visited (any order) and where each arrived."""
-    arrived = starts.copy()
-    lanes = np.flatnonzero(starts < bounds)
-    places, limits = starts[lanes], bounds[lanes]
-    shift = law.added + law.unit - 1
-    visited = []
-    while len(places):
-        visited.append(places)
-        steps = view[places + law.length_at].astype(np.int64)
-        steps += shift
-        if law.unit > 1:
-            steps &= -law.unit
-        np.maximum(steps, law.header, out=steps)
-        places = places + steps
-        going = places < limits
-        if not going.all():
-            arrived[lanes[~going]] = places[~going]
-            lanes, places, limits = lanes[going], places[going], limits[going]
-    return np.concatenate(visited) if visited else starts[:0], arrived
+    """All chains from `starts`, each up to its bound: the places visited (any order) and where each arrived.
+
+    A chain that has arrived walks on, unheeded, until the next stock-taking: that is cheaper than asking at each step.
+    """
+    arrived, lanes, places, limits = starts.copy(), np.arange(len(starts)), starts, bounds
+    shift, end, visited = law.added + law.unit - 1, bounds[-1], []
+    while len(lanes):
+        trail = np.empty((STEPS + 1, len(lanes)), dtype=np.int64)
+        trail[0] = places
+        for here, there in pairwise(trail):
+            at = np.minimum(here, end)
+            at += law.length_at
+            np.add(view[at], shift, out=at)
+            if law.unit > 1:
+                at &= -law.unit
+                np.maximum(at, law.header, out=at)
+            np.add(here, at, out=there)
+        inside = trail < limits
+        visited.append(trail[:-1][inside[:-1]])
+        gone = np.flatnonzero(~inside[-1])
+        arrived[lanes[gone]] = trail[inside[:, gone].sum(axis=0), gone]
+        lanes, places, limits = (of[inside[-1]] for of in (lanes, trail[-1], limits))
+    return np.concatenate(visited), arrived
 
 
 def find_records(

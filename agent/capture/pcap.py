@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.capture import Block, CaptureError, Interface
-from agent.capture.chain import Law, find_records, words
+from agent.capture.chain import Law, find_records, pairs
 from agent.capture.input import Mapped, Stream
 
 MAGICS: dict[bytes, tuple[str, int, int]] = {
@@ -49,10 +49,10 @@ class PcapReader:
             raise CaptureError(f"{source.name}: not a capture: it ends within the file header")
         order, self._unit, header = MAGICS[bytes(source.data[:4])]
         self._law = Law(f"{order}u4", 8, header, header, 1)
-        major, minor = struct.unpack_from(order + "HH", source.data, 4)
+        major, minor = struct.unpack_from(order + "HH", source.raw, 4)
         if major != 2:
             raise CaptureError(f"{source.name}: pcap version {major}.{minor} is not known")
-        (network,) = struct.unpack_from(order + "I", source.data, 20)
+        (network,) = struct.unpack_from(order + "I", source.raw, 20)
         self._input = source
         self._index = len(interfaces)
         interfaces.append(Interface(Path(source.name).name, linktype_of(network)))
@@ -71,8 +71,8 @@ class PcapReader:
         if self._input.place >= end:
             return None
         starts, after = find_records(self._input.raw, data, self._law, self._input.place, end, self._guess)
-        fields = [words(data, self._law.dtype)[starts + at] for at in (0, 4, 8, 12)]
-        seconds, fraction, cap_len, wire_len = fields
+        seconds, fraction = pairs(data, self._law.dtype, starts)
+        cap_len, wire_len = pairs(data, self._law.dtype, starts + 8)
         good = self._good(starts, cap_len)
         if good == 0:
             return None

@@ -1,0 +1,197 @@
+"""One AF_PACKET socket with a TPACKET_V3 receive ring: what the kernel and we share, and how frames lie in it.
+
+Layout: https://docs.kernel.org/networking/packet_mmap.html and include/uapi/linux/if_packet.h. The ring is a row of
+blocks; the kernel fills a block with frames and hands it over when it is full or `RETIRE_MS` old, we hand it back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.capture import CaptureError, NoRights
+from agent.capture.chain import words
+
+BLOCK_BYTES = 1 << 20
+"""Bytes of a ring block: the largest frame (a segment of 64 KiB before it is cut, or more with BIG TCP) fits easily."""
+RETIRE_MS = 50
+"""A block that is not full is handed over after this many milliseconds."""
+
+_SOL_PACKET = 263
+_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION = 1, 5, 6, 10
+_MR_PROMISC, _V3, _ETH_P_ALL = 1, 2, 0x0003
+_SO_ATTACH_FILTER = 26
+_STATUS, _COUNT, _TS_FIRST = 8, 12, 32  # offsets in a block's header
+_USER = 1
+_STATUS_VLAN_VALID, _STATUS_TPID_VALID = 1 << 4, 1 << 6
+_FRAME_HEADER = 48  # struct tpacket3_hdr; struct sockaddr_ll follows
+_MAP_POPULATE = 0x8000
+_TAG_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of ring blocks; arrays of shape (n,). `offset` is into the ring, the last two are the kernel's words."""
+
+    offset: NDArray[np.int64]
+    cap_len: NDArray[np.uint32]
+    wire_len: NDArray[np.uint32]
+    time: NDArray[np.int64]
+    vlan: NDArray[np.int64]
+    ifindex: NDArray[np.int32]
+    pkttype: NDArray[np.uint8]
+
+
+def _attach(sock: socket.socket, program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
+
+
+def _bind(sock: socket.socket, ifindex: int) -> None:
+    """Start to receive on one interface, 0 for all, which Python's own bind cannot say."""
+    address = struct.pack("=HHi12x", socket.AF_PACKET, socket.htons(_ETH_P_ALL), ifindex)
+    if ctypes.CDLL(None, use_errno=True).bind(sock.fileno(), address, len(address)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _numbers(data: NDArray[np.uint8], place: int, count: int) -> list[int]:
+    """Some of the kernel's 32-bit integers, one after the other."""
+    numbers: list[int] = data[place : place + 4 * count].view(np.uint32).tolist()
+    return numbers
+
+
+def find_frames(block: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Where the frames of one ring block start, relative to the block.
+
+    Each frame says where the next one is. Frames lie on multiples of 8 and bear a second between the block's first
+    and last: what looks so is a candidate, and if the candidates chain up exactly they are the frames. Payload that
+    looks so, or a clock that was set, breaks the chain; then it is walked frame by frame.
+    """
+    (count, first, length), (early, late) = _numbers(block, _COUNT, 3), _numbers(block, _TS_FIRST, 3)[::2]
+    seconds = block[first : length - length % 8].view(np.uint32)[1::2]
+    found: NDArray[np.int64] = np.flatnonzero(seconds - np.uint32(early) <= np.uint32((late - early) & 0xFFFFFFFF))
+    found = found * 8 + first
+    if len(found) == count and count and found[0] == first:
+        steps = words(block, "=u4")[found]
+        if np.array_equal(found[:-1] + steps[:-1], found[1:]):
+            return found
+    return _walk(block, first, count)
+
+
+def _walk(block: NDArray[np.uint8], place: int, count: int) -> NDArray[np.int64]:
+    found = np.empty(count, dtype=np.int64)
+    for number in range(count):
+        found[number] = place
+        place += _numbers(block, place, 1)[0]
+    return found
+
+
+def read_frames(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> Frames:
+    """The frames whose headers start at `starts`, as their headers tell."""
+    view = words(data, "=u4")
+    seconds, nanoseconds, cap_len, wire_len, status = (view[starts + at] for at in (4, 8, 12, 16, 20))
+    tci, tpid = view[starts + 32], words(data, "=u2")[starts + 36]
+    tagged = status & _STATUS_VLAN_VALID != 0
+    tpid = np.where(status & _STATUS_TPID_VALID != 0, tpid, 0x8100).astype(np.int64)
+    return Frames(
+        offset=starts + words(data, "=u2")[starts + 24],
+        cap_len=cap_len,
+        wire_len=wire_len + np.where(tagged, np.uint32(_TAG_BYTES), np.uint32(0)),
+        time=seconds.astype(np.int64) * 1_000_000_000 + nanoseconds,
+        vlan=np.where(tagged, tpid << 16 | (tci & 0xFFFF), -1),
+        ifindex=view[starts + _FRAME_HEADER + 4].view(np.int32),
+        pkttype=data[starts + _FRAME_HEADER + 10],
+    )
+
+
+class Ring:
+    """One ring, opened with its filter already in place. Raises NoRights, or CaptureError where the kernel refuses."""
+
+    def __init__(self, ifindex: int, program: bytes, ring_bytes: int) -> None:
+        """`ifindex` is the interface to bind to, 0 for all."""
+        self.blocks = max(4, ring_bytes // BLOCK_BYTES)
+        self._next = 0  # the block the kernel will hand over next
+        self._held: list[int] = []
+        self.taken = 0  # frames handed over so far
+        self.packets = self.dropped = 0
+        try:
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: nothing arrives before bind
+        except PermissionError:
+            raise NoRights(
+                "cannot capture: the right to open a raw socket is missing; run as root, or give the program"
+                " CAP_NET_RAW (setcap cap_net_raw+ep), or read a file"
+            ) from None
+        try:
+            self._set_up(ifindex, program)
+        except OSError as error:
+            self.socket.close()
+            raise CaptureError(
+                f"cannot capture: the kernel refuses a packet ring of {ring_bytes} bytes: {error.strerror}"
+            ) from None
+
+    def _set_up(self, ifindex: int, program: bytes) -> None:
+        size, frame = self.blocks * BLOCK_BYTES, 2048
+        request = struct.pack("=7I", BLOCK_BYTES, self.blocks, frame, size // frame, RETIRE_MS, 0, 0)
+        self.socket.setsockopt(_SOL_PACKET, _VERSION, _V3)
+        self.attach(program)
+        self.socket.setsockopt(_SOL_PACKET, _RX_RING, request)
+        self._map = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED | _MAP_POPULATE)
+        self.data: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        _bind(self.socket, ifindex)
+
+    def attach(self, program: bytes) -> None:
+        """Replace the filter; frames already in the ring stay."""
+        _attach(self.socket, program)
+
+    def promiscuous(self, ifindex: int) -> None:
+        """Ask the interface for frames that are not addressed to it, as long as this ring is open."""
+        self.socket.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("=iHH8s", ifindex, _MR_PROMISC, 0, b""))
+
+    def _ready(self, block: int) -> bool:
+        status: int = struct.unpack_from("=I", self._map, block * BLOCK_BYTES + _STATUS)[0]
+        return bool(status & _USER)
+
+    def take(self, most_blocks: int, most_frames: int) -> Frames | None:
+        """The frames of the blocks that are ready, or None. They stay where they are until `give_back`."""
+        starts: list[Any] = []
+        frames = 0
+        while len(self._held) < most_blocks and frames < most_frames and self._ready(self._next):
+            place = self._next * BLOCK_BYTES
+            starts.append(find_frames(self.data[place : place + BLOCK_BYTES]) + place)
+            frames += len(starts[-1])
+            self._held.append(self._next)
+            self._next = (self._next + 1) % self.blocks
+        self.taken += frames
+        return read_frames(self.data, np.concatenate(starts)) if starts else None
+
+    def give_back(self) -> None:
+        """Hand the blocks taken last back to the kernel."""
+        for block in self._held:
+            struct.pack_into("=I", self._map, block * BLOCK_BYTES + _STATUS, 0)
+        self._held.clear()
+
+    def count(self) -> None:
+        """Add the kernel's counts since the last call to `packets` and `dropped`: reading resets them."""
+        packets, dropped, _ = struct.unpack("=3I", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 12))
+        self.packets += packets
+        self.dropped += dropped
+
+    def clear_error(self) -> str:
+        """The socket's pending error, which asking clears: an interface that goes down leaves one. Empty if none."""
+        code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return errno.errorcode.get(code, str(code)) if code else ""
+
+    def close(self) -> None:
+        """Close the socket; the memory goes with the last array that looks into it."""
+        self.socket.close()
+        self.data = np.frombuffer(b"", dtype=np.uint8)
