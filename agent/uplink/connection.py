@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,14 @@ class Connection:
 
     def abort(self) -> None:
         """Be gone at once, whatever the peer does."""
-        if self._ws is not None:
-            self._ws.transport.abort()
+        self._cut()
         if self._task is not None:
             self._task.cancel()
+
+    def _cut(self) -> None:
+        if self._ws is not None:
+            with suppress(AttributeError):  # CPython's transport, once it has lost its connection while it was closing
+                self._ws.transport.abort()
 
     def close(self) -> None:
         """Say goodbye: everything is acknowledged."""
@@ -80,8 +85,7 @@ class Connection:
         except asyncio.CancelledError:
             event, reason, floor = Event.LOST, "given up", 0.0
         finally:
-            if self._ws is not None:
-                self._ws.transport.abort()
+            self._cut()
         self.uplink.ended(self, event, reason, floor)
 
     async def _speak(self) -> tuple[Event, str, float]:

@@ -80,7 +80,7 @@ class Session:
         except (ConnectionClosed, TimeoutError) as error:
             self.log.info("connection ended", reason=str(error) or "no message came in time")
         finally:
-            self._socket.transport.abort()
+            self.abort()
             if self.agent:
                 self.ingest.register.leave(self.agent, self, time_ns())
 
@@ -142,7 +142,7 @@ class Session:
             while True:
                 await self._send(await self._outgoing.get())
         except (ConnectionClosed, TimeoutError):
-            self._socket.transport.abort()
+            self.abort()
 
     async def _send(self, message: Message) -> None:
         async with asyncio.timeout(SEND_TIMEOUT):
@@ -153,13 +153,18 @@ class Session:
         """Messages to the agent that wait for its socket."""
         return self._outgoing.qsize()
 
+    def abort(self) -> None:
+        """Be gone at once, whatever the agent does."""
+        with suppress(AttributeError):  # CPython's transport, once it has lost its connection while it was closing
+            self._socket.transport.abort()
+
     def post(self, message: Message) -> None:
         """Queue a message to the agent. One that does not read its acknowledgements is cut off."""
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
             self.log.warning("agent does not read", queued=self._outgoing.qsize())
-            self._socket.transport.abort()
+            self.abort()
 
     async def refuse(self, code: str, detail: str, retry_after: float = 0.0) -> None:
         """Say why, and end the connection."""
@@ -167,7 +172,7 @@ class Session:
             await self._send(Refuse(code, detail, retry_after))
             async with asyncio.timeout(1.0):
                 await self._socket.close(1008, code)
-        self._socket.transport.abort()
+        self.abort()
 
     async def supersede(self) -> None:
         """A newer connection of this name took over."""
@@ -184,7 +189,7 @@ class Session:
         with suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._socket.close(1001, "draining")
-        self._socket.transport.abort()
+        self.abort()
 
     # -- messages --------------------------------------------------------------------------------------------------
 

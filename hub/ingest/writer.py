@@ -61,7 +61,7 @@ class Writer(threading.Thread):
         self._queue: deque[Work] = deque()
         self._rows = 0
         self._news = threading.Condition()
-        self._stop = False
+        self._ending = False
         self._busy_since: float | None = None
 
     def put(self, work: Work) -> None:
@@ -76,7 +76,7 @@ class Writer(threading.Thread):
     def stop(self) -> None:
         """Commit what is queued and end."""
         with self._news:
-            self._stop = True
+            self._ending = True
             self._news.notify()
 
     @property
@@ -101,10 +101,10 @@ class Writer(threading.Thread):
 
     def _take(self) -> list[Work]:
         with self._news:
-            while not self._queue and not self._stop:
+            while not self._queue and not self._ending:
                 self._news.wait()
             deadline = monotonic() + GATHER
-            while self._rows < ENOUGH_ROWS and not self._stop and any(w.echo is None for w in self._queue):
+            while self._rows < ENOUGH_ROWS and not self._ending and any(w.echo is None for w in self._queue):
                 if not self._news.wait(deadline - monotonic()) and monotonic() >= deadline:
                     break
             return self._pop()
@@ -157,6 +157,6 @@ class Writer(threading.Thread):
             except StoreError as error:
                 self._log.error("cannot store; trying again", reason=str(error), retry_s=RETRY)
                 with self._news:
-                    if self._stop:
+                    if self._ending:
                         return
                 threading.Event().wait(RETRY)
