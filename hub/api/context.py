@@ -1,0 +1,78 @@
+"""What the handlers are given, and who may call them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hub.api.runner import Runner
+from hub.store.reader import Reader
+
+
+class Store(Protocol):
+    """The part of `hub.store.store.Store` that the API asks."""
+
+    @property
+    def id(self) -> str:
+        """The store's name."""
+
+    def committed(self) -> int:
+        """The newest commit that may be shown."""
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """A reader for a `with` block."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Per table: rows, bytes, parts."""
+
+
+class Register(Protocol):
+    """The part of `hub.ingest.agents.Register` that the API asks. Called on the hub's loop only."""
+
+    def agents(self, now_ns: int) -> list[dict[str, Any]]:
+        """Each agent, as `nodetap agents -o json` prints it."""
+
+    def ledger(self) -> dict[str, Any]:
+        """The books of every run."""
+
+    def forget(self, name: str) -> bool:
+        """Take an agent that is not connected off the list."""
+
+    async def wait_commit(self, after: int, timeout: float) -> int:
+        """The newest commit, as soon as it is beyond `after` or the timeout is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What people may ask of the hub. Seconds and bytes."""
+
+    queries: int = 4
+    followers: int = 64
+    timeout: float = 300.0
+    page_timeout: float = 30.0
+    max_memory: int = 1 << 30
+
+
+@dataclass(slots=True)
+class Hub:
+    """Everything a handler needs."""
+
+    store: Store
+    register: Register
+    runner: Runner
+    token: str | None
+    ready: Callable[[], tuple[bool, str]]
+    metrics: Callable[[], bytes]
+    version: str
+    now_ns: Callable[[], int]
+    limits: Limits
+    followers: int = 0
+    openapi: bytes = field(default=b"")
+
+
+Handler: TypeAlias = "Callable[[Hub, Request], Awaitable[Response]]"

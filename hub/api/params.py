@@ -1,0 +1,100 @@
+"""Query parameters: declared as rows, read strictly, described in the OpenAPI document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from hub.api.problems import Problem
+from hub.query.grammar import parse
+from hub.query.output import OUTPUTS
+from hub.query.window import point
+
+Read = Callable[[str, int], Any]
+"""Text and now (nanoseconds) to a value; raises ValueError with the words for `NAME takes ...`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One query parameter: its name, how it is read, its default as text, and what people are told."""
+
+    name: str
+    read: Read
+    doc: str
+    default: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+def _whole(text: str, now: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,12}", text, re.ASCII):
+        raise ValueError("a whole number, 0 or more")
+    return int(text)
+
+
+def _names(text: str, now: int) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _heartbeat(text: str, now: int) -> float:
+    if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", text, re.ASCII) or not 0.1 <= float(text) <= 60:
+        raise ValueError("seconds from 0.1 to 60")
+    return float(text)
+
+
+def _text(text: str, now: int) -> str:
+    return text
+
+
+FILTER = Param("filter", _text, "a display filter")
+FIELDS = Param("fields", _names, "public names by comma, in the order wanted", "")
+SINCE = Param("since", point, "packet time: 15m, 2h, 1d, all, RFC 3339 with a zone, or nanoseconds", "15m")
+UNTIL = Param("until", point, "packet time, exclusive; as since")
+LIMIT = Param("limit", _whole, "the newest rows; 0 = all", "100")
+FORMAT = Param("format", _text, "how rows are printed", "ndjson", tuple(OUTPUTS))
+COMPLETENESS = Param("completeness", _text, "only: no rows, but how complete they would be", "with", ("with", "only"))
+BY = Param("by", _names, "public names by comma: one row of sums per group", "")
+TOP = Param("top", _whole, "with by: the groups with the most bytes; 0 = all", "10")
+
+PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, FORMAT, COMPLETENESS)
+FLOWS = (*PACKETS, BY, TOP)
+FOLLOW = (
+    Param("table", _text, "what to follow", "packets", ("packets", "flows")),
+    FILTER,
+    FIELDS,
+    Param("cursor", _text, "go on after that row"),
+    Param("since", point, "without a cursor: begin with the rows of that packet time or later"),
+    Param("heartbeat", _heartbeat, "seconds between heartbeats", "5"),
+)
+
+
+def read(request: Request, params: Sequence[Param], now: int) -> dict[str, Any]:
+    """The values of a request's parameters by name, defaults included. Raises Problem `bad_parameter`."""
+    given = request.query_params
+    known = {param.name for param in params}
+    for name in given:
+        if name not in known:
+            raise Problem("bad_parameter", f"no parameter {name[:40]!r} here; there are {', '.join(sorted(known))}")
+        if len(given.getlist(name)) > 1:
+            raise Problem("bad_parameter", f"{name} is given twice")
+    return {param.name: _value(param, given, now) for param in params}
+
+
+def _value(param: Param, given: Mapping[str, str], now: int) -> Any:
+    text = given.get(param.name, param.default)
+    if text is None:
+        return None
+    if param.choices and text not in param.choices:
+        raise Problem("bad_parameter", f"{param.name} takes {', '.join(param.choices)}, not {text[:40]!r}")
+    try:
+        return param.read(text, now)
+    except ValueError as error:
+        raise Problem("bad_parameter", f"{param.name}: {error}") from None
+
+
+def filter_of(values: Mapping[str, Any], table: str) -> Any:
+    """The tree of the filter, None where there is none. Raises FilterError."""
+    return parse(values["filter"], table) if values["filter"] else None

@@ -1,0 +1,42 @@
+"""The route table: every row says method, path, who may call, handler, parameters, and what it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hub.api import answers, follow, params, resources
+from hub.api.context import Handler
+
+OPEN, TOKEN = "open", "token"
+"""Who may call: anybody, or with a token configured who has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One route."""
+
+    method: str
+    path: str
+    who: str
+    handler: Handler
+    summary: str
+    params: tuple[params.Param, ...] = ()
+    produces: tuple[str, ...] = ("application/json",)
+
+
+_ROWS = ("application/x-ndjson", "application/json", "text/csv", "application/vnd.apache.parquet")
+
+ROUTES = (
+    Row("GET", "/v1/packets", TOKEN, answers.packets, "packet rows", params.PACKETS, _ROWS),
+    Row("GET", "/v1/flows", TOKEN, answers.flows, "flow records, or sums of them with by", params.FLOWS, _ROWS),
+    Row("GET", "/v1/follow", TOKEN, follow.follow, "rows as they are stored, resumable", params.FOLLOW, _ROWS[:1]),
+    Row("GET", "/v1/agents", TOKEN, resources.agents, "one object per agent"),
+    Row("DELETE", "/v1/agents/{name:path}", TOKEN, resources.forget, "forgets an agent that left"),
+    Row("GET", "/v1/ledger", TOKEN, resources.ledger, "the books: what became of every packet"),
+    Row("GET", "/v1/fields", TOKEN, resources.fields, "what can be shown and filtered by"),
+    Row("GET", "/v1/status", TOKEN, resources.status, "version, store, readiness"),
+    Row("GET", "/openapi.json", TOKEN, resources.openapi, "this API, described"),
+    Row("GET", "/healthz", OPEN, resources.healthz, "200 while the hub's loop runs", (), ("text/plain",)),
+    Row("GET", "/readyz", OPEN, resources.readyz, "200 while the hub takes work, else 503", (), ("text/plain",)),
+    Row("GET", "/metrics", TOKEN, resources.metrics, "Prometheus metrics", (), ("text/plain",)),
+)
