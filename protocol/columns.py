@@ -139,7 +139,6 @@ def take(value: ColumnValue, index: Array) -> ColumnValue:
 def cut(value: ColumnValue, start: int, stop: int) -> ColumnValue:
     """The rows `start:stop` of a column, bounds as a slice has them, without copying."""
     start, stop, _ = slice(start, stop).indices(len(value))
-    stop = max(start, stop)
     if isinstance(value, Dict):
         return Dict(value.codes[start:stop], value.values)
     if isinstance(value, Text):
