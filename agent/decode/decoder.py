@@ -6,12 +6,13 @@ fallback dissector (`slow`) within its budget.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from agent.capture import Block, Interface
-from agent.decode import link, network, transport, tunnel
+from agent.decode import link, network, slow, transport, tunnel
 from agent.decode.encap import ENCAP
 from agent.decode.kinds import LINKTYPE, Kind
 from agent.decode.walk import Array, Handler, Walk
@@ -52,17 +53,20 @@ HANDLERS: dict[int, Handler] = {
     Kind.ERSPAN2: tunnel.erspan2,
     Kind.ERSPAN3: tunnel.erspan3,
     Kind.VXLAN: tunnel.vxlan,
+    Kind.VXLAN_LIKELY: tunnel.vxlan_likely,
     Kind.VXLAN_GPE: tunnel.vxlan_gpe,
     Kind.NSH: tunnel.nsh,
     Kind.GENEVE: tunnel.geneve,
     Kind.GTPU: tunnel.gtpu,
     Kind.GTPU_EXTENSION: tunnel.gtpu_extension,
+    Kind.L2TP: tunnel.l2tp,
+    Kind.TEREDO: tunnel.teredo,
 }
 
 
 @dataclass(slots=True)
 class Decoded:
-    """Frames by the way they were decoded."""
+    """Frames by the way they went: `slow` by the fallback, `skipped` where its budget was spent."""
 
     fast: int = 0
     slow: int = 0
@@ -70,10 +74,21 @@ class Decoded:
 
 
 class Decoder:
-    """Decodes the blocks of one source. `interfaces` is the source's own list, which may grow."""
+    """Decodes the blocks of one source. `interfaces` is the source's own list, which may grow.
 
-    def __init__(self, interfaces: list[Interface]) -> None:
+    `slow_budget` is the CPU time that the fallback may take, in seconds per second of `clock` (seconds that only rise,
+    the driver's `time.monotonic`); None is unlimited, for files. `decoded` counts frames by the way they went.
+    """
+
+    def __init__(
+        self,
+        interfaces: list[Interface],
+        *,
+        slow_budget: float | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self._interfaces = interfaces
+        self._budget = slow.Budget(slow_budget, clock)
         self.decoded = Decoded()
 
     def block(self, block: Block, first_number: int) -> Columns:
@@ -81,7 +96,9 @@ class Decoder:
         walk = Walk(block)
         self._frame_columns(walk, block, first_number)
         _stripped_tag(walk, block)
-        self._start(walk, block.iface)
+        left = self._start(walk, block.iface)
+        slow_rows = self._fallback(walk, block, left)
+        self.decoded.fast += len(block) - slow_rows
         walk.run(HANDLERS)
         return walk.finish()
 
@@ -105,10 +122,43 @@ class Decoder:
         encap = np.array([ENCAP.get(face.linktype, 0) for face in faces] or [0], dtype="<u2")
         walk.array("encap_type")[:] = encap[block.iface]
 
-    def _start(self, walk: Walk, iface: Array) -> None:
-        """Every frame stands at the layer that its interface's link type names."""
-        kinds = np.array([LINKTYPE.get(face.linktype, Kind.NONE) for face in self._interfaces] or [0], dtype=np.uint8)
+    def _start(self, walk: Walk, iface: Array) -> Array:
+        """Every frame stands at the layer that its interface's link type names; the rows left are the fallback's."""
+        kinds = np.array([_first(face.linktype) for face in self._interfaces] or [Kind.NONE], dtype=np.uint8)
         walk.split(np.arange(walk.n), kinds[iface])
+        return np.flatnonzero(kinds[iface] == Kind.NONE)
+
+    def _fallback(self, walk: Walk, block: Block, rows: Array) -> int:
+        """Ask scapy where the network layer of these rows begins; how many rows were its to answer."""
+        worth = np.array([face.linktype in slow.MODULES for face in self._interfaces] or [False])
+        rows = rows[worth[block.iface[rows]]]
+        for row in rows:
+            if self._budget.open():
+                self._dissect(walk, block, row)
+                self._budget.spend()
+                self.decoded.slow += 1
+            else:
+                walk.found(np.array([row]), Has.SKIPPED)
+                self.decoded.skipped += 1
+        return len(rows)
+
+    def _dissect(self, walk: Walk, block: Block, row: int) -> None:
+        one = np.array([row])
+        walk.found(one, Has.SLOW)
+        frame = block.data[walk.off[row] : walk.cap[row]].tobytes()
+        place = slow.locate(self._interfaces[block.iface[row]].linktype, frame)
+        if place is None:
+            return
+        kind, offset = place
+        walk.off[row] += offset
+        if kind in slow.ETHERTYPES:
+            walk.by_ethertype(one, slow.ETHERTYPES[kind])
+        else:
+            walk.go(one, kind)
+
+
+def _first(linktype: int) -> Kind:
+    return LINKTYPE.get(linktype, Kind.NONE)
 
 
 def _stripped_tag(walk: Walk, block: Block) -> None:

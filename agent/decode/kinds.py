@@ -58,6 +58,9 @@ class Kind(IntEnum):
     ERSPAN3 = 36
     NSH = 37
     GTPU_EXTENSION = 38
+    VXLAN_LIKELY = 39
+    L2TP = 40
+    TEREDO = 41
 
 
 def _table(size: int, entries: Mapping[int, Kind]) -> Array:
@@ -76,7 +79,6 @@ ETHERTYPE = _table(
         0x8100: Kind.VLAN,
         0x88A8: Kind.VLAN,
         0x9100: Kind.VLAN,
-        0x9200: Kind.VLAN,
         0x86DD: Kind.IPV6,
         0x880B: Kind.PPP,
         0x8847: Kind.MPLS,
@@ -106,15 +108,22 @@ _UPPER = {
 IPV4_PROTOCOL = _table(256, _UPPER)
 IPV6_NEXT = _table(256, {**_UPPER, 0: Kind.V6_OPTIONS, 43: Kind.V6_OPTIONS, 60: Kind.V6_OPTIONS, 44: Kind.V6_FRAGMENT})
 
-UDP_PORT = _table(
+_EITHER_PORT = {
+    1701: Kind.L2TP,  # RFC 2661
+    2152: Kind.GTPU,  # 3GPP TS 29.281
+    3544: Kind.TEREDO,  # RFC 4380
+    6081: Kind.GENEVE,  # RFC 8926
+}
+UDP_SOURCE = _table(65536, {**_EITHER_PORT, 4789: Kind.VXLAN_LIKELY})
+"""Tunnels by source port, where the destination port names none."""
+UDP_DESTINATION = _table(
     65536,
     {
-        2152: Kind.GTPU,  # 3GPP TS 29.281
+        **_EITHER_PORT,
         4789: Kind.VXLAN,  # RFC 7348
         4790: Kind.VXLAN_GPE,
-        6081: Kind.GENEVE,  # RFC 8926
         6635: Kind.MPLS_IN_UDP,  # RFC 7510
-        8472: Kind.VXLAN,  # Linux before the port was assigned; OTV uses it too
+        8472: Kind.VXLAN_LIKELY,  # Linux before the port was assigned; OTV has it too
     },
 )
 

@@ -8,7 +8,6 @@ from agent.decode.kinds import Kind
 from agent.decode.walk import Array, Walk, record
 from protocol.schema import Has
 
-
 MAX_LENGTH = 1500
 """An Ethernet type field up to this is the length of an IEEE 802.3 frame (802.3, 3.2.6)."""
 

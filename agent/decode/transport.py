@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.decode.kinds import UDP_PORT
+from agent.decode.kinds import UDP_DESTINATION, UDP_SOURCE
 from agent.decode.walk import Array, Walk, record
 from protocol.schema import Has
 
@@ -73,7 +73,7 @@ def _tcp_wrong(walk: Walk, rows: Array) -> None:
 
 
 def udp(walk: Walk, rows: Array) -> None:
-    """UDP (RFC 768), and by destination port the tunnels over it."""
+    """UDP (RFC 768), and by port the tunnels over it."""
     _cut(walk, rows, UDP.itemsize, Has.UDP)
     rows, off, head = walk.head(rows, UDP, mark=False)
     _ports(walk, rows, head, Has.UDP | Has.UDP_LENGTH)
@@ -81,7 +81,8 @@ def udp(walk: Walk, rows: Array) -> None:
     walk.put("udp_length", rows, length)
     bad = ((length < 8) & (length != 0)) | (walk.cap[rows] - off < 8)
     walk.malformed(rows[bad])
-    kinds = UDP_PORT[head["dst"]]
+    kinds = UDP_DESTINATION[head["dst"]]
+    kinds = np.where(kinds, kinds, UDP_SOURCE[head["src"]])
     if kinds.any():
         _into(walk, ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0), rows, off, length, kinds)
 

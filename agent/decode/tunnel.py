@@ -1,10 +1,10 @@
-"""Tunnels: PPP, PPPoE, MPLS, GRE, IP in IP, VXLAN, Geneve, GTP-U, NSH."""
+"""Tunnels: PPP, PPPoE, MPLS, GRE, IP in IP, VXLAN, Geneve, GTP-U, L2TP, Teredo, NSH."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from agent.decode.kinds import PPP_ETHERTYPE, Kind
+from agent.decode.kinds import ETHERTYPE, PPP_ETHERTYPE, Kind
 from agent.decode.walk import Array, Walk, record
 from protocol.schema import Has
 
@@ -12,6 +12,8 @@ BYTE = record(1, first=("u1", 0))
 WORD = record(2, value=(">u2", 0))
 LABEL = record(4, value=(">u4", 0))
 PPPOE = record(6, version=("u1", 0), code=("u1", 1), session=(">u2", 2), len=(">u2", 4))
+PSEUDOWIRE = record(18, first=("u1", 0), bare=(">u2", 12), behind=(">u2", 16))
+L2TP = record(2, flags=(">u2", 0))
 GRE = record(4, flags=(">u2", 0), type=(">u2", 2))
 VXLAN = record(8, flags=("u1", 0), next=("u1", 3), vni=(">u4", 4), reserved=(">u4", 0))
 GENEVE = record(8, first=("u1", 0), type=(">u2", 2), vni=(">u4", 4))
@@ -74,14 +76,26 @@ def mpls(walk: Walk, rows: Array) -> None:
 
 
 def _after_labels(walk: Walk, rows: Array) -> None:
+    """4 and 6 are IP (RFC 4928), 1 is an associated channel (RFC 4385), anything else is Ethernet (RFC 4448)."""
     rows, off, head = walk.head(rows, BYTE)
     nibble = head["first"] >> 4
     walk.by_ethertype(rows[nibble == 4], 0x0800)
     walk.by_ethertype(rows[nibble == 6], 0x86DD)
-    control = nibble == 0  # RFC 4448: a control word, then Ethernet
-    rows, off = rows[control], off[control]
-    walk.off[rows] = off + 4
+    ethernet = (nibble != 1) & (nibble != 4) & (nibble != 6)
+    rows, off = rows[ethernet], off[ethernet]
+    control = _has_control_word(walk, rows)
+    walk.off[rows] = off + np.where(control, 4, 0)
     walk.go(rows, Kind.ETHERNET)
+
+
+def _has_control_word(walk: Walk, rows: Array) -> Array:
+    """Whether a control word precedes Ethernet: nothing says so but zeros, and an ethertype where it should be."""
+    control = np.zeros(len(rows), dtype=bool)
+    whole = np.flatnonzero(walk.cap[rows] - walk.off[rows] >= PSEUDOWIRE.itemsize)
+    head = walk.gather(walk.off[rows[whole]], PSEUDOWIRE)
+    bare = (ETHERTYPE[head["bare"]] != 0) & (ETHERTYPE[head["behind"]] == 0)
+    control[whole] = (head["first"] >> 4 == 0) & ~bare
+    return control
 
 
 def mpls_in_ip(walk: Walk, rows: Array) -> None:
@@ -173,9 +187,18 @@ def erspan3(walk: Walk, rows: Array) -> None:
 
 
 def vxlan(walk: Walk, rows: Array) -> None:
-    """VXLAN (RFC 7348): the I flag set. Port 8472 is OTV's too, so nothing else passes."""
+    """VXLAN (RFC 7348): the I flag set."""
     rows, off, head = walk.head(rows, VXLAN)
-    fine = head["flags"] & 0x08 != 0
+    _vxlan(walk, rows, off, head, head["flags"] & 0x08 != 0)
+
+
+def vxlan_likely(walk: Walk, rows: Array) -> None:
+    """What may be VXLAN by its port: so it is where the reserved bits are zero and only the I flag is set."""
+    rows, off, head = walk.head(rows, VXLAN, mark=False)
+    _vxlan(walk, rows, off, head, (head["reserved"] == 0x08000000) & (head["vni"] & 0xFF == 0))
+
+
+def _vxlan(walk: Walk, rows: Array, off: Array, head: Array, fine: Array) -> None:
     rows, off, head = rows[fine], off[fine], head[fine]
     walk.tunnel(rows, "vxlan", head["vni"] >> 8)
     walk.off[rows] = off + 8
@@ -244,3 +267,40 @@ def gtpu_extension(walk: Walk, rows: Array) -> None:
     walk.malformed(rows[~fine])
     walk.off[rows[fine]] = off[fine] + head["first"][fine].astype(np.int64) * 4 - 1
     walk.go(rows[fine], Kind.GTPU_EXTENSION)
+
+
+def l2tp(walk: Walk, rows: Array) -> None:
+    """L2TP version 2 (RFC 2661, 3.1): data messages carry PPP; tunnel and session id are the tunnel's id."""
+    rows, off, head = walk.head(rows, L2TP)
+    flags = head["flags"].astype(np.uint16)
+    fine = (flags & 0x8000 == 0) & (flags & 0x0007 == 2)
+    rows, flags = rows[fine], flags[fine]
+    walk.off[rows] = off[fine] + np.where(flags & 0x4000, 4, 2)
+    rows, off, flags = _l2tp_ids(walk, rows, flags)
+    walk.off[rows] = off + 4 + np.where(flags & 0x0800, 4, 0)
+    padded = flags & 0x0200 != 0
+    walk.go(rows[~padded], Kind.PPP)
+    rows, off, head = walk.head(rows[padded], WORD)
+    walk.off[rows] = off + 2 + head["value"].astype(np.int64)
+    walk.go(rows, Kind.PPP)
+
+
+def _l2tp_ids(walk: Walk, rows: Array, flags: Array) -> tuple[Array, Array, Array]:
+    kept = walk.cap[rows] - walk.off[rows] >= LABEL.itemsize
+    flags = flags[kept]
+    rows, off, head = walk.head(rows, LABEL)
+    walk.tunnel(rows, "l2tp", head["value"])
+    return rows, off, flags
+
+
+def teredo(walk: Walk, rows: Array) -> None:
+    """Teredo (RFC 4380, 5.1.1): IPv6, alone or behind an origin indication."""
+    rows, off, head = walk.head(rows, WORD)
+    origin = head["value"] == 0
+    ip = head["value"] >> 12 == 6
+    walk.off[rows[origin]] = off[origin] + 8
+    rows = rows[ip | origin]
+    rows, _, head = walk.head(rows, BYTE, mark=False)
+    rows = rows[head["first"] >> 4 == 6]
+    walk.tunnel(rows, "teredo")
+    walk.by_ethertype(rows, 0x86DD)

@@ -27,8 +27,10 @@ MAX_LAYERS = 48
 MAPPED = np.uint32(0xFFFF0000)
 """Bytes 8 to 11 of an IPv4 address mapped into IPv6, as a little-endian word (RFC 4291, 2.5.5.2)."""
 
-TUNNELS = ("", "vxlan", "vxlan-gpe", "geneve", "gre", "gretap", "erspan", "pptp", "ipip", "6in4", "4in6", "6in6")
-TUNNELS += ("gtpu", "mpls", "pppoe", "etherip", "nsh")
+TUNNELS: tuple[str, ...] = (
+    *("", "vxlan", "vxlan-gpe", "geneve", "gre", "gretap", "erspan", "pptp", "ipip", "6in4", "4in6", "6in6"),
+    *("gtpu", "mpls", "pppoe", "etherip", "nsh", "l2tp", "teredo"),
+)
 TUNNEL = {name: code for code, name in enumerate(TUNNELS)}
 """The column `tunnel_type`: its strings, and the code of each."""
 
