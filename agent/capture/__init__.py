@@ -77,7 +77,6 @@ class Source(Protocol):
     interfaces: list[Interface]  # grows as interfaces appear; an index never changes its meaning
     live: bool  # a live source may not be kept waiting, a file may
     done: bool  # nothing will ever come again
-    linktypes: set[int]
 
     def open(self) -> None:
         """Start. Raises CaptureError (NoRights where the right is missing)."""

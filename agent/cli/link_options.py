@@ -1,0 +1,109 @@
+"""The options that `run` and `replay` share: where the hub is, how we show who we are, how we trust it."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+
+def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --hub, --node, --token-file, --tls-ca, --insecure, --l7, --filter and --buffer-bytes to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option("--hub", "hubs", multiple=True, envvar="NODETAP_HUB", callback=lambda c, p, v: _hubs(v),
+                 help="The hub's agents' listener, ws://HOST:PORT or wss://HOST:PORT; repeat for several hubs."),
+    click.option("--node", default=socket.gethostname, show_default="the host's name", envvar="NODETAP_NODE",
+                 help="Name of this node."),
+    click.option("--filter", "bpf", envvar="NODETAP_FILTER", help="Capture filter, pcap-filter(7) syntax."),
+    click.option("--l7", type=click.Choice(["off", "fast", "all"]), default="fast", show_default=True,
+                 envvar="NODETAP_L7", help="How much to look into application protocols."),
+    click.option("--buffer-bytes", type=click.IntRange(1 << 20), default=64 << 20, show_default=True,
+                 envvar="NODETAP_BUFFER_BYTES", help="Bound of the outbox: what may wait for the hub in memory."),
+    click.option("--stall-timeout", type=click.FloatRange(0.5, 3600), default=10.0, show_default=True,
+                 envvar="NODETAP_STALL_TIMEOUT", help="Seconds without an acknowledgement that make a stall."),
+    click.option("--echo-interval", type=click.FloatRange(0.5, 3600), default=10.0, show_default=True,
+                 envvar="NODETAP_ECHO_INTERVAL", help="Seconds between two echoes through the hub's queue."),
+    click.option("--backoff-max", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True,
+                 envvar="NODETAP_BACKOFF_MAX", help="Longest wait between two connections, seconds."),
+    click.option("--metrics", callback=lambda c, p, v: _address(v), envvar="NODETAP_METRICS",
+                 help="Where to show /metrics, /healthz and /readyz, HOST:PORT; off by default."),
+    click.option("--token-file", envvar="NODETAP_TOKEN_FILE", help="File with the hub's token."),
+    click.option("--tls-ca", envvar="NODETAP_TLS_CA", help="CA certificates (PEM) to trust for wss://."),
+    click.option("--insecure", is_flag=True, envvar="NODETAP_INSECURE",
+                 help="Allow ws:// beyond loopback, and wss:// without checking the certificate."),
+)  # fmt: skip
+
+
+def _hubs(values: tuple[str, ...]) -> tuple[str, ...]:
+    hubs = tuple(hub for value in values for hub in value.replace(",", " ").split())
+    for hub in hubs:
+        parts = urlsplit(hub)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise click.BadParameter(f"{hub!r} is no ws://HOST:PORT or wss://HOST:PORT")
+    return hubs or ("ws://127.0.0.1:8470",)
+
+
+def _address(value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter(f"{value!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def read_token(path: str | None) -> str | None:
+    """The token in a file, without surrounding white space. Raises click.UsageError."""
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise click.UsageError(f"cannot read the token file {path}: {error.strerror}") from None
+    if not token:
+        raise click.UsageError(f"the token file {path} is empty")
+    return token
+
+
+def check_hubs(hubs: tuple[str, ...], insecure: bool) -> None:
+    """Refuse to send in clear text beyond this machine. Raises click.UsageError."""
+    for hub in hubs:
+        parts = urlsplit(hub)
+        if parts.scheme == "ws" and not insecure and not _loopback(parts.hostname or ""):
+            raise click.UsageError(f"{hub} is not encrypted: use wss:// (or --insecure, on a trusted net)")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def tls_context(hubs: tuple[str, ...], ca: str | None, insecure: bool) -> ssl.SSLContext | None:
+    """How to trust wss:// hubs; None where there are none. Raises click.UsageError."""
+    if not any(hub.startswith("wss:") for hub in hubs):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise click.UsageError(f"cannot use the CA file {ca}: {error}") from None
+    if insecure and ca is None:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def hub_ports(hubs: tuple[str, ...]) -> set[int]:
+    """TCP ports of the hubs: the agent's own traffic."""
+    return {urlsplit(hub).port or (443 if hub.startswith("wss:") else 80) for hub in hubs}

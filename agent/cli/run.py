@@ -1,0 +1,138 @@
+"""`nodetap-agent run`: capture live and stream to a hub until told to stop."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import Any
+
+import click
+
+from agent.cli.link_options import check_hubs, hub_ports, link_options, read_token, tls_context
+
+
+@click.command()
+@click.option(
+    "--interface",
+    "interfaces",
+    multiple=True,
+    envvar="NODETAP_INTERFACE",
+    help="Interfaces to capture on, names or globs; repeat or separate by commas. All that are up by default.",
+)
+@click.option("--exclude", multiple=True, envvar="NODETAP_EXCLUDE", help="Interfaces to leave out, names or globs.")
+@click.option(
+    "--source",
+    "kind",
+    type=click.Choice(["ring", "scapy"]),
+    default="ring",
+    show_default=True,
+    envvar="NODETAP_SOURCE",
+    help="The kernel's ring (Linux), or scapy's sockets (elsewhere; slow).",
+)
+@click.option(
+    "--snaplen",
+    type=click.IntRange(64, 262144),
+    default=262144,
+    show_default=True,
+    envvar="NODETAP_SNAPLEN",
+    help="Bytes of each frame that are looked at.",
+)
+@click.option(
+    "--ring-bytes",
+    type=click.IntRange(1 << 20),
+    default=64 << 20,
+    show_default=True,
+    envvar="NODETAP_RING_BYTES",
+    help="Size of the kernel's ring.",
+)
+@click.option("--promisc", is_flag=True, envvar="NODETAP_PROMISC", help="Take frames for other machines too.")
+@click.option(
+    "--include-self",
+    is_flag=True,
+    envvar="NODETAP_INCLUDE_SELF",
+    help="Capture the agent's own traffic with the hub as well.",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=20.0,
+    show_default=True,
+    envvar="NODETAP_DRAIN_TIMEOUT",
+    help="Seconds that a stop may take.",
+)
+@link_options  # fmt: skip
+def run(
+    interfaces: tuple[str, ...], exclude: tuple[str, ...], kind: str, hubs: tuple[str, ...], **options: Any
+) -> None:
+    """Capture on this machine's interfaces and stream summaries to a hub.
+
+    Needs the right to capture: root, or CAP_NET_RAW. Exits 0 after SIGTERM once everything captured is stored, 3 with
+    packets left at the drain deadline, 1 when the capture failed, 2 when it cannot start.
+    """
+    check_hubs(hubs, options["insecure"])
+    token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
+    source = _source(kind, _split(interfaces) or ["*"], _split(exclude), options)
+    from agent.capture import CaptureError
+
+    try:
+        source.open()
+    except CaptureError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    from agent.assemble import pipeline_of
+    from agent.capture.own import OwnTraffic
+    from agent.daemon import Agent, AgentConfig
+    from agent.uplink.link import LinkConfig
+    from protocol.logs import logger
+
+    epoch = secrets.randbits(64)
+    node = options["node"]
+    link = LinkConfig(
+        hubs=hubs, agent=node, node=node, epoch=epoch, token=token, tls=tls,
+        stall_timeout=options["stall_timeout"], echo_interval=options["echo_interval"],
+        backoff_max=options["backoff_max"], drain_timeout=options["drain_timeout"],
+    )  # fmt: skip
+    log = logger(program="nodetap-agent", agent=node, epoch=f"{epoch:016x}")
+    names = [interface.name for interface in source.interfaces]
+    log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
+    own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_ports(hubs))
+    config = AgentConfig(link, options["buffer_bytes"], options["metrics"])
+    agent = Agent(config, source, pipeline_of(source, node, epoch, log), own, log)
+    code = _run(agent)
+    log.info("stopped", code=code, left_packets=agent.outbox.pending_packets, ledger=agent.pipeline.report.to_map())
+    if agent.worker.error:
+        click.echo(f"Error: {agent.worker.error}", err=True)
+    sys.exit(code)
+
+
+def _run(agent: Any) -> int:
+    try:
+        return int(agent.run())
+    except OSError as error:
+        click.echo(f"Error: cannot show metrics: {error}", err=True)
+        return 2
+
+
+def _split(values: tuple[str, ...]) -> list[str]:
+    return [part for value in values for part in value.replace(",", " ").split()]
+
+
+def _source(kind: str, include: list[str], exclude: list[str], options: dict[str, Any]) -> Any:
+    from agent.capture import CaptureError
+
+    try:
+        if kind == "ring":
+            from agent.capture.ring import RingSource
+
+            return RingSource(
+                include, exclude, bpf=options["bpf"], snaplen=options["snaplen"],
+                ring_bytes=options["ring_bytes"], promisc=options["promisc"],
+            )  # fmt: skip
+        from agent.capture.scapy_socket import ScapySource
+
+        from agent.capture.interfaces import choose
+
+        return ScapySource(choose(None, include, exclude), options["bpf"])
+    except CaptureError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,196 @@
+"""One agent run: wires source, pipeline, outbox, link, watchdog and metrics by hand, and ends them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from agent.capture import Source
+from agent.capture.own import OwnTraffic
+from agent.metrics import Metrics, Now
+from agent.metrics import serve as serve_metrics
+from agent.pipeline import Pipeline
+from agent.uplink.link import LinkConfig, Uplink
+from agent.uplink.machine import Event, State
+from agent.uplink.outbox import Outbox
+from agent.watchdog import LOOP_DEAD, Signs, Verdict, Watchdog
+from agent.worker import Worker
+
+BEAT = 0.5
+LINK_DETECTORS = ("progress", "echo", "ping")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What one run was told. `on_beat` is called in the loop twice a second, for progress bars."""
+
+    link: LinkConfig
+    buffer_bytes: int = 64 << 20
+    metrics: tuple[str, int] | None = None
+    on_beat: Callable[[], None] | None = None
+
+
+class Agent:
+    """One run of the agent; `run()` gives the exit code."""
+
+    def __init__(
+        self, config: AgentConfig, source: Source, pipeline: Pipeline, own: OwnTraffic | None, log: Any
+    ) -> None:
+        self.config, self.log = config, log
+        self.source, self.pipeline = source, pipeline
+        self.outbox = Outbox(config.buffer_bytes, self._news)
+        self.worker = Worker(source, pipeline, self.outbox, log, own)
+        self.uplink = Uplink(
+            config.link,
+            self.outbox,
+            log,
+            status=self._status,
+            stop_capture=self.worker.stop,
+            free=self._free,
+            on_transition=self._transition,
+        )
+        self.metrics = Metrics(self._now)
+        self.watchdog = Watchdog(self._signs, self._stall, config.link.stall_timeout)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stall_word = ""
+        self._lost_at: float | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run until the end. 0 where everything captured is acknowledged, 1 after a failed capture, 3 otherwise."""
+        drained = asyncio.run(self._main())
+        if self.worker.error:
+            return 1
+        return 0 if drained else 3
+
+    async def _main(self) -> bool:
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._told_to_stop)
+        server = serve_metrics(self.config.metrics, self.metrics.text, self._unhealthy, self._unready) \
+            if self.config.metrics else None  # fmt: skip
+        self.worker.start()
+        self.watchdog.start()
+        self._beat()
+        try:
+            return await self.uplink.run()
+        finally:
+            self.watchdog.stop()
+            self.worker.stop()
+            self.outbox.close()
+            await asyncio.to_thread(self.worker.join, 2.0)
+            if server is not None:
+                server.shutdown()
+
+    def _beat(self) -> None:
+        if self.config.on_beat is not None and self._loop is not None:
+            self.config.on_beat()
+            self._loop.call_later(BEAT, self._beat)
+
+    def _told_to_stop(self) -> None:
+        self.log.info("told to stop", captured=self.pipeline.report.captured, outbox_batches=self.outbox.batches)
+        if self.uplink.stopping:
+            self.outbox.close()
+        self.uplink.stop()
+
+    def _news(self) -> None:
+        """From the capture thread: the outbox has something new, or is finished."""
+        self.uplink.notify()
+        if self.outbox.finished and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._input_ended)
+
+    def _input_ended(self) -> None:
+        if not self.uplink.stopping:
+            self.uplink.stop()
+
+    # -- what the link asks ----------------------------------------------------------------------------------------
+
+    def _status(self) -> dict[str, Any]:
+        evidence: dict[str, Any] = {"oldest_ns": int(self.outbox.oldest_age() * 1e9)}
+        if self._stall_word:
+            evidence["stall"] = self._stall_word
+        return {"level": self.pipeline.level, "evidence": evidence, "ledger": self.pipeline.report.to_map()}
+
+    def _transition(self, old: State, event: Event, new: State) -> None:
+        self.metrics.transition(old, event, new)
+        self.worker.eager = new in (State.BACKOFF, State.CONNECTING)
+        if new is State.BACKOFF and self._lost_at is None:
+            self._lost_at = monotonic()
+        if new is State.STREAMING and self._lost_at is not None:
+            self.metrics.reconnect_seconds.observe(monotonic() - self._lost_at)
+            self._lost_at = None
+
+    def _free(self) -> None:
+        """Memory back to the system; the capture thread seals its open rows by itself while the link is down."""
+        assert self._loop is not None
+        self._loop.run_in_executor(None, _trim)
+
+    # -- what the watchdog sees and says ---------------------------------------------------------------------------
+
+    def _signs(self) -> Signs:
+        view, now = self.uplink.view, monotonic()
+        streaming = view.state in (State.STREAMING, State.DRAINING)
+        return Signs(
+            streaming=streaming,
+            loop_age=now - view.beat,
+            waiting=self.outbox.waiting(),
+            echo_age=now - view.echo_sent if view.echo_sent else 0.0,
+            pong_age=now - view.pong if streaming and view.pong else 0.0,
+            capture_age=0.0 if self.worker.finished or not self.source.live else now - self.worker.beat,
+            outstanding=self.outbox.outstanding,
+            oldest_age=self.outbox.oldest_age(),
+        )
+
+    def _stall(self, verdict: Verdict) -> None:
+        """From the watchdog's thread."""
+        self.metrics.stalls.labels(verdict.detector).inc()
+        if verdict.detector in LINK_DETECTORS and self._loop is not None:
+            call = self.uplink.stalled
+            self._loop.call_soon_threadsafe(call, self.uplink.view.connection, verdict.detector, verdict.evidence)
+            return
+        self._stall_word = verdict.detector
+        self.log.error("stalled", detector=verdict.detector, **verdict.evidence)
+
+    # -- what people see -------------------------------------------------------------------------------------------
+
+    def _now(self) -> Now:
+        view = self.uplink.view
+        return Now(
+            state=view.state,
+            report=self.pipeline.report,
+            buffer_bytes=self.outbox.bytes,
+            buffer_batches=self.outbox.batches,
+            capture_buffer_bytes=self.pipeline.buffer_bytes,
+            round_trip=view.round_trip,
+            clock_offset=view.clock_offset,
+            oldest_age=self.outbox.oldest_age(),
+            degraded=self.pipeline.level != "packets",
+        )
+
+    def _unhealthy(self) -> str:
+        age = monotonic() - self.uplink.view.beat
+        return f"the loop gave no sign for {age:.0f} s" if age > LOOP_DEAD else ""
+
+    def _unready(self) -> str:
+        if self.worker.error:
+            return self.worker.error
+        state = self.uplink.view.state
+        return "" if state in (State.STREAMING, State.DRAINING) else f"{state}: {self.uplink.view.last_error}"
+
+
+def _trim() -> None:
+    """Collect garbage and, with glibc, hand free memory back (malloc_trim(3))."""
+    gc.collect()
+    if os.name == "posix":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except AttributeError:
+            return
