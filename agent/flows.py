@@ -52,6 +52,8 @@ class FlowTable:
         """Packets added and not yet handed out in a record."""
         self.open_flow_only = 0
         """Those of them that have no row of their own."""
+        self.last_time: int | None = None
+        """Time of the packet added last; a packet without one has that of the one before it."""
         self._active_ns, self._idle_ns, self._max_flows = active_ns, idle_ns, max_flows
         self._seeds = random_seeds()
         self._interfaces: dict[str, int] = {}
@@ -60,7 +62,6 @@ class FlowTable:
         self._keys: Words = np.zeros((0, WORDS), dtype=np.uint64)
         self._records: Records = {name: np.zeros(0, dtype=np.int64) for name in _NAMES}
         self._closed: list[tuple[Words, Records]] = []
-        self._last_time: int | None = None
 
     def __len__(self) -> int:
         """Open records."""
@@ -77,7 +78,7 @@ class FlowTable:
         order, heads = group(keys, hashes)
         firsts = order[heads]
         slots = self._index.find(hashes[firsts], keys[firsts], self._keys)
-        time = _times(columns, self._last_time)
+        time = _times(columns, self.last_time)
         items = _Items(
             columns, time, swapped, 0 if with_rows else 1, order, heads, self._pick(slots[slots >= 0]), slots
         )
@@ -89,7 +90,7 @@ class FlowTable:
         if not bool(stays.all()):
             ended = {name: value[~stays] for name, value in records.items()}
             self._closed.append((keys[firsts][group_of[~stays]], ended))
-        self._last_time = int(time[-1])
+        self.last_time = int(time[-1])
         self.open_packets += len(time)
         self.open_flow_only += 0 if with_rows else len(time)
         self._make_room()
@@ -129,13 +130,14 @@ class FlowTable:
             self._records[name][slots] = value
 
     def _grow(self, needed: int) -> None:
-        more = max(needed, 2 * len(self._alive), 1024) - len(self._alive)
         if needed <= len(self._alive):
             return
-        self._alive = np.append(self._alive, np.zeros(more, dtype=np.bool_))
-        self._keys = np.concatenate((self._keys, np.zeros((more, WORDS), dtype=np.uint64)))
+        more = max(needed, 2 * len(self._alive), 1024) - len(self._alive)
         zeros = np.zeros(more, dtype=np.int64)
-        self._records = {name: np.append(value, zeros) for name, value in self._records.items()}
+        keys = np.concatenate((self._keys, np.zeros((more, WORDS), dtype=np.uint64)))
+        records = {name: np.append(value, zeros) for name, value in self._records.items()}
+        self._alive = np.append(self._alive, np.zeros(more, dtype=np.bool_))
+        self._keys, self._records = keys, records
 
     def _make_room(self) -> None:
         over = len(self._index) - self._max_flows

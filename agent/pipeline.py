@@ -1,0 +1,183 @@
+"""The way of one block: decode, number, count into flows, gather rows, seal.
+
+Every packet fed is in the books from then on: `captured = rows + flow_only + lost + open` holds after every call,
+whatever raised on the way. Pure but for what its parts do; one thread feeds it, any thread may read `report`,
+`buffer_bytes` and `level` and set `level`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+
+from agent.capture import Block, Counters
+from agent.decode.decoder import Decoder
+from agent.flows import FlowTable
+from agent.seal import HALVINGS, OnProblem, Sealer
+from protocol.columns import Columns
+from protocol.ledger import Report
+from protocol.messages import Batch, Tombstone
+
+LEVELS = ("packets", "flows")
+EXPIRE_STEP_NS = 250_000_000
+"""Flows are looked through when the time has moved by this much: small blocks would look too often."""
+
+Decode = Callable[[Block, int], Columns]
+
+
+def part_of(block: Block, start: int, stop: int) -> Block:
+    """The frames `start:stop` of a block, in the same memory."""
+    per_frame = [f.name for f in fields(block) if f.name != "data"]
+    taken = {name: array[start:stop] for name in per_frame if (array := getattr(block, name)) is not None}
+    return replace(block, **taken)
+
+
+def decode_parts(
+    decode: Decode, block: Block, first_number: int, failed: Callable[[int, Exception], None], halvings: int = HALVINGS
+) -> Iterator[Columns]:
+    """A block's columns. Where decoding raises, those of its halves, and so on, until what is left is small enough to
+    be given up: `failed` is told how many frames that are, and why.
+    """
+    try:
+        columns = decode(block, first_number)
+    except Exception as error:
+        rows = len(block)
+        if rows == 1 or not halvings:
+            failed(rows, error)
+            return
+        half = rows // 2
+        yield from decode_parts(decode, part_of(block, 0, half), first_number, failed, halvings - 1)
+        yield from decode_parts(decode, part_of(block, half, rows), first_number + half, failed, halvings - 1)
+    else:
+        yield columns
+
+
+class Pipeline:
+    """Blocks in, sealed batches out. `report` are the books that `sealer` was made with.
+
+    At level `packets` every packet gets a row; at `flows` none does, and it counts as `flow_only` once its flow record
+    is sealed. `on_problem(reason, error)` is called once per kind of problem.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        flows: FlowTable,
+        sealer: Sealer,
+        report: Report,
+        level: str = "packets",
+        *,
+        on_problem: OnProblem = lambda reason, error: None,
+    ) -> None:
+        self.level = level
+        self.frames = 0
+        """Frames fed so far; the number of the last one."""
+        self.report = report
+        self._decoder, self._flows, self._sealer, self._books = decoder, flows, sealer, report
+        self._on_problem = on_problem
+        self._told: set[tuple[str, str]] = set()
+        self._looked = 0  # time of the last look through the flows
+        sealer.on_problem = self._problem
+        self._publish()
+
+    @property
+    def level(self) -> str:
+        """Whether packets get rows: `packets` or `flows`. Holds from the next block on."""
+        return self._level
+
+    @level.setter
+    def level(self, level: str) -> None:
+        if level not in LEVELS:
+            raise ValueError(f"no level {level!r}, there are {LEVELS}")
+        self._level = level
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory held by rows that are not sealed yet. 0 after `seal`."""
+        return self._sealer.bytes
+
+    def feed(self, block: Block) -> list[Batch]:
+        """Take a block; its memory is not needed after the call. The batches that became full."""
+        if not len(block):
+            return []
+        first = self.frames + 1
+        self.frames += len(block)
+        self._books.captured += len(block)
+        self._books.open += len(block)
+        batches: list[Batch] = []
+        for columns in decode_parts(self._decoder.block, block, first, self._not_decoded):
+            batches += self._take(columns)
+        if self._flows.last_time is not None:
+            batches += self._expire(self._flows.last_time)
+        self._publish()
+        return batches
+
+    def tick(self, now_ns: int) -> list[Batch]:
+        """For live sources, some times a second: close flows and batches that are old at `now_ns` (since 1970)."""
+        batches = [*self._expire(now_ns), *self._sealer.due(now_ns)]
+        self._publish()
+        return batches
+
+    def seal(self) -> list[Batch]:
+        """Seal all rows that wait; flows in the table stay open."""
+        batches = self._sealer.seal()
+        self._publish()
+        return batches
+
+    def finish(self) -> list[Batch | Tombstone]:
+        """Seal all rows, close and seal all flows, then the final books: nothing is open after it."""
+        items: list[Batch | Tombstone] = [*self._add_flows(self._flows.flush()), *self._sealer.seal()]
+        self._publish()
+        return [*items, self._sealer.report(final=True)]
+
+    def books(self) -> Tombstone:
+        """An item for the hub that carries the books alone."""
+        return self._sealer.report()
+
+    def counters(self, counters: Counters) -> None:
+        """Enter what the source has counted."""
+        self._books.kernel_packets = counters.kernel_packets
+        self._books.kernel_dropped = counters.kernel_dropped
+        self._books.discarded = dict(counters.discarded)
+        self._publish()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _take(self, columns: Columns) -> list[Batch]:
+        """Packets that were decoded: into the flows, and where they get rows, to the sealer."""
+        rows, with_rows = len(columns["layers"]), self._level == "packets"
+        try:
+            self._flows.add(columns, with_rows)
+            self._books.flow_open += rows
+        except Exception as error:
+            self._problem("encode_error", error)
+            if not with_rows:
+                self._lose("encode_error", rows)
+        return self._sealer.add("packets", columns) if with_rows else []
+
+    def _expire(self, now_ns: int) -> list[Batch]:
+        if abs(now_ns - self._looked) < EXPIRE_STEP_NS:
+            return []
+        self._looked = now_ns
+        return self._add_flows(self._flows.expire(now_ns))
+
+    def _add_flows(self, columns: Columns | None) -> list[Batch]:
+        return [] if columns is None else self._sealer.add("flows", columns)
+
+    def _not_decoded(self, packets: int, error: Exception) -> None:
+        self._lose("capture_error", packets)
+        self._problem("capture_error", error)
+
+    def _lose(self, reason: str, packets: int) -> None:
+        self._books.open -= packets
+        self._books.lost[reason] = self._books.lost.get(reason, 0) + packets
+
+    def _problem(self, reason: str, error: Exception) -> None:
+        kind = (reason, type(error).__name__)
+        if kind not in self._told:
+            self._told.add(kind)
+            self._on_problem(reason, error)
+
+    def _publish(self) -> None:
+        """`report` becomes a copy of the books that nobody changes: other threads never see them half written."""
+        self.report = Report.from_map(self._books.to_map())

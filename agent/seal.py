@@ -1,0 +1,198 @@
+"""Rows become batches: cut to size, numbered, packed, and in the same step entered in the books.
+
+Pure: no clock, no input or output. Batches of all tables share one sequence of numbers, from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protocol.codec import pack_body
+from protocol.columns import Columns, ColumnValue, Dict, Lists, Text, cut, join
+from protocol.errors import LocalError
+from protocol.ledger import Report
+from protocol.limits import MAX_MESSAGE
+from protocol.messages import Batch, Tombstone
+from protocol.schema import TABLES, Has
+
+MAX_ROWS = 32_768
+"""Rows after which a batch is closed."""
+MAX_AGE_NS = 500_000_000
+"""Age at which `due` closes a batch."""
+MAX_BODY = MAX_MESSAGE - (64 << 10)
+"""Bytes of a body that leave room for the rest of its message."""
+HALVINGS = 6
+"""How often rows that cannot be packed are split to find those that can: at least MAX_ROWS / 64 go on without loss."""
+
+OnProblem = Callable[[str, Exception], None]
+"""Called with a reason of loss (`protocol.ledger.LOST`) and what was raised."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The rows of one table that are not sealed yet."""
+
+    parts: list[Columns] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    since: int | None = None  # the first `due` that saw them
+
+
+def bytes_of(columns: Columns) -> int:
+    """Memory that the arrays of some columns describe."""
+    return sum(_value_bytes(value) for value in columns.values())
+
+
+def _value_bytes(value: ColumnValue) -> int:
+    if isinstance(value, Dict):
+        return value.codes.nbytes
+    if isinstance(value, Text):
+        return value.lengths.nbytes + value.data.nbytes
+    if isinstance(value, Lists):
+        return value.lengths.nbytes + value.values.nbytes
+    return value.nbytes
+
+
+class Sealer:
+    """Seals the batches of one run. `report` are the run's books; who adds rows has counted them as open before."""
+
+    def __init__(self, agent: str, epoch: int, report: Report, *, max_rows: int = MAX_ROWS) -> None:
+        Tombstone(agent, epoch, 1, "report")  # raises here and not at the first batch, where a name cannot be sent
+        self.agent, self.epoch = agent, epoch
+        self.seq = 0
+        """Number of the last item, 0 before the first."""
+        self.on_problem: OnProblem = lambda reason, error: None
+        self._report = report
+        self._max_rows = max_rows
+        self._open = {kind: _Open() for kind in TABLES}
+
+    @property
+    def bytes(self) -> int:
+        """Memory held by rows that are not sealed."""
+        return sum(waiting.bytes for waiting in self._open.values())
+
+    def add(self, kind: str, columns: Columns) -> list[Batch]:
+        """Take rows of the table `kind`; the batches that became full."""
+        waiting = self._open[kind]
+        waiting.parts.append(columns)
+        waiting.rows += len(columns["layers"])
+        waiting.bytes += bytes_of(columns)
+        return self._cut(kind, waiting.rows - waiting.rows % self._max_rows)
+
+    def due(self, now_ns: int, max_age_ns: int = MAX_AGE_NS) -> list[Batch]:
+        """Seal what has waited `max_age_ns` since the first `due` after it came; or where the clock was set back."""
+        batches: list[Batch] = []
+        for kind, waiting in self._open.items():
+            if waiting.rows and waiting.since is None:
+                waiting.since = now_ns
+            elif waiting.since is not None and not 0 <= now_ns - waiting.since < max_age_ns:
+                batches += self._cut(kind, waiting.rows)
+        return batches
+
+    def seal(self) -> list[Batch]:
+        """Seal everything, however few rows it is."""
+        return [batch for kind, waiting in self._open.items() for batch in self._cut(kind, waiting.rows)]
+
+    def report(self, final: bool = False) -> Tombstone:
+        """An item that carries the books and no rows; `final` in the last one of an orderly run."""
+        self.seq += 1
+        return Tombstone(self.agent, self.epoch, self.seq, "report", final=int(final), ledger=self._report.to_map())
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _cut(self, kind: str, stop: int) -> list[Batch]:
+        """Seal the first `stop` open rows, `max_rows` at a time; the rest stays open."""
+        waiting = self._open[kind]
+        if not stop:
+            return []
+        parts, rows = waiting.parts, waiting.rows
+        self._open[kind] = waiting = _Open()
+        try:
+            columns = {name: join([part[name] for part in parts]) for name in parts[0]}
+        except Exception as error:
+            for part in parts:
+                self._lose(kind, part)
+            self.on_problem("encode_error", error)
+            return []
+        if stop < rows:
+            rest = _rows(columns, stop, rows)
+            waiting.parts, waiting.rows, waiting.bytes = [rest], rows - stop, bytes_of(rest)
+        batches: list[Batch] = []
+        for start in range(0, stop, self._max_rows):
+            batches += self._seal(kind, _rows(columns, start, min(start + self._max_rows, stop)), HALVINGS)
+        return batches
+
+    def _seal(self, kind: str, columns: Columns, halvings: int) -> list[Batch]:
+        """One batch; more where the rows do not fit into one; none where they cannot be packed at all."""
+        rows = len(columns["layers"])
+        try:
+            body, raw_size, zstd = pack_body(kind, columns)
+            if len(body) > MAX_BODY:
+                raise LocalError(f"columns of {len(body)} bytes do not fit a message")
+        except Exception as error:
+            if rows > 1 and halvings:
+                half = rows // 2
+                return [
+                    *self._seal(kind, _rows(columns, 0, half), halvings - 1),
+                    *self._seal(kind, _rows(columns, half, rows), halvings - 1),
+                ]
+            self._lose(kind, columns)
+            self.on_problem("encode_error", error)
+            return []
+        packets, flow_only = self._count(kind, columns)
+        first, last = _extent(kind, columns)
+        self.seq += 1
+        return [
+            Batch(
+                self.agent, self.epoch, self.seq, kind, rows, packets, flow_only, first, last, raw_size, zstd, body,
+                ledger=self._report.to_map(),
+            )
+        ]  # fmt: skip
+
+    def _count(self, kind: str, columns: Columns) -> tuple[int, int]:
+        """Enter rows that are sealed in the books: the packets they stand for, and those without a row of their own."""
+        packets, flow_only = _weight(kind, columns)
+        report = self._report
+        if kind == "packets":
+            report.rows += packets
+            report.open -= packets
+        else:
+            report.flow_packets += packets
+            report.flow_open -= packets
+            report.flow_only += flow_only
+            report.open -= flow_only
+        return packets, flow_only
+
+    def _lose(self, kind: str, columns: Columns) -> None:
+        packets, flow_only = _weight(kind, columns)
+        report = self._report
+        gone = packets if kind == "packets" else flow_only
+        report.flow_open -= 0 if kind == "packets" else packets
+        report.open -= gone
+        if gone:
+            report.lost["encode_error"] = report.lost.get("encode_error", 0) + gone
+
+
+def _rows(columns: Columns, start: int, stop: int) -> Columns:
+    return {name: cut(value, start, stop) for name, value in columns.items()}
+
+
+def _weight(kind: str, columns: Columns) -> tuple[int, int]:
+    """Packets that rows stand for, and those of them without a row of their own."""
+    if kind == "packets":
+        return len(columns["layers"]), 0
+    sums = [int(np.asarray(columns[name]).sum()) for name in ("packets", "packets_rev", "flow_only")]
+    return sums[0] + sums[1], sums[2]
+
+
+def _extent(kind: str, columns: Columns) -> tuple[int, int]:
+    """First and last time of the rows, ns; 0 where none has a time."""
+    table = TABLES[kind]
+    starts, ends = np.asarray(columns[table.time]), np.asarray(columns[table.until])
+    if kind == "packets":
+        timed = (np.asarray(columns["layers"]) & np.uint64(int(Has.TIME))) != 0
+        starts = ends = starts[timed]
+    return (int(starts.min()), int(ends.max())) if len(starts) else (0, 0)

@@ -1,0 +1,170 @@
+"""Sealing: sizes, numbers, books, and rows that cannot be packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.seal import HALVINGS, MAX_AGE_NS, Sealer
+from protocol.codec import decode, encode, unpack_body
+from protocol.columns import Columns, Lists, Text, empty
+from protocol.errors import RemoteError
+from protocol.ledger import Report
+from protocol.limits import MAX_MESSAGE, MAX_RAW
+from protocol.messages import Batch
+from protocol.schema import TABLES, Has
+
+
+def table(kind: str, rows: int, first: int = 1) -> Columns:
+    columns = {column.name: empty(column, rows) for column in TABLES[kind].columns}
+    columns["layers"][:] = int(Has.TIME)
+    times = np.arange(first, first + rows)
+    columns[TABLES[kind].time][:] = times
+    columns[TABLES[kind].until][:] = times
+    if kind == "flows":
+        columns["packets"][:], columns["packets_rev"][:], columns["flow_only"][:] = 2, 1, 2
+    return columns
+
+
+def sealer(max_rows: int = 10, **report: Any) -> tuple[Sealer, Report]:
+    books = Report(**report)
+    return Sealer("node", 7, books, max_rows=max_rows), books
+
+
+def times(batch: Batch) -> list[int]:
+    columns, dropped = unpack_body(batch)
+    assert dropped == 0
+    return columns[TABLES[batch.kind].time].tolist()
+
+
+@given(st.lists(st.tuples(st.sampled_from(["packets", "flows"]), st.integers(0, 25), st.booleans()), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_rows_come_out_once_in_order_and_the_books_follow(steps: list[tuple[str, int, bool]]) -> None:
+    seal, books = sealer()
+    batches: list[Batch] = []
+    added = {"packets": 0, "flows": 0}
+    for kind, rows, everything in steps:
+        new = added[kind]
+        added[kind] += rows
+        books.captured += rows if kind == "packets" else 2 * rows
+        books.open += rows if kind == "packets" else 2 * rows
+        books.flow_open += 3 * rows if kind == "flows" else 0
+        sealed = seal.add(kind, table(kind, rows, new + 1))
+        batches += sealed + (seal.seal() if everything else [])
+        assert books.conserved
+        assert all(batch.rows == 10 for batch in sealed)
+    batches += seal.seal()
+    assert seal.bytes == 0
+    for kind in added:
+        assert [t for b in batches if b.kind == kind for t in times(b)] == list(range(1, added[kind] + 1))
+    assert [b.seq for b in batches] == list(range(1, len(batches) + 1))
+    assert (books.rows, books.flow_packets, books.flow_only) == (
+        added["packets"],
+        3 * added["flows"],
+        2 * added["flows"],
+    )
+    assert (books.open, books.flow_open) == (0, 0)
+    for batch in batches:
+        assert Report.from_map(batch.ledger).conserved
+        assert decode(encode(batch), "agent") == (batch, 0)
+
+
+def test_a_batch_carries_the_books_with_itself_in_them() -> None:
+    seal, _ = sealer(captured=12, open=12)
+    (batch,) = seal.add("packets", table("packets", 12))
+    assert (batch.ledger["rows"], batch.ledger["open"]) == (10, 2)
+    assert (batch.rows, batch.packets, batch.flow_only, batch.first, batch.last) == (10, 10, 0, 1, 10)
+    (rest,) = seal.seal()
+    assert (rest.ledger["rows"], rest.ledger["open"], rest.seq) == (12, 0, 2)
+
+
+def test_flow_batches_count_what_their_records_stand_for() -> None:
+    seal, _ = sealer(captured=20, open=20, flow_open=30)
+    (batch,) = seal.add("flows", table("flows", 10))
+    assert (batch.packets, batch.flow_only) == (30, 20)
+    assert (batch.ledger["flow_packets"], batch.ledger["flow_open"], batch.ledger["flow_only"]) == (30, 0, 20)
+
+
+def test_old_rows_are_sealed_and_so_are_those_of_a_clock_set_back() -> None:
+    seal, _ = sealer(captured=9, open=9)
+    seal.add("packets", table("packets", 3))
+    assert seal.due(1000) == []
+    assert seal.due(1000 + MAX_AGE_NS - 1) == []
+    assert [b.rows for b in seal.due(1000 + MAX_AGE_NS)] == [3]
+    assert seal.due(1000 + 3 * MAX_AGE_NS) == []
+    seal.add("packets", table("packets", 6))
+    assert seal.due(5000) == []
+    assert [b.rows for b in seal.due(4999)] == [6]
+
+
+def test_rows_without_a_time_do_not_stretch_the_range() -> None:
+    seal, _ = sealer(captured=3, open=3)
+    columns = table("packets", 3, first=500)
+    columns["layers"][0], columns["time"][0] = 0, 0
+    seal.add("packets", columns)
+    assert [(b.first, b.last) for b in seal.seal()] == [(501, 502)]
+    columns["layers"][:] = 0
+    seal.add("packets", columns)
+    assert [(b.first, b.last) for b in seal.seal()] == [(0, 0)]
+
+
+def test_a_body_that_is_too_large_becomes_several() -> None:
+    rows = 20_000  # of 2 to 4 KiB of noise each: beyond what a batch, and what a message may hold
+    seal, books = sealer(max_rows=rows, captured=rows, open=rows)
+    columns = table("packets", rows)
+    random = np.random.default_rng(5)
+    lengths = random.integers(2048, 4096, rows).astype("<u4")
+    columns["info"] = Text(lengths, random.integers(0, 128, int(lengths.sum())).astype("u1"))
+    assert int(lengths.sum()) > MAX_RAW
+    batches = seal.add("packets", columns)
+    assert len(batches) > 1
+    assert all(len(encode(batch)) <= MAX_MESSAGE for batch in batches)
+    assert sum(b.rows for b in batches) == rows == books.rows
+    assert books.conserved
+
+
+def test_one_row_that_cannot_be_packed_takes_no_other_with_it() -> None:
+    rows = 1 << HALVINGS
+    seal, books = sealer(max_rows=rows, captured=rows, open=rows)
+    problems: list[str] = []
+    seal.on_problem = lambda reason, error: problems.append(reason)
+    columns = table("packets", rows)
+    columns["mpls_label"] = Lists(np.eye(1, rows, 5, dtype="u1")[0], np.array([1 << 40]))
+    batches = seal.add("packets", columns)
+    assert [t for b in batches for t in times(b)] == [t for t in range(1, rows + 1) if t != 6]
+    assert (books.lost, books.rows, books.open) == ({"encode_error": 1}, rows - 1, 0)
+    assert problems == ["encode_error"]
+
+
+def test_rows_that_never_pack_are_lost_and_counted() -> None:
+    seal, books = sealer(max_rows=200, captured=400, open=400, flow_open=600)
+    for kind in ("packets", "flows"):
+        columns = table(kind, 200)
+        columns["proto"] = np.full(200, 999)
+        assert seal.add(kind, columns) == []
+    assert books.lost == {"encode_error": 200 + 400}
+    assert (books.flow_open, seal.seq) == (0, 0)
+
+
+def test_parts_that_do_not_join_are_lost_and_counted() -> None:
+    seal, books = sealer(captured=20, open=20)
+    seal.add("packets", table("packets", 4))
+    assert seal.add("packets", table("packets", 16) | {"info": np.zeros(16)}) == []
+    assert (books.lost, books.open, seal.bytes) == ({"encode_error": 20}, 0, 0)
+
+
+def test_the_final_report_is_an_item_of_the_sequence() -> None:
+    seal, _ = sealer(captured=10, open=10)
+    seal.add("packets", table("packets", 10))
+    assert seal.report() == seal.report().__class__("node", 7, 2, "report", ledger=seal.report().ledger)
+    item = seal.report(final=True)
+    assert (item.kind, item.final, item.seq, item.ledger["rows"]) == ("report", 1, 5, 10)
+
+
+def test_a_name_that_cannot_be_sent_is_refused_at_once() -> None:
+    with pytest.raises(RemoteError):
+        Sealer("", 7, Report())
