@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from protocol.codec import encode
 from protocol.errors import IllegalMoment, LocalError
 from protocol.ledger import QUARANTINED
+from protocol.limits import MAX_HELD
 from protocol.messages import Batch, Tombstone
 from protocol.ranges import Ranges
 
@@ -284,5 +285,8 @@ class Receiver:
         self._queued.difference_update(seqs)
 
     def position(self) -> tuple[int, list[list[int]]]:
-        """(watermark, ranges held above it), as an acknowledgement carries them."""
-        return self.held.watermark, [list(r) for r in self.held.above]
+        """(watermark, ranges held above it), as an acknowledgement carries them: the lowest MAX_HELD ranges.
+
+        What is cut is sent again by a sender that does not know better, and dropped as held.
+        """
+        return self.held.watermark, [list(r) for r in self.held.above[:MAX_HELD]]

@@ -113,8 +113,8 @@ class Register:
 
     def positions(self, name: str, epochs: Iterable[int]) -> Positions:
         """What is held of each of these epochs, as a welcome carries it."""
-        agent = self._agents[name]
-        return {epoch: list(agent.run(epoch).receiver.position()) for epoch in epochs}
+        runs = self._agents[name].runs
+        return {epoch: list(runs[epoch].receiver.position()) if epoch in runs else [0, []] for epoch in epochs}
 
     def seen(self, name: str, now_ns: int) -> None:
         """Something came from this agent."""

@@ -243,7 +243,7 @@ class Session:
         """Tell the agent what is durable of an epoch."""
         watermark, held = self.ingest.register.receiver(self.agent, epoch).position()
         batches, size = self.ingest.window()
-        self.post(Ack(epoch, watermark, held[:4096], batches, size, kept or []))
+        self.post(Ack(epoch, watermark, held, batches, size, kept or []))
 
     def reject(self, message: Batch | Tombstone, code: str, detail: str) -> None:
         """Tell the agent that one batch cannot be taken; the second time it is final."""
