@@ -58,7 +58,7 @@ class Store:
         self._doubt = False  # an insert failed: rows may be there without lines
         self._writer: Any = None
         self._admin: Any = None
-        self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
+        self._pool: Pool | None = None
         self._lock = threading.Lock()  # of the admin client
 
     @property
@@ -73,6 +73,7 @@ class Store:
         self._home.open()
         try:
             self._writer, self._admin = self._engine.client(), self._engine.client()
+            self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
             self._make_tables()
             self._books = stored_rows.load_books(self._writer)
             self._recover({}, now_ns)
@@ -97,8 +98,9 @@ class Store:
 
     def close(self) -> None:
         """Close every handle and give the directory back. Queries that run are waited for."""
-        if self._writer is not None:
+        if self._pool is not None:
             self._pool.close()
+            self._pool = None
         for client in (self._writer, self._admin):
             if client is not None:
                 client.close()
@@ -180,7 +182,9 @@ class Store:
     # -- questions -------------------------------------------------------------------------------------------------
 
     def reader(self) -> AbstractContextManager[Reader]:
-        """A reader for a `with` block. Raises StoreBusy where none comes free in time."""
+        """A reader for a `with` block. Raises StoreBusy where none comes free in time, StoreError when closed."""
+        if self._pool is None:
+            raise StoreError("the store is closed; open it first")
         return self._pool.borrow()
 
     def retain(self, now_ns: int) -> list[str]:

@@ -1,0 +1,65 @@
+"""Rows for the store's tests: entries with plausible columns, cheap to make and easy to recognise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hub.store.books import Entry
+from protocol.columns import Columns, Dict, Lists, Text, empty
+from protocol.messages import Batch, Tombstone
+from protocol.schema import TABLES
+
+NOW = 1_700_000_000 * 10**9
+DAY = 86_400 * 10**9
+
+
+def packet_columns(rows: int, first: int = 1) -> Columns:
+    """`rows` packets with the frame numbers from `first`, a microsecond apart, every column of every kind in use."""
+    number = np.arange(first, first + rows, dtype="<u8")
+    columns: Columns = {column.name: empty(column, rows) for column in TABLES["packets"].columns}
+    lengths = (number % 300).astype("<u4")
+    tags = (number % 3).astype("u1")
+    address = np.zeros((rows, 16), dtype=np.uint8)
+    address[:, 10:12] = 255
+    address[:, 12:] = (number * 2_654_435_761 % (1 << 32)).astype(">u4").view(np.uint8).reshape(rows, 4)
+    return columns | {
+        "frame_number": number,
+        "time": (NOW + number * 1000).astype("<i8"),
+        "len": (60 + number % 1400).astype("<u4"),
+        "iface": Dict((number % 2).astype("<u4"), ("eth0", "lo")),
+        "src": address,
+        "src_port": (number % 65536).astype("<u2"),
+        "vlan_id": Lists(tags, np.arange(int(tags.sum()), dtype="<u2")),
+        "info": Text(lengths, (97 + np.arange(int(lengths.sum())) % 26).astype(np.uint8)),
+    }
+
+
+def flow_columns(rows: int) -> Columns:
+    """`rows` flows of 10 packets there and 5 back, 3 of them flow-only."""
+    columns: Columns = {column.name: empty(column, rows) for column in TABLES["flows"].columns}
+    start = (NOW + np.arange(rows) * 1000).astype("<i8")
+    constants = {"packets": 10, "packets_rev": 5, "flow_only": 3}
+    return columns | {"start": start, "end": start + 500} | {k: np.full(rows, v, "<u8") for k, v in constants.items()}
+
+
+def packets(seq: int, rows: int = 10, agent: str = "web-1", epoch: int = 7, **changes: Any) -> Entry:
+    """Batch `seq` of a run whose every batch has `rows` packets; the ledger says just that."""
+    columns = packet_columns(rows, 1 + (seq - 1) * rows) | changes
+    ledger = {"captured": seq * rows, "rows": seq * rows}
+    first, last = NOW, NOW + seq * rows * 1000
+    batch = Batch(agent, epoch, seq, "packets", rows, rows, 0, first, last, 0, 0, b"", ledger)
+    return Entry(batch, columns, "node-1", "live", 3)
+
+
+def flows(seq: int, rows: int = 4, agent: str = "web-1", epoch: int = 7) -> Entry:
+    """Batch `seq`, of flows."""
+    batch = Batch(agent, epoch, seq, "flows", rows, 15 * rows, 3 * rows, NOW, NOW + rows * 1000, 0, 0, b"", {})
+    return Entry(batch, flow_columns(rows), "node-1", "live", 3)
+
+
+def tombstone(seq: int, packets: int = 10, agent: str = "web-1", epoch: int = 7, **values: Any) -> Entry:
+    """A tombstone of a packet batch, or with kind="report" a report."""
+    message = Tombstone(agent, epoch, seq, **{"kind": "packets", "packets": packets, "reason": "shed"} | values)
+    return Entry(message, None, "node-1", "live", 3)
