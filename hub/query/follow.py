@@ -1,9 +1,10 @@
 """Rows in the order they were stored, and cursors that name a place between two of them.
 
-A cursor is base64url of `{store id: place}`. A place is `[table, commit]`, after that commit, or
-`[table, commit, agent, epoch, seq, n]`, after that row of it: packets are numbered by the agent (`frame_number`), flow
-records within their batch by start, end and content. Pages are small queries of their own, so that a slow reader
-never holds the store.
+A cursor is base64url of `{store id: place}`. A place is `[table, commit, backlog]`, after that commit, or
+`[table, commit, backlog, agent, epoch, seq, n]`, after that row of it: packets are numbered by the agent
+(`frame_number`), flow records within their batch by start, end and content. `backlog` is `[since, commit]` where the
+commits up to that one are shown from that packet time on only, else null. Pages are small queries of their own, so
+that a slow reader never holds the store.
 """
 
 from __future__ import annotations
@@ -40,16 +41,24 @@ class WrongCursor(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """After commit `commit`, or after its row `row` (agent, epoch, seq, n)."""
+    """After commit `commit`, or after its row `row` (agent, epoch, seq, n).
+
+    With a `backlog` (packet time in nanoseconds, commit), commits up to that one are shown from that time on only.
+    """
 
     commit: int
     row: tuple[str, int, int, int] | None = None
+    backlog: tuple[int, int] | None = None
+
+    def passed(self, commit: int) -> Place:
+        """The place after that commit; a backlog that lies behind is forgotten."""
+        return Place(commit, None, self.backlog if self.backlog and self.backlog[1] > commit else None)
 
 
 def encode(store: str, table: str, place: Place) -> str:
     """The cursor of a place."""
     row = (place.row[0], f"{place.row[1]:016x}", *place.row[2:]) if place.row else ()
-    text = json.dumps({store: [table, place.commit, *row]}, separators=(",", ":"))
+    text = json.dumps({store: [table, place.commit, place.backlog, *row]}, separators=(",", ":"))
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -70,15 +79,20 @@ def decode(cursor: str, store: str, table: str) -> Place:
     return place
 
 
-def _place(table: str, commit: int, *row: Any) -> tuple[str, Place]:
+def _place(table: str, commit: int, backlog: Any, *row: Any) -> tuple[str, Place]:
     if not isinstance(table, str) or not _is_u64(commit):
         raise ValueError
+    if backlog is not None:
+        since, newest = backlog
+        if not isinstance(since, int) or not -(1 << 63) <= since < 1 << 63 or not _is_u64(newest):
+            raise ValueError
+        backlog = since, newest
     if not row:
-        return table, Place(commit)
+        return table, Place(commit, None, backlog)
     agent, epoch, seq, number = row
     if not isinstance(agent, str) or not _is_u64(seq) or not _is_u64(number) or not _is_u64(run := int(epoch, 16)):
         raise ValueError
-    return table, Place(commit, (agent, run, seq, number))
+    return table, Place(commit, (agent, run, seq, number), backlog)
 
 
 def _is_u64(value: object) -> bool:
@@ -87,13 +101,12 @@ def _is_u64(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """What is followed. `since`: only rows of that packet time or later, nanoseconds."""
+    """What is followed."""
 
     store: str
     table: str
     filter: Node | None = None
     fields: tuple[str, ...] = ()
-    since: int | None = None
 
 
 def commits(following: Following, place: Place, newest: int) -> Query:
@@ -101,7 +114,7 @@ def commits(following: Following, place: Place, newest: int) -> Query:
     params = Params()
     first = params.add("UInt64", place.commit if place.row else place.commit + 1)
     last = params.add("UInt64", newest)
-    since = f" AND last >= {params.add('Int64', following.since)}" if following.since is not None else ""
+    since = _backlog(place, "last", params)
     kind = params.add("String", following.table)
     inside = f"`commit` BETWEEN {first} AND {last}"
     sql = (
@@ -140,14 +153,12 @@ def page(following: Following, place: Place, last: int) -> Query:
     params = Params()
     conditions = [f"`commit` BETWEEN {params.add('UInt64', place.commit)} AND {params.add('UInt64', last)}"]
     source = f"FROM {_numbered(following.table, conditions[0])}"
-    conditions.append(_after(place, params))
-    if following.since is not None:
-        conditions.append(f"`{table.until}` >= {params.add('Int64', following.since)}")
+    conditions.append(_after(place, params) + _backlog(place, table.until, params))
     if following.filter is not None:
         conditions.append(compile_filter(following.filter, params))
     order = "ORDER BY `commit`, agent, epoch, seq, n"
     inner = f"SELECT * {source} WHERE {' AND '.join(conditions)} {order} LIMIT {PAGE_ROWS}"
-    cursor = (CURSOR, _cursor_sql(following, params), "String")
+    cursor = (CURSOR, _cursor_sql(following, place, params), "String")
     shown = columns(table, chosen(following.table, following.fields), "ndjson", (cursor,))
     return Query(f"SELECT {shown} FROM ({inner}) {order}", params.values, "TSVRaw")
 
@@ -171,11 +182,19 @@ def _after(place: Place, params: Params) -> str:
     return f"({after} OR ({', '.join(_KEY)}) > ({key}))"
 
 
-def _cursor_sql(following: Following, params: Params) -> str:
+def _backlog(place: Place, column: str, params: Params) -> str:
+    if place.backlog is None:
+        return ""
+    since, newest = params.add("Int64", place.backlog[0]), params.add("UInt64", place.backlog[1])
+    return f" AND (`commit` > {newest} OR `{column}` >= {since})"
+
+
+def _cursor_sql(following: Following, place: Place, params: Params) -> str:
     """`encode` in SQL."""
+    backlog = params.add("String", f",{json.dumps(place.backlog)},")
     head = params.add("String", f"{json.dumps({following.store: 0})[:-2]}[{json.dumps(following.table)},")
     return (
-        f"base64URLEncode(concat({head}, toString(`commit`), ',', toJSONString(toString(agent)), ',\"', "
+        f"base64URLEncode(concat({head}, toString(`commit`), {backlog}, toJSONString(toString(agent)), ',\"', "
         "leftPad(lower(hex(epoch)), 16, '0'), '\",', toString(seq), ',', toString(n), ']}'))"
     )
 

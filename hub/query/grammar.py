@@ -58,7 +58,7 @@ _OR.3: /\|\||or(?=[\s"'()!]|$)/
 _NOT.2: /!|not(?=[\s"'()!]|$)/
 _IN.3: /in(?=[\s{]|$)/
 _RANGE.3: ".."
-STRING: /r?"(\\.|[^"\\])*"|'(\\.|[^'\\])*'/s
+STRING.2: /r?"(\\.|[^"\\])*"|'(\\.|[^'\\])*'/s
 WORD.1: /((?!\.\.)[^\s"'(){},=!<>&|~])+/
 %ignore /\s+/
 """
@@ -69,7 +69,6 @@ _EXPECTED = (  # the first terminal the parser would have taken decides the word
     ("WORD", "a field"),
     ("LBRACE", "{"),
     ("_IN", "in"),
-    ("COMMA", ", or }"),
     ("_AND", "and, or"),
     ("RPAR", ")"),
     ("$END", "the end"),
@@ -108,6 +107,8 @@ def _syntax_error(text: str, error: Any) -> FilterError:
         return FilterError("syntax", at + 1, "the quoted text has no end")
     allowed = {*(getattr(error, "expected", None) or ()), *(getattr(error, "allowed", None) or ())}
     words = next((words for terminal, words in _EXPECTED if terminal in allowed), "something else")
+    if "COMMA" in allowed and text.rfind("{", 0, at) > text.rfind("}", 0, at):
+        words = ", or }"  # LALR shares the states of a literal: where it stands is said by the braces
     token = getattr(error, "token", None)
     if token is not None and token.type == "$END":
         return FilterError("syntax", len(text.rstrip()) + 1, f"the filter ends where {words} is expected")
