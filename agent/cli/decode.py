@@ -1,0 +1,116 @@
+"""`nodetap-agent decode`: what nodetap sees in capture files, without a hub."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from agent.capture.file import FileSource
+    from protocol.schema import Field
+
+OUTPUTS = ("table", "ndjson", "none")
+POLL = 1.0
+"""Seconds for which a pipe is waited for at once."""
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(OUTPUTS),
+    default="table",
+    show_default=True,
+    envvar="NODETAP_OUTPUT",
+    help="How frames are printed; none: decode everything, print nothing.",
+)
+@click.option(
+    "--fields", envvar="NODETAP_FIELDS", metavar="A,B,C", help="Fields to show, by their public names, in this order."
+)
+@click.option("--filter", "bpf", envvar="NODETAP_FILTER", metavar="BPF", help="Frames to take, pcap-filter(7) syntax.")
+@click.option(
+    "--l7",
+    type=click.Choice(["off", "fast", "all"]),
+    default="fast",
+    show_default=True,
+    envvar="NODETAP_L7",
+    help="How much to look into application protocols.",
+)
+@click.option(
+    "--url-query",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    envvar="NODETAP_URL_QUERY",
+    help="Whether query strings of URLs are shown.",
+)
+def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | None, **options: Any) -> int:
+    """Print one line per frame of capture files (pcap, pcapng, gzip; - for standard input).
+
+    Exits 1 where a file is cut short or damaged, after the frames before that place; 2 where one cannot be read.
+    """
+    from agent.capture import CaptureError
+    from agent.capture.file import FileSource
+
+    printer = _printer(output, fields)
+    for path in files:
+        if path != "-" and not os.access(path, os.R_OK):
+            raise click.UsageError(f"cannot read {path}: {'no right to' if os.path.exists(path) else 'no such file'}.")
+    source = FileSource(files, bpf=bpf)
+    frames = [0]
+    try:
+        source.open()
+        _print_all(source, printer, frames)
+    except CaptureError as error:
+        click.echo(f"nodetap-agent decode: {error}", err=True)
+        return 1 if frames[0] else 2
+    finally:
+        source.close()
+    if source.truncated:
+        click.echo(f"nodetap-agent decode: {source.truncated}", err=True)
+    return 1 if source.truncated else 0
+
+
+def _print_all(source: FileSource, printer: Any, frames: list[int]) -> None:
+    """Decode and print until the source is done; `frames[0]` counts."""
+    from agent.decode.decoder import Decoder
+
+    decoder = Decoder(source.interfaces)
+    out = sys.stdout.buffer
+    while not source.done:
+        block = source.next_block(POLL)
+        if block is None:
+            continue
+        columns = decoder.block(block, frames[0] + 1)
+        frames[0] += len(block)
+        if printer is not None:
+            out.write(printer(columns).encode("utf-8", "backslashreplace"))
+            out.flush()
+
+
+def _printer(output: str, names: str | None) -> Any:
+    """What turns columns into lines; None for no lines."""
+    if output == "none":
+        return None
+    from agent.show import FIELDS, Ndjson, table
+
+    fields = None if names is None else _chosen(names)
+    return table(fields).lines if output == "table" else Ndjson(fields or list(FIELDS.values())).lines
+
+
+def _chosen(names: str) -> list[Field]:
+    from agent.show import FIELDS
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in FIELDS]
+    if unknown or not wanted:
+        from difflib import get_close_matches
+
+        near = get_close_matches(unknown[0], FIELDS, 3) if unknown else []
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise click.BadParameter(f"no field {', '.join(unknown) or 'is named'}.{hint}", param_hint="--fields")
+    return [FIELDS[name] for name in dict.fromkeys(wanted)]

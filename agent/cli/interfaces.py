@@ -1,0 +1,64 @@
+"""`nodetap-agent interfaces`: where this machine can be listened to. Needs no rights."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+ARPHRD = {
+    1: "ethernet",
+    772: "loopback",
+    0xFFFE: "none",
+    512: "ppp",
+    519: "raw IP",
+    768: "IP in IP",
+    769: "IPv6 tunnel",
+}
+ARPHRD |= {776: "6in4", 778: "GRE", 801: "802.11", 802: "802.11", 803: "802.11", 823: "GRE over IPv6", 280: "CAN"}
+"""Kinds of interfaces by the kernel's number (linux/if_arp.h)."""
+
+HEADER = ("index", "name", "state", "kind", "capture", "addresses")
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    envvar="NODETAP_OUTPUT",
+    help="How the list is printed.",
+)
+def interfaces(output: str) -> int:
+    """List the interfaces of this machine and whether nodetap can capture there."""
+    from agent.capture.interfaces import list_interfaces
+
+    found = [_row(info) for info in list_interfaces()]
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+        return 0
+    lines = [HEADER, *(_cells(row) for row in found)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _row(info: Any) -> dict[str, Any]:
+    return {
+        "index": info.index,
+        "name": info.name,
+        "state": "up" if info.up else "down",
+        "kind": ARPHRD.get(info.hatype, f"ARPHRD {info.hatype}"),
+        "linktype": info.linktype,
+        "capturable": info.up and info.linktype is not None,
+        "addresses": list(info.addresses),
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    capture = "yes" if row["capturable"] else "no: down" if row["state"] == "down" else "no: unknown kind"
+    return str(row["index"]), row["name"], row["state"], row["kind"], capture, " ".join(row["addresses"])
