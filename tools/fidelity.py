@@ -26,7 +26,7 @@ from protocol.columns import Columns, Lists
 from protocol.schema import Has
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET_PLAIN, TARGET_ALL = 0.995, 0.9995
+TARGET_PLAIN, TARGET_ALL = 0.9995, 0.999
 PLAIN = {"eth", "ethertype", "vlan", "ieee8021ad", "ip", "ipv6", "tcp", "udp", "icmp", "icmpv6", "arp"}
 TUNNELLED = {"vxlan", "geneve", "gre", "mpls", "pppoes", "ppp", "gtp", "sll", "null", "raw", "sctp"}
 

@@ -26,6 +26,7 @@ HANDLERS: dict[int, Handler] = {
     Kind.NULL: link.null,
     Kind.LOOP: link.loop,
     Kind.RAW: link.raw,
+    Kind.PFLOG: link.pflog,
     Kind.CHDLC: link.chdlc,
     Kind.LLC: link.llc,
     Kind.VLAN: link.vlan,

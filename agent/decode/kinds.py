@@ -61,6 +61,7 @@ class Kind(IntEnum):
     VXLAN_LIKELY = 39
     L2TP = 40
     TEREDO = 41
+    PFLOG = 42
 
 
 def _table(size: int, entries: Mapping[int, Kind]) -> Array:
@@ -144,6 +145,7 @@ LINKTYPE = {
     104: Kind.CHDLC,
     108: Kind.LOOP,
     113: Kind.SLL,
+    117: Kind.PFLOG,
     219: Kind.MPLS,
     228: Kind.IPV4,
     229: Kind.IPV6,

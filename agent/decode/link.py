@@ -19,9 +19,10 @@ SLL = record(16, hardware=(">u2", 2), type=(">u2", 14))
 SLL2 = record(20, type=(">u2", 0), hardware=(">u2", 8))
 NULL = record(4, family=("<u4", 0), wire=(">u4", 0))
 NIBBLE = record(1, first=("u1", 0))
+PFLOG = record(2, len=("u1", 0), family=("u1", 1))
 CHDLC = record(4, type=(">u2", 2))
 
-ARPHRD_ETHER, ARPHRD_IPGRE, ARPHRD_NETLINK = 1, 778, 824
+ARPHRD_NETLINK = 824
 
 
 def ethernet(walk: Walk, rows: Array) -> None:
@@ -87,10 +88,12 @@ def sll2(walk: Walk, rows: Array) -> None:
 
 
 def _cooked(walk: Walk, rows: Array, head: Array) -> None:
-    """The protocol field of a cooked header: an ethertype, or 4 for LLC; netlink has its own numbers."""
+    """The protocol field of a cooked header: an ethertype, 3 for Ethernet or 4 for LLC; netlink has its own numbers."""
     hardware, types = head["hardware"], head["type"].astype(np.uint16)
-    walk.go(rows[(types == 4) & (hardware != ARPHRD_NETLINK)], Kind.LLC)
-    typed = (types > MAX_LENGTH) & (hardware != ARPHRD_NETLINK)
+    network = hardware != ARPHRD_NETLINK
+    walk.go(rows[(types == 3) & network], Kind.ETHERNET)
+    walk.go(rows[(types == 4) & network], Kind.LLC)
+    typed = (types > MAX_LENGTH) & network
     walk.by_ethertype(rows[typed], types[typed])
 
 
@@ -110,9 +113,9 @@ def loop(walk: Walk, rows: Array) -> None:
 
 
 def _family(walk: Walk, rows: Array, family: Array) -> None:
-    """AF_INET is 2 everywhere; AF_INET6 is 10 (Linux), 24 (NetBSD, OpenBSD), 28 (FreeBSD), 30 (macOS)."""
+    """AF_INET is 2 everywhere; AF_INET6 is 24 (NetBSD, OpenBSD), 28 (FreeBSD), 30 (macOS)."""
     walk.by_ethertype(rows[family == 2], 0x0800)
-    walk.by_ethertype(rows[np.isin(family, (10, 24, 28, 30))], 0x86DD)
+    walk.by_ethertype(rows[np.isin(family, (24, 28, 30))], 0x86DD)
     typed = (family > MAX_LENGTH) & (family < 65536)
     walk.by_ethertype(rows[typed], family[typed])
 
@@ -131,3 +134,10 @@ def chdlc(walk: Walk, rows: Array) -> None:
     rows, off, head = walk.head(rows, CHDLC)
     walk.off[rows] = off + 4
     walk.by_ethertype(rows, head["type"].astype(np.uint16))
+
+
+def pflog(walk: Walk, rows: Array) -> None:
+    """LINKTYPE_PFLOG: a header of the length it says, aligned to 4 bytes, and the address family."""
+    rows, off, head = walk.head(rows, PFLOG)
+    walk.off[rows] = off + ((head["len"].astype(np.int64) + 3) & ~3)
+    _family(walk, rows, head["family"].astype(np.uint32))

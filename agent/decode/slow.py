@@ -15,7 +15,6 @@ from agent.decode.kinds import Kind
 
 MODULES = {
     105: ("scapy.layers.dot11",),
-    117: ("scapy.layers.pflog",),
     119: ("scapy.layers.dot11",),
     127: ("scapy.layers.dot11",),
     163: ("scapy.layers.dot11", "scapy.contrib.avs"),
