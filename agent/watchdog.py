@@ -47,7 +47,11 @@ class Verdict:
 
 
 def judge(signs: Signs, deadline: float) -> Verdict | None:
-    """The verdict on these signs. A late loop is suspected before its peer: whoever does not read sees no answers."""
+    """The verdict on these signs.
+
+    A late loop is suspected before its peer: whoever does not read sees no answers. While something is outstanding,
+    its acknowledgement is what counts: a busy hub may be late with everything else.
+    """
     evidence = {
         "unacknowledged": signs.outstanding,
         "oldest_s": round(signs.oldest_age, 3),
@@ -57,7 +61,8 @@ def judge(signs: Signs, deadline: float) -> Verdict | None:
     if signs.loop_age > LOOP_LATE:
         return Verdict("loop", {"loop_age_s": round(signs.loop_age, 3)})
     if signs.streaming:
-        for detector, age in (("progress", signs.waiting), ("echo", signs.echo_age), ("ping", signs.pong_age)):
+        idle = (("echo", signs.echo_age), ("ping", signs.pong_age))
+        for detector, age in (("progress", signs.waiting),) if signs.outstanding else idle:
             if age > deadline:
                 return Verdict(detector, evidence)
     if signs.capture_age > deadline:

@@ -23,7 +23,8 @@ FINE = Signs(
 
 def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
     assert judge(FINE, 3.0) is None
-    assert judge(replace(FINE, waiting=2.9, oldest_age=500.0, outstanding=60), 3.0) is None
+    busy = replace(FINE, waiting=2.9, oldest_age=500.0, outstanding=60, echo_age=9.0, pong_age=9.0)
+    assert judge(busy, 3.0) is None  # acknowledgements count, while something is outstanding
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
         (replace(FINE, pong_age=3.1), "ping"),
         (replace(FINE, capture_age=3.1), "capture"),
         (replace(FINE, loop_age=2.0, waiting=60.0, pong_age=60.0), "loop"),  # ourselves before the peer
-        (replace(FINE, waiting=4.0, echo_age=4.0, pong_age=4.0), "progress"),
+        (replace(FINE, waiting=4.0, outstanding=1, echo_age=4.0, pong_age=4.0), "progress"),
     ],
 )
 def test_each_detector_speaks_past_the_deadline(signs: Signs, detector: str) -> None:

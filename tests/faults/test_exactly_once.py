@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from captures import write_pcap
+from numbered import write_pcap
 from procs import Agent, Hub, ending, until
 
 from hub.store.store import Store

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from captures import write_pcap
+from numbered import write_pcap
 from procs import Agent, Hub, ending, free_port, until
 
 STALL = 3.0
