@@ -89,13 +89,15 @@ def list_interfaces() -> list[InterfaceInfo]:
 
 
 def choose(
-    interfaces: Sequence[InterfaceInfo], include: Sequence[str], exclude: Sequence[str] = ()
+    interfaces: Sequence[InterfaceInfo] | None, include: Sequence[str], exclude: Sequence[str] = ()
 ) -> list[InterfaceInfo]:
-    """The interfaces whose names match a glob of `include` and none of `exclude`.
+    """The interfaces whose names match a glob of `include` and none of `exclude`; None means all there are.
 
     Raises CaptureError where none does, or where one named without a wildcard is of a kind that cannot be captured;
     others of such a kind are left out.
     """
+    if interfaces is None:
+        interfaces = list_interfaces()
     chosen = [
         interface
         for interface in interfaces

@@ -83,7 +83,6 @@ class PcapngReader:
     def __init__(self, source: Mapped | Stream, interfaces: list[Interface]) -> None:
         self._input = source
         self._interfaces = interfaces
-        self._first_index = len(interfaces)
         self._ports: list[Port] = []
         self._law = Law("<u4", 4, 0, 12, 4)
         self._window = _FIRST_WINDOW
@@ -162,8 +161,8 @@ class PcapngReader:
         name = options.get(_IF_NAME, b"").rstrip(b"\0").decode("utf-8", "replace") or Path(self._input.name).name
         resolution = options.get(_IF_TSRESOL, b"\x06")[:1] or b"\x06"
         offset = options.get(_IF_TSOFFSET, b"").ljust(8, b"\0")[:8]
+        number = len(self._ports)  # within the section, as tshark counts
         self._ports.append(Port(len(self._interfaces), snaplen, resolution[0], struct.unpack(order + "q", offset)[0]))
-        number = len(self._interfaces) - self._first_index
         self._interfaces.append(Interface(name, linktype_of(linktype), number))
 
     def _options(self, place: int, end: int) -> dict[int, bytes]:
