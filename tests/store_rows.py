@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hub.store.books import Entry
 from protocol.columns import Columns, Dict, Lists, Text, empty
+from protocol.ledger import Report
 from protocol.messages import Batch, Tombstone
 from protocol.schema import TABLES
 
@@ -57,6 +59,16 @@ def flows(seq: int, rows: int = 4, agent: str = "web-1", epoch: int = 7) -> Entr
     """Batch `seq`, of flows."""
     batch = Batch(agent, epoch, seq, "flows", rows, 15 * rows, 3 * rows, NOW, NOW + rows * 1000, 0, 0, b"", {})
     return Entry(batch, flow_columns(rows), "node-1", "live", 3)
+
+
+def alternating(seq: int, rows: int) -> Entry:
+    """Batch `seq` of a run that sends packets and flows in turn and keeps its books: odd packets, even 10 flows."""
+    sent, flow_batches = (seq + 1) // 2 * rows, seq // 2
+    flow_only, flow_packets = 30 * flow_batches, 150 * flow_batches
+    captured = max(sent + flow_only, flow_packets)
+    report = Report(captured, sent, flow_only, captured - sent - flow_only, flow_packets, captured - flow_packets)
+    entry = packets(seq, rows) if seq % 2 else flows(seq, 10)
+    return replace(entry, message=replace(entry.message, ledger=report.to_map()))
 
 
 def tombstone(seq: int, packets: int = 10, agent: str = "web-1", epoch: int = 7, **values: Any) -> Entry:

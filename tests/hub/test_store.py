@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_rows import DAY, NOW, flows, packet_columns, packets, tombstone
+from store_rows import DAY, NOW, alternating, flows, packet_columns, packets, tombstone
 
 from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.store import BadBatch, QueryError, QueryTimeout, Store, StoreBusy, StoreError
@@ -181,9 +181,8 @@ def test_a_batch_that_the_engine_refuses_is_found_among_many(store: Store) -> No
 
 
 def test_lines_are_rebuilt_from_rows_that_have_none(store: Store) -> None:
-    store.commit([packets(1), flows(2)], NOW)
-    before = store.epochs()
-    store.commit([packets(3), flows(4), packets(1, agent="db-1", epoch=9)], NOW)
+    store.commit([alternating(1, 10), alternating(2, 10)], NOW)
+    store.commit([alternating(3, 10), alternating(4, 10), packets(1, agent="db-1", epoch=9)], NOW)
     run_sql(store, "ALTER TABLE batches DELETE WHERE commit = 2 SETTINGS mutations_sync = 2")
     reopen(store, NOW + DAY)
     assert store.committed() == 2
@@ -193,17 +192,16 @@ def test_lines_are_rebuilt_from_rows_that_have_none(store: Store) -> None:
     )
     assert ask(store, sql)[2:] == [
         (3, "packets", 10, 10, 0, NOW + 21_000, NOW + 30_000, "node-1", 1),
-        (4, "flows", 4, 60, 12, NOW, NOW + 3500, "node-1", 1),
+        (4, "flows", 10, 150, 30, NOW, NOW + 9500, "node-1", 1),
     ]
     runs = {run.agent: run for run in store.epochs()}
     assert list(runs["web-1"].seqs) == [(1, 4)]
     assert list(runs["db-1"].seqs) == [(1, 1)]
     report = Report.from_map(runs["web-1"].report)
     assert report.conserved
-    assert report.rows == before[0].report["rows"] + 10
-    assert report.captured >= 30  # frame 30 was seen
-    assert settle(report, runs["web-1"].held).pending >= 0
-    assert store.commit([packets(3), packets(5)], NOW) == 3
+    assert (report.rows, report.flow_only, report.flow_packets, report.captured) == (20, 60, 300, 300)
+    assert settle(report, runs["web-1"].held).balanced
+    assert store.commit([alternating(3, 10), alternating(5, 10)], NOW) == 3
     assert ask(store, "SELECT count(), uniqExact(agent, epoch, frame_number) FROM packets") == [(40, 40)]
 
 
