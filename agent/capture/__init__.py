@@ -34,7 +34,7 @@ class Block:
     Frame i is `data[offset[i] : offset[i] + cap_len[i]]`, was `wire_len[i]` bytes long on the wire, seen at `time[i]`
     (int64, ns since 1970; meaningless where `timeless[i]`) on `interfaces[iface[i]]` of the source. `vlan` is the tag
     the kernel stripped off (TCI in the low 16 bits, TPID above; -1 where there was none), None from sources that never
-    strip.
+    strip; its 4 bytes count in `wire_len`, not in `cap_len`. `data` may be a whole file or ring: no work on all of it.
     """
 
     data: NDArray[np.uint8]

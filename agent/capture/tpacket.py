@@ -36,6 +36,8 @@ _STATUS_VLAN_VALID, _STATUS_TPID_VALID = 1 << 4, 1 << 6
 _FRAME_HEADER = 48  # struct tpacket3_hdr; struct sockaddr_ll follows
 _MAP_POPULATE = 0x8000
 _TAG_BYTES = 4
+_LARGE = 400
+"""Bytes a frame takes on average above which walking is faster than looking at every 8 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,11 @@ def find_frames(block: NDArray[np.uint8]) -> NDArray[np.int64]:
 
     Each frame says where the next one is. Frames lie on multiples of 8 and bear a second between the block's first
     and last: what looks so is a candidate, and if the candidates chain up exactly they are the frames. Payload that
-    looks so, or a clock that was set, breaks the chain; then it is walked frame by frame.
+    looks so, or a clock that was set, breaks the chain; then it is walked frame by frame, as large frames are at once.
     """
     (count, first, length), (early, late) = _numbers(block, _COUNT, 3), _numbers(block, _TS_FIRST, 3)[::2]
+    if length > _LARGE * count:
+        return _walk(block, first, count)
     seconds = block[first : length - length % 8].view(np.uint32)[1::2]
     found: NDArray[np.int64] = np.flatnonzero(seconds - np.uint32(early) <= np.uint32((late - early) & 0xFFFFFFFF))
     found = found * 8 + first
@@ -89,11 +93,12 @@ def find_frames(block: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _walk(block: NDArray[np.uint8], place: int, count: int) -> NDArray[np.int64]:
-    found = np.empty(count, dtype=np.int64)
-    for number in range(count):
-        found[number] = place
-        place += _numbers(block, place, 1)[0]
-    return found
+    numbers = memoryview(block.view(np.uint32))  # type: ignore[arg-type]
+    found = []
+    for _ in range(count):
+        found.append(place)
+        place += numbers[place >> 2]
+    return np.array(found, dtype=np.int64)
 
 
 def read_frames(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> Frames:

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.capture.ring import Known, sort_out
+from agent.capture.tpacket import find_frames, read_frames
+
+SECOND = 1_700_000_000
+
+
+def ring_block(payloads: list[bytes], seconds: list[int]) -> tuple[np.ndarray, list[int]]:
+    """A block as the kernel lays it out, and where its frames start."""
+    body, starts = b"", []
+    for number, payload in enumerate(payloads):
+        size = -(-(48 + 20 + 14 + len(payload)) // 8) * 8
+        last = number == len(payloads) - 1
+        starts.append(48 + len(body))
+        head = struct.pack(
+            "=6I2H2I2H8x", 0 if last else size, seconds[number], 5, len(payload), len(payload) + 9, 0x51, 82, 96,
+            0, 42, 0x88A8, 0,
+        )  # fmt: skip
+        link = struct.pack("=HHiHBB8x", 17, 8, 7, 1, 4, 6)
+        body += (head + link + bytes(14) + payload).ljust(size, b"\0")
+    times = (seconds[0], 0, seconds[-1], 0) if seconds else (0, 0, 0, 0)
+    header = struct.pack("=6IQ4I", 2, 48, 1, len(payloads), 48, 48 + len(body), 1, *times)
+    return np.frombuffer(header + body + bytes(64), dtype=np.uint8), starts
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=300), st.just(struct.pack("=I", SECOND) * 30)), min_size=1, max_size=40),
+    st.sampled_from([0, 1, -5]),
+)
+def test_frames_are_found_whatever_their_payload_looks_like(payloads: list[bytes], step: int) -> None:
+    block, starts = ring_block(payloads, [SECOND + step * (number // 7) for number in range(len(payloads))])
+    found = find_frames(block)
+    assert found.tolist() == starts
+    frames = read_frames(block, found)
+    assert [block[at : at + n].tobytes() for at, n in zip(frames.offset, frames.cap_len, strict=True)] == payloads
+
+
+def test_large_frames() -> None:
+    block, starts = ring_block([bytes(1500)] * 9, [SECOND] * 9)
+    assert find_frames(block).tolist() == starts
+
+
+def test_what_a_frames_header_tells() -> None:
+    block, starts = ring_block([b"abcd"], [SECOND])
+    frames = read_frames(block, np.array(starts))
+    assert frames.time.tolist() == [SECOND * 10**9 + 5]
+    assert frames.wire_len.tolist() == [13 + 4], "with the tag that was taken off"
+    assert frames.vlan.tolist() == [0x88A8 << 16 | 42]
+    assert (frames.ifindex.tolist(), frames.pkttype.tolist()) == ([7], [4])
+
+
+@pytest.mark.parametrize(
+    ("loopback", "index", "kept", "discarded"),
+    [
+        (False, 7, 1, {}),
+        (True, 7, 0, {"loopback_copy": 1}),
+        (False, 8, 0, {"unselected_interface": 1}),
+    ],
+)
+def test_what_is_discarded(loopback: bool, index: int, kept: int, discarded: dict[str, int]) -> None:
+    block, starts = ring_block([b"abcd"], [SECOND])
+    known = Known(np.array([3, index]), np.array([0, 1], dtype=np.uint16), np.array([False, loopback]))
+    frames, place, lost = sort_out(read_frames(block, np.array(starts)), known)
+    assert (len(frames.offset), place.tolist(), lost) == (kept, [1] * kept, discarded)
