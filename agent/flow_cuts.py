@@ -1,7 +1,7 @@
 """Where one record of a flow ends and the next begins.
 
 All functions look at items: packets in groups of one key, in the order of arrival. Times are int64 nanoseconds in
-[0, 2**62], so that no difference overflows. Cuts are masks: true where an item begins something new.
+[-2**61, 2**62], so that no difference overflows. Cuts are masks: true where an item begins something new.
 """
 
 from __future__ import annotations

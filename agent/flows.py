@@ -27,7 +27,8 @@ LINGER_NS = 1_000_000_000
 MAX_FLOWS = 131_072
 """Records in the table by default: about 200 bytes each."""
 
-_LATEST = 1 << 62  # the year 2116
+_EARLIEST, _LATEST = -(1 << 61), 1 << 62  # the years 1896 and 2116: no difference of two times overflows
+_NEVER = _EARLIEST - 1
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _TCP_FLAGS = int(Has.TCP_FLAGS)
 _SHOWN = int(Has.ETHERTYPE | Has.TCP_FLAGS)  # in a row's layers, not in its key
@@ -36,7 +37,8 @@ Records: TypeAlias = "dict[str, Ints]"
 """Records as columns. `_1` is from the first to the second endpoint of the key, `_2` the other way.
 
 `base` is the time of the first packet that came, `seen` of the last, `start` and `end` the extremes; `syn` is the time
-of the last SYN or -1; `state` the bits of `flow_cuts` since then; `from_second` 1 where the second endpoint is source.
+of the last SYN or `_NEVER`, `state` the bits of `flow_cuts` since then; `from_second` is 1 where the second endpoint is
+the source.
 """
 
 _SUMS = ("packets_1", "packets_2", "bytes_1", "bytes_2", "flow_only", "zero_windows")
@@ -99,7 +101,7 @@ class FlowTable:
         """Close the records that are due at `now_ns` and hand out all that are closed (table flows, by start)."""
         slots = np.flatnonzero(self._alive)
         seen, base = self._records["seen"][slots], self._records["base"][slots]
-        now = min(max(now_ns, 0), _LATEST)
+        now = min(max(now_ns, _EARLIEST), _LATEST)
         silent = np.abs(now - seen)  # a record from the future is due as well: the clock was set back
         due = (silent >= self._idle_ns) | (now - base >= self._active_ns)
         due |= (silent >= LINGER_NS) & finished(self._records["state"][slots])
@@ -166,7 +168,7 @@ class FlowTable:
 
 def _times(columns: Columns, before: int | None) -> Ints:
     """Capture times (n,); a frame without one has that of the frame before it, the first ones that of the next."""
-    time = np.clip(np.asarray(columns["time"], dtype=np.int64), 0, _LATEST)
+    time = np.clip(np.asarray(columns["time"], dtype=np.int64), _EARLIEST, _LATEST)
     timed = (np.asarray(columns["layers"]) & np.uint64(int(Has.TIME))) != 0
     if bool(timed.all()):
         return time
@@ -267,13 +269,13 @@ class _Items:
     def _handshakes(self, cuts: Ints) -> Records:
         """Time of the last SYN, round trip and source of each record. SYNs are few: nothing here has a row per item."""
         base, second = self.values["base"], self.values["from_second"]
-        syn_time = np.full(len(cuts), -1, dtype=np.int64)
+        syn_time = np.full(len(cuts), _NEVER, dtype=np.int64)
         source = second[cuts]
         has_syn = self.syn.copy()
-        has_syn[self._at] = self._open["syn"] >= 0
+        has_syn[self._at] = self._open["syn"] > _NEVER
         syns = np.flatnonzero(has_syn)
         times = base[syns]
-        times[np.isin(syns, self._at)] = self._open["syn"][self._open["syn"] >= 0]
+        times[np.isin(syns, self._at)] = self._open["syn"][self._open["syn"] > _NEVER]
         record = np.searchsorted(cuts, syns, side="right") - 1
         syn_time[record] = times  # the last one stays
         source[record[::-1]] = second[syns[::-1]]  # the first one stays

@@ -218,7 +218,7 @@ def sorted_rows(rows: list[dict[str, Any]]) -> list[Any]:
 
 packets = st.builds(
     Packet,
-    time=st.one_of(st.integers(0, 40), st.sampled_from([0, 3, 5, 8, 13, 1000])).map(lambda s: s * S),
+    time=st.one_of(st.integers(-3, 40), st.sampled_from([-500, 0, 3, 5, 8, 13, 1000])).map(lambda s: s * S),
     layers=st.sampled_from([TCP, TCP, TCP, UDP, FRAGMENT, V6, L2, ARP, TCP & ~int(Has.TIME), L2 & ~int(Has.ETH)]),
     src=st.integers(1, 2),
     dst=st.integers(1, 2),
@@ -383,6 +383,13 @@ def test_the_times_of_hostile_files_lose_nothing() -> None:
     times = [-(1 << 63), (1 << 63) - 1, 0, 1 << 62, -1]
     rows = records([Packet(time=t) for t in times], [Packet(time=t) for t in reversed(times)])
     assert sum(r["packets"] for r in rows) == 10
+
+
+def test_times_before_1970_are_times() -> None:
+    talk = [Packet(time=-505 * S, flags=SYN), back(time=-505 * S + 9, flags=SYN | ACK)]
+    (row,) = records(talk)
+    assert records(talk[:1], talk[1:]) == [row]
+    assert (row["start"], row["rtt"]) == (-505 * S, 9)
 
 
 def test_records_come_out_by_start() -> None:
