@@ -113,9 +113,9 @@ def wait_for_rows(hub: Hub) -> None:
 
 def test_every_frame_once_through_hub_restarts(tmp_path: Path) -> None:
     """The same file through SIGTERM and SIGKILL of the hub, a few times each."""
-    capture = write_pcap(tmp_path / "numbered.pcap", 60_000)
+    capture = write_pcap(tmp_path / "numbered.pcap", 300_000)
     hub = Hub(tmp_path).ready()
-    agent = replay(tmp_path, capture, hub, "one", 20_000)
+    agent = replay(tmp_path, capture, hub, "one", 50_000)
     try:
         for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
             wait_for_rows(hub)
@@ -124,8 +124,8 @@ def test_every_frame_once_through_hub_restarts(tmp_path: Path) -> None:
             hub = hub.again().ready()
         assert agent.wait(60) == 0, agent.text[-2000:]
         rows = hub.rows("--fields", "frame.number,tcp.seq_raw")
-        assert [r["frame.number"] for r in rows] == list(range(1, 60_001))
-        assert [r["tcp.seq_raw"] for r in rows] == list(range(1, 60_001))
+        assert [r["frame.number"] for r in rows] == list(range(1, 300_001))
+        assert [r["tcp.seq_raw"] for r in rows] == list(range(1, 300_001))
         ledger = hub.ledger()
         assert ledger["balanced"]
         assert ledger["complete"]
