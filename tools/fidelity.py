@@ -1,6 +1,6 @@
 """How many cells equal tshark's: every file of the corpus through our decoder and through the oracle.
 
-    python -m tools.fidelity [FILE ...] [--differences] [--write docs/fidelity.md]
+    python tools/fidelity.py [FILE ...] [--write docs/fidelity.md]
 
 Captures are read from NODETAP_CORPUS (default ../shared/pcaps beside the checkout), the oracle is NODETAP_ORACLE
 (default `oracle/tshark_fields.sh` beside the captures' folder). A cell counts where either side has a value, and is
@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -250,19 +251,63 @@ def table(result: Result) -> list[str]:
     return lines
 
 
+LATEST = Decimal(2**63 - 1).scaleb(-9)
+"""The last second that signed 64-bit nanoseconds can say, in the year 2262."""
+
+
+def reason(cell: Cell) -> str:
+    """Why a cell differs, for the differences that are understood."""
+    if cell.column == "frame.time_epoch" and cell.theirs and Decimal(cell.theirs) > LATEST:
+        return "later than 2262: not to be said in 64-bit nanoseconds; ours is the time modulo 2^64 of its units"
+    return "not explained"
+
+
+def grouped(differences: list[Cell]) -> list[str]:
+    """The differences by file, column and reason, as a Markdown table with one example each."""
+    groups: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+    for cell in differences:
+        groups[cell.file, cell.column, reason(cell)].append(cell)
+    lines = ["| file | column | cells | frame | ours | tshark | why |", "|---|---|---:|---:|---|---|---|"]
+    for (file, column, why), cells in groups.items():
+        first = cells[0]
+        example = f"{first.frame} | {first.ours or '-'} | {first.theirs or '-'}"
+        lines.append(f"| `{file}` | {column} | {len(cells)} | {example} | {why} |")
+    return lines
+
+
+BEGIN, END = "<!-- measured: make fidelity ARGS='--write docs/fidelity.md' -->", "<!-- end -->"
+
+
+def report(result: Result) -> str:
+    """Shares and differences as Markdown."""
+    lines = [f"{result.files} files, {result.frames} frames, {total(result.all).cells} cells.", "", *table(result), ""]
+    return "\n".join([*lines, *(grouped(result.differences) if result.differences else ["No cell differs."])])
+
+
+def write(path: Path, text: str) -> None:
+    """Replace what stands between the marks of a Markdown file."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
 def main() -> int:
-    """Print the shares and the differences; 1 where a target is missed."""
+    """Print the shares and the differences; 1 where a target is missed, 2 where nothing can be compared."""
     parser = argparse.ArgumentParser(description="Compare our decoder with tshark, cell by cell.")
     parser.add_argument("files", nargs="*", type=Path)
-    files = parser.parse_args().files or (captures(corpus()) if corpus().is_dir() else [])
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also put the result into this Markdown file")
+    options = parser.parse_args()
+    files = options.files or (captures(corpus()) if corpus().is_dir() else [])
     if not files:
         print(f"no captures in {corpus()}: set NODETAP_CORPUS", file=sys.stderr)
         return 2
+    if not oracle().is_file():
+        print(f"no oracle at {oracle()}: set NODETAP_ORACLE", file=sys.stderr)
+        return 2
     result = measure(files)
-    print(f"{result.files} files, {result.frames} frames\n")
-    print("\n".join(table(result)))
-    for cell in result.differences:
-        print(f"{cell.file}:{cell.frame} {cell.column}: ours {cell.ours!r}, tshark {cell.theirs!r} ({cell.protocols})")
+    print(report(result))
+    if options.write:
+        write(options.write, report(result))
     met = total(result.plain).share >= TARGET_PLAIN and total(result.all).share >= TARGET_ALL
     return 0 if met else 1
 

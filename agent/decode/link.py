@@ -12,7 +12,8 @@ MAX_LENGTH = 1500
 """An Ethernet type field up to this is the length of an IEEE 802.3 frame (802.3, 3.2.6)."""
 
 ETHERNET = record(14, dst=(">u8", 0), src=(">u8", 6))  # both words hold two bytes more than the address
-TAG = record(4, tci=(">u2", 0), type=(">u2", 2))
+TCI = record(2, tci=(">u2", 0))
+TAG = record(4, type=(">u2", 2))
 LLC = record(3, dsap=("u1", 0), ssap=("u1", 1), control=("u1", 2))
 SNAP = record(8, oui=(">u4", 2), type=(">u2", 6))
 SLL = record(16, hardware=(">u2", 2), type=(">u2", 14))
@@ -51,10 +52,11 @@ def _typed(walk: Walk, rows: Array, types: Array) -> None:
 
 
 def vlan(walk: Walk, rows: Array) -> None:
-    """One 802.1Q or 802.1ad tag (IEEE 802.1Q, 9.6)."""
-    rows, off, head = walk.head(rows, TAG)
+    """One 802.1Q or 802.1ad tag (IEEE 802.1Q, 9.6). A tag cut behind its id still has the id."""
+    rows, _, head = walk.head(rows, TCI)
     walk.append("vlan_id", rows, head["tci"].astype(np.uint16) & np.uint16(0x0FFF))
     walk.found(rows, Has.VLAN)
+    rows, off, head = walk.head(rows, TAG)
     walk.off[rows] = off + 4
     _typed(walk, rows, head["type"].astype(np.uint16))
 

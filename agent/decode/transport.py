@@ -15,7 +15,8 @@ from protocol.schema import Has
 PORTS = record(4, src=(">u2", 0), dst=(">u2", 2))
 TCP = record(16, src=(">u2", 0), dst=(">u2", 2), seq=(">u4", 4), ack=(">u4", 8), bits=(">u2", 12), window=(">u2", 14))
 UDP = record(6, src=(">u2", 0), dst=(">u2", 2), len=(">u2", 4))
-ICMP = record(2, type=("u1", 0), code=("u1", 1))
+ICMP_TYPE = record(1, type=("u1", 0))
+ICMP = record(2, code=("u1", 1))
 
 _TCP_ALL = Has.TCP | Has.TCP_SEQ | Has.TCP_ACK | Has.TCP_FLAGS | Has.TCP_WINDOW
 _TCP_BAD = np.uint64(~(Has.TCP_ACK | Has.TCP_FLAGS | Has.TCP_WINDOW) & (2**64 - 1))
@@ -79,19 +80,21 @@ def udp(walk: Walk, rows: Array) -> None:
     _ports(walk, rows, head, Has.UDP | Has.UDP_LENGTH)
     length = head["len"].astype(np.int64)
     walk.put("udp_length", rows, length)
-    bad = ((length < 8) & (length != 0)) | (walk.cap[rows] - off < 8)
+    jumbo = (length == 0) & ((walk.layers[rows] & np.uint64(Has.IPV6)) != 0)  # to the packet's end (RFC 2675, 4)
+    bad = ((length < 8) & ~jumbo) | (walk.cap[rows] - off < 8)
     walk.malformed(rows[bad])
     kinds = UDP_DESTINATION[head["dst"]]
     kinds = np.where(kinds, kinds, UDP_SOURCE[head["src"]])
     if kinds.any():
-        _into(walk, ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0), rows, off, length, kinds)
+        chosen = ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0)
+        size = np.where(jumbo, walk.end[rows] - off, length)
+        _into(walk, rows[chosen], off[chosen], size[chosen], kinds[chosen])
 
 
-def _into(walk: Walk, chosen: Array, rows: Array, off: Array, length: Array, kinds: Array) -> None:
-    rows, off, length = rows[chosen], off[chosen], length[chosen]
+def _into(walk: Walk, rows: Array, off: Array, size: Array, kinds: Array) -> None:
     walk.off[rows] = off + 8
-    walk.trim(rows, np.where(length == 0, walk.end[rows], off + length))
-    walk.split(rows, kinds[chosen])
+    walk.trim(rows, off + size)
+    walk.split(rows, kinds)
 
 
 def udplite(walk: Walk, rows: Array) -> None:
@@ -109,17 +112,19 @@ def sctp(walk: Walk, rows: Array) -> None:
 
 def icmp(walk: Walk, rows: Array) -> None:
     """ICMP (RFC 792). A packet quoted by an error is not walked into."""
-    _icmp(walk, rows, Has.ICMP | Has.ICMP_CODE)
+    _icmp(walk, rows, Has.ICMP, Has.ICMP_CODE)
 
 
 def icmpv6(walk: Walk, rows: Array) -> None:
     """ICMPv6 (RFC 4443)."""
-    _icmp(walk, rows, Has.ICMPV6 | Has.ICMPV6_CODE)
+    _icmp(walk, rows, Has.ICMPV6, Has.ICMPV6_CODE)
 
 
-def _icmp(walk: Walk, rows: Array, bits: int) -> None:
-    rows, off, head = walk.head(rows, ICMP)
+def _icmp(walk: Walk, rows: Array, type_bit: int, code_bit: int) -> None:
+    rows, off, head = walk.head(rows, ICMP_TYPE)
     walk.put("icmp_type", rows, head["type"])
-    walk.put("icmp_code", rows, head["code"])
-    walk.found(rows, bits)
+    walk.found(rows, type_bit)
     walk.malformed(rows[walk.cap[rows] - off < 4])
+    rows, _, head = walk.head(rows, ICMP)
+    walk.put("icmp_code", rows, head["code"])
+    walk.found(rows, code_bit)

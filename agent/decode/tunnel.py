@@ -15,6 +15,8 @@ PPPOE = record(6, version=("u1", 0), code=("u1", 1), session=(">u2", 2), len=(">
 PSEUDOWIRE = record(18, first=("u1", 0), bare=(">u2", 12), behind=(">u2", 16))
 L2TP = record(2, flags=(">u2", 0))
 GRE = record(4, flags=(">u2", 0), type=(">u2", 2))
+ERSPAN2 = record(8, first=("u1", 0))
+ERSPAN3 = record(12, first=("u1", 0), bits=(">u2", 10))
 VXLAN = record(8, flags=("u1", 0), next=("u1", 3), vni=(">u4", 4), reserved=(">u4", 0))
 GENEVE = record(8, first=("u1", 0), type=(">u2", 2), vni=(">u4", 4))
 GTPU = record(8, flags=("u1", 0), message=("u1", 1), len=(">u2", 2), teid=(">u4", 4))
@@ -171,16 +173,20 @@ def _gre_tunnel(walk: Walk, rows: Array, flags: Array, types: Array, at_key: Arr
 
 
 def erspan2(walk: Walk, rows: Array) -> None:
-    """ERSPAN type II: 8 bytes, then Ethernet."""
-    walk.off[rows] += 8
-    walk.go(rows, Kind.ETHERNET)
+    """ERSPAN type II: version 1, 8 bytes, then Ethernet."""
+    rows, off, head = walk.head(rows, ERSPAN2)
+    fine = head["first"] >> 4 == 1
+    walk.off[rows] = off + 8
+    walk.go(rows[fine], Kind.ETHERNET)
 
 
 def erspan3(walk: Walk, rows: Array) -> None:
-    """ERSPAN type III: 12 bytes, 8 more with the O bit, then Ethernet."""
-    rows, off, head = walk.head(rows, record(12, flags=("u1", 11)))
-    walk.off[rows] = off + 12 + np.where(head["flags"] & 1, 8, 0)
-    walk.go(rows, Kind.ETHERNET)
+    """ERSPAN type III: version 2, 12 bytes, 8 more with the O bit, then Ethernet where the frame type is 0."""
+    rows, off, head = walk.head(rows, ERSPAN3)
+    bits = head["bits"].astype(np.uint16)
+    fine = (head["first"] >> 4 == 2) & (bits & 0x7C00 == 0)
+    walk.off[rows] = off + np.where(bits & 1, 20, 12)
+    walk.go(rows[fine], Kind.ETHERNET)
 
 
 # -- over UDP ------------------------------------------------------------------------------------------------------
@@ -245,15 +251,19 @@ def geneve(walk: Walk, rows: Array) -> None:
 
 
 def gtpu(walk: Walk, rows: Array) -> None:
-    """GTP-U version 1 (3GPP TS 29.281): only message 255, G-PDU, carries a packet."""
+    """GTP-U version 1 (3GPP TS 29.281, 5.1): only message 255, G-PDU, carries a packet.
+
+    Any of the flags E, S, PN adds 4 bytes; the last of them names an extension header where E is set.
+    """
     rows, off, head = walk.head(rows, GTPU)
     fine = (head["flags"] >> 5 == 1) & (head["flags"] & 0x10 != 0) & (head["message"] == 255)
     rows, off, head = rows[fine], off[fine], head[fine]
     walk.tunnel(rows, "gtpu", head["teid"])
-    optional = head["flags"] & 0x07 != 0
-    walk.off[rows] = off + np.where(optional, 11, 8)
-    walk.go(rows[~optional], Kind.RAW)
-    walk.go(rows[optional], Kind.GTPU_EXTENSION)
+    walk.trim(rows, off + 8 + head["len"])
+    optional, extended = head["flags"] & 0x07 != 0, head["flags"] & 0x04 != 0
+    walk.off[rows] = off + np.where(extended, 11, np.where(optional, 12, 8))
+    walk.go(rows[~extended], Kind.RAW)
+    walk.go(rows[extended], Kind.GTPU_EXTENSION)
 
 
 def gtpu_extension(walk: Walk, rows: Array) -> None:
