@@ -66,7 +66,10 @@ class FileSource:
                 block = self._from_reader()
             if block is not None and len(block):
                 return block
-            if block is None and not self._advance(max(0.0, deadline - time.monotonic())):
+            left = deadline - time.monotonic()
+            if block is None and not self._advance(max(0.0, left)):
+                return None
+            if block is not None and left < 0:  # a filter may take nothing for long
                 return None
         return None
 

@@ -231,6 +231,15 @@ def test_filter(tmp_path: Path) -> None:
         FileSource([tmp_path / "a"], bpf="no such word").open()
 
 
+def test_a_filter_that_takes_nothing_does_not_hold_the_caller(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(make.pcap(SOME * 1000))
+    source = FileSource([tmp_path / "a"], bpf="less 1", block_frames=10)
+    source.open()
+    assert source.next_block(0) is None
+    assert not source.done
+    source.close()
+
+
 def test_corpus_against_tshark(corpus: Path, tshark: str) -> None:
     fields = ("frame.time_epoch", "frame.len", "frame.cap_len", "frame.interface_id")
     arguments = [word for field in fields for word in ("-e", field)]

@@ -46,8 +46,9 @@ def read_file(path: Path) -> list[Frame]:
     source = FileSource([path])
     source.open()
     frames: list[Frame] = []
-    while (block := source.next_block(0)) is not None:
-        frames += frames_of(block)
+    while not source.done:
+        if (block := source.next_block(1)) is not None:
+            frames += frames_of(block)
     return frames
 
 
