@@ -123,24 +123,31 @@ def traced(url: str, tmp_path: Path, inject: str, commits: int) -> tuple[int, in
     return result.returncode, acknowledged(result.stdout), trace.read_text()
 
 
-def renames(trace: str) -> list[str]:
-    """The calls of the thread that inserts: strace counts per thread, and merges rename in others."""
-    calls = [line for line in trace.splitlines() if re.search(r"\brename\w*\(", line)]
-    return [line for line in calls if line.split()[0] == calls[0].split()[0]]
+def renames(trace: str) -> list[tuple[str, str]]:
+    """(system call, line) of the thread that inserts: strace counts per thread, and merges rename in others."""
+    calls = re.findall(r"^(\d+) +(rename\w*)\((.*)$", trace, re.MULTILINE)
+    return [(call, rest) for pid, call, rest in calls if pid == calls[0][0]]
+
+
+def publishing(trace: str) -> tuple[str, list[int]]:
+    """The call that publishes parts (processors differ), and which of its uses do: strace counts by call."""
+    call = next(call for call, rest in renames(trace) if "tmp_insert_" in rest)
+    same = [rest for name, rest in renames(trace) if name == call]
+    return call, [number for number, rest in enumerate(same, 1) if "tmp_insert_" in rest]
 
 
 def test_killed_before_each_rename_that_publishes_a_part(tmp_path: Path) -> None:
     """Between a part's last byte and its name: of packets, of flows, of batches, in turn."""
     code, acked, trace = traced(f"chdb://{tmp_path}/whole", tmp_path, "", 3)
     assert (code, acked) == (0, 3)
-    publishing = [n for n, line in enumerate(renames(trace), 1) if "tmp_insert_" in line]
-    assert len(publishing) == 9, "three commits of three inserts publish nine parts"
+    call, numbers = publishing(trace)
+    assert len(numbers) == 9, "three commits of three inserts publish nine parts"
     found = set()
-    for number in publishing:
+    for number in numbers:
         url = f"chdb://{tmp_path}/killed-{number}"
-        code, acked, trace = traced(url, tmp_path, f"inject={RENAMES}:signal=SIGKILL:when={number}", 3)
+        code, acked, trace = traced(url, tmp_path, f"inject={call}:signal=SIGKILL:when={number}", 3)
         assert code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-        assert "tmp_insert_" in renames(trace)[-1], "it was killed elsewhere"
+        assert "tmp_insert_" in renames(trace)[-1][1], "it was killed elsewhere"
         found.add((acked, check(url, 3000, acked)))
     # Killed before packets, flows and batches are published: 0, 1 and 2 batches more than were acknowledged.
     assert found == {(acked, 2 * acked + more) for acked in range(3) for more in range(3)}
