@@ -67,7 +67,7 @@ def _greedy(segment: Ints, since: Ints, active_ns: int) -> Ints:
     steps: log2 of the longest chain, not its length.
     """
     count = len(since)
-    ranks_of, rank = np.unique(np.maximum(since, 0), return_inverse=True)
+    ranks_of, rank = np.unique(since, return_inverse=True)
     running = np.maximum.accumulate(segment * count + rank)
     due = np.searchsorted(ranks_of, ranks_of[running - segment * count] + active_ns)
     after = np.searchsorted(running, segment * count + due)
