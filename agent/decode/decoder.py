@@ -46,7 +46,6 @@ HANDLERS: dict[int, Handler] = {
     Kind.PPPOE: tunnel.pppoe,
     Kind.MPLS: tunnel.mpls,
     Kind.MPLS_IN_IP: tunnel.mpls_in_ip,
-    Kind.MPLS_IN_UDP: tunnel.mpls_in_ip,
     Kind.IP4_IN_IP: tunnel.ip4_in_ip,
     Kind.IP6_IN_IP: tunnel.ip6_in_ip,
     Kind.ETHER_IN_IP: tunnel.ether_in_ip,
@@ -62,6 +61,9 @@ HANDLERS: dict[int, Handler] = {
     Kind.GTPU_EXTENSION: tunnel.gtpu_extension,
     Kind.L2TP: tunnel.l2tp,
     Kind.TEREDO: tunnel.teredo,
+    Kind.LISP: tunnel.lisp,
+    Kind.WCCP: tunnel.wccp,
+    Kind.PBB: tunnel.pbb,
 }
 
 

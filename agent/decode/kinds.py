@@ -47,7 +47,7 @@ class Kind(IntEnum):
     IP6_IN_IP = 25
     ETHER_IN_IP = 26
     MPLS_IN_IP = 27
-    MPLS_IN_UDP = 28
+    PBB = 28
     MPLS = 29
     PPPOE = 30
     VXLAN = 31
@@ -62,6 +62,8 @@ class Kind(IntEnum):
     L2TP = 40
     TEREDO = 41
     PFLOG = 42
+    WCCP = 43
+    LISP = 44
 
 
 def _table(size: int, entries: Mapping[int, Kind]) -> Array:
@@ -85,6 +87,8 @@ ETHERTYPE = _table(
         0x8847: Kind.MPLS,
         0x8848: Kind.MPLS,
         0x8864: Kind.PPPOE,
+        0x883E: Kind.WCCP,
+        0x88E7: Kind.PBB,  # IEEE 802.1ah
         0x8870: Kind.LLC,  # jumbo LLC
         0x88BE: Kind.ERSPAN2,
         0x22EB: Kind.ERSPAN3,
@@ -113,8 +117,11 @@ _EITHER_PORT = {
     1701: Kind.L2TP,  # RFC 2661
     2152: Kind.GTPU,  # 3GPP TS 29.281
     3544: Kind.TEREDO,  # RFC 4380
+    4341: Kind.LISP,  # RFC 9300
     6081: Kind.GENEVE,  # RFC 8926
 }
+LEAST_PORT = 1024
+"""Ports below are servers': a tunnel's port opposite one of these is a client's, by chance."""
 UDP_SOURCE = _table(65536, {**_EITHER_PORT, 4789: Kind.VXLAN_LIKELY})
 """Tunnels by source port, where the destination port names none."""
 UDP_DESTINATION = _table(
@@ -123,7 +130,7 @@ UDP_DESTINATION = _table(
         **_EITHER_PORT,
         4789: Kind.VXLAN,  # RFC 7348
         4790: Kind.VXLAN_GPE,
-        6635: Kind.MPLS_IN_UDP,  # RFC 7510
+        6635: Kind.MPLS_IN_IP,  # RFC 7510
         8472: Kind.VXLAN_LIKELY,  # Linux before the port was assigned; OTV has it too
     },
 )

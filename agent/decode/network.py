@@ -30,7 +30,7 @@ _L4 = ("src_port", "dst_port", "tcp_flags", "tcp_seq", "tcp_ack", "tcp_window", 
 _OF_PACKET = (*_L4, "icmp_type", "icmp_code", "ip_id", "frag_offset", "frag_more")
 _L4_BITS = Has.TCP | Has.TCP_SEQ | Has.TCP_ACK | Has.TCP_FLAGS | Has.TCP_WINDOW | Has.TCP_LEN | Has.UDP
 _L4_BITS |= Has.UDP_LENGTH | Has.SCTP | Has.ICMP | Has.ICMP_CODE | Has.ICMPV6 | Has.ICMPV6_CODE
-_OUTER = np.uint64(_L4_BITS | Has.IPV4 | Has.IPV6 | Has.FRAG | Has.ARP | Has.ARP_IPV4)
+_OUTER = np.uint64(_L4_BITS | Has.IPV4 | Has.IPV6 | Has.FRAG)
 
 
 def arp(walk: Walk, rows: Array) -> None:
@@ -53,7 +53,7 @@ def arp(walk: Walk, rows: Array) -> None:
 
 def _enter(walk: Walk, rows: Array, bits: int) -> None:
     """Rows enter an IP header: what an outer packet left in the columns goes."""
-    again = rows[(walk.layers[rows] & np.uint64(Has.IP | Has.ARP)) != 0]
+    again = rows[(walk.layers[rows] & np.uint64(Has.IP)) != 0]
     if len(again):
         walk.layers[again] &= ~_OUTER
         for name in _OF_PACKET:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.decode.kinds import UDP_DESTINATION, UDP_SOURCE
+from agent.decode.kinds import LEAST_PORT, UDP_DESTINATION, UDP_SOURCE
 from agent.decode.walk import Array, Walk, record
 from protocol.schema import Has
 
@@ -86,7 +86,8 @@ def udp(walk: Walk, rows: Array) -> None:
     kinds = UDP_DESTINATION[head["dst"]]
     kinds = np.where(kinds, kinds, UDP_SOURCE[head["src"]])
     if kinds.any():
-        chosen = ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0)
+        ephemeral = (head["src"] >= LEAST_PORT) & (head["dst"] >= LEAST_PORT)
+        chosen = ephemeral & ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0)
         size = np.where(jumbo, walk.end[rows] - off, length)
         _into(walk, rows[chosen], off[chosen], size[chosen], kinds[chosen])
 

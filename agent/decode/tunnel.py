@@ -1,4 +1,4 @@
-"""Tunnels: PPP, PPPoE, MPLS, GRE, IP in IP, VXLAN, Geneve, GTP-U, L2TP, Teredo, NSH."""
+"""Tunnels: PPP, PPPoE, MPLS, PBB, IP in IP, GRE, VXLAN, Geneve, NSH, GTP-U, L2TP, Teredo, LISP."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ ERSPAN2 = record(8, first=("u1", 0))
 ERSPAN3 = record(12, first=("u1", 0), bits=(">u2", 10))
 VXLAN = record(8, flags=("u1", 0), next=("u1", 3), vni=(">u4", 4), reserved=(">u4", 0))
 GENEVE = record(8, first=("u1", 0), type=(">u2", 2), vni=(">u4", 4))
+LISP = record(8, flags=("u1", 0), instance=(">u4", 4))
 GTPU = record(8, flags=("u1", 0), message=("u1", 1), len=(">u2", 2), teid=(">u4", 4))
 NSH = record(8, first=(">u2", 0), next=("u1", 3), path=(">u4", 4))
 
@@ -106,6 +107,14 @@ def mpls_in_ip(walk: Walk, rows: Array) -> None:
     walk.go(rows, Kind.MPLS)
 
 
+def pbb(walk: Walk, rows: Array) -> None:
+    """Provider backbone bridging (IEEE 802.1ah): the I-tag with its 24-bit service, then Ethernet."""
+    rows, off, head = walk.head(rows, LABEL)
+    walk.tunnel(rows, "pbb", head["value"] & 0xFFFFFF)
+    walk.off[rows] = off + 4
+    walk.go(rows, Kind.ETHERNET)
+
+
 # -- IP in IP ------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +196,13 @@ def erspan3(walk: Walk, rows: Array) -> None:
     fine = (head["first"] >> 4 == 2) & (bits & 0x7C00 == 0)
     walk.off[rows] = off + np.where(bits & 1, 20, 12)
     walk.go(rows[fine], Kind.ETHERNET)
+
+
+def wccp(walk: Walk, rows: Array) -> None:
+    """WCCP in GRE: IPv4, in version 2 behind 4 bytes of which the first nibble is not 4."""
+    rows, off, head = walk.head(rows, BYTE)
+    walk.off[rows] = off + np.where(head["first"] >> 4 == 4, 0, 4)
+    walk.by_ethertype(rows, 0x0800)
 
 
 # -- over UDP ------------------------------------------------------------------------------------------------------
@@ -314,3 +330,12 @@ def teredo(walk: Walk, rows: Array) -> None:
     rows = rows[head["first"] >> 4 == 6]
     walk.tunnel(rows, "teredo")
     walk.by_ethertype(rows, 0x86DD)
+
+
+def lisp(walk: Walk, rows: Array) -> None:
+    """LISP data (RFC 9300, 5.3): 8 bytes, then IP; the instance id where the I bit is set."""
+    rows, off, head = walk.head(rows, LISP)
+    instance = np.where(head["flags"] & 0x08, head["instance"] >> 8, 0)
+    walk.tunnel(rows, "lisp", instance)
+    walk.off[rows] = off + 8
+    walk.go(rows, Kind.RAW)

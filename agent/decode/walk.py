@@ -29,7 +29,7 @@ MAPPED = np.uint32(0xFFFF0000)
 
 TUNNELS: tuple[str, ...] = (
     *("", "vxlan", "vxlan-gpe", "geneve", "gre", "gretap", "erspan", "pptp", "ipip", "6in4", "4in6", "6in6"),
-    *("gtpu", "mpls", "pppoe", "etherip", "nsh", "l2tp", "teredo"),
+    *("gtpu", "mpls", "pppoe", "etherip", "nsh", "l2tp", "teredo", "lisp", "pbb"),
 )
 TUNNEL = {name: code for code, name in enumerate(TUNNELS)}
 """The column `tunnel_type`: its strings, and the code of each."""
@@ -76,28 +76,28 @@ class Walk:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def gather(self, offsets: Array, record: np.dtype[Any]) -> Array:
-        """The `record` at each offset, shape (len(offsets),); every record must lie inside the block."""
-        size = record.itemsize
+    def gather(self, offsets: Array, layout: np.dtype[Any]) -> Array:
+        """The `layout` at each offset, shape (len(offsets),); all must lie inside the block."""
+        size = layout.itemsize
         view = self._views.get(size)
         if view is None:
             slots = max(0, len(self.data) - size + 1)
             view = np.ndarray((slots,), dtype=f"V{size}", buffer=self.data if slots else bytes(size), strides=(1,))
             self._views[size] = view
-        return view[offsets].view(record)
+        return view[offsets].view(layout)
 
-    def head(self, rows: Array, record: np.dtype[Any], mark: bool = True) -> tuple[Array, Array, Array]:
-        """The rows whose captured bytes hold a whole `record`, its offset and its values per row.
+    def head(self, rows: Array, layout: np.dtype[Any], mark: bool = True) -> tuple[Array, Array, Array]:
+        """The rows whose captured bytes hold a whole `layout`, its offset and its values per row.
 
         The others end here, with `mark` as malformed.
         """
         off = self.off[rows]
-        whole = self.cap[rows] - off >= record.itemsize
+        whole = self.cap[rows] - off >= layout.itemsize
         if not whole.all():
             if mark:
                 self.malformed(rows[~whole])
             rows, off = rows[whole], off[whole]
-        return rows, off, self.gather(off, record)
+        return rows, off, self.gather(off, layout)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6ExtHdrDestOpt, IPv6ExtHdrF
 from scapy.layers.l2 import ARP, GRE, LLC, SNAP, Dot1Q, Dot3
 from scapy.layers.ppp import PPP
 from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet
 
 from agent.capture import Interface
 from agent.decode.decoder import HANDLERS, Decoder
@@ -190,6 +191,47 @@ def test_port_8472_is_vxlan_only_where_it_looks_like_it():
     assert row_of(bytes(good))["tunnel_type"] == "vxlan"
     other = ether() / OUTER4 / udp(8472) / VXLAN(vni=7, flags=0x0C) / ether() / PAYLOADS["tcp"]
     assert row_of(bytes(other))["dst_port"] == 8472
+
+
+@pytest.mark.parametrize("ports", [(53, 4789), (4789, 53), (443, 6081), (2152, 443)])
+def test_a_tunnels_port_opposite_a_servers_is_a_clients(ports: tuple[int, int]):
+    source, destination = ports
+    body = VXLAN(vni=7, flags=8) / ether() / PAYLOADS["tcp"]
+    row = row_of(bytes(ether() / OUTER4 / udp(destination, source) / body))
+    assert (row["src_port"], row["dst_port"]) == ports
+    assert not has(row, Has.TUNNEL)
+
+
+@pytest.mark.parametrize(
+    ("name", "under"),
+    [
+        ("lisp", OUTER4 / udp(4341) / (b"\x88" + bytes(5) + b"\x07\x00")),
+        ("gre", OUTER4 / GRE(proto=0x883E) / bytes(4)),
+        ("gre", OUTER4 / GRE(proto=0x883E)),
+        ("pptp", OUTER4 / GRE(bytes.fromhex("3081880b002b000700000001000000020021"))),
+        ("l2tp", OUTER4 / udp(1701, 1701) / bytes.fromhex("000200000007ff030021")),
+        ("etherip", IP(src="192.0.2.1", dst="192.0.2.2", proto=97) / (b"\x30\x00" + TCP4[:14])),
+        ("erspan", OUTER4 / GRE(proto=0x88BE, seqnum_present=1) / (b"\x10" + bytes(7) + TCP4[:14])),
+        ("erspan", OUTER4 / GRE(proto=0x22EB, seqnum_present=1) / (b"\x20" + bytes(10) + b"\1" + bytes(8) + TCP4[:14])),
+    ],
+)
+def test_tunnels_that_scapy_does_not_build(name: str, under: Packet):
+    row = row_of(bytes(ether() / under / PAYLOADS["tcp"]))
+    assert (row["tunnel_type"], row["src_port"], row["src"]) == (name, 1000, mapped("10.1.1.1"))
+    assert row["tunnel_src"] == mapped("192.0.2.1")
+    assert row["tunnel_id"] == (7 if name in ("lisp", "pptp", "l2tp") else 0)
+
+
+def test_teredo_and_backbone_bridging():
+    row = row_of(bytes(ether() / OUTER4 / udp(3544) / PAYLOADS["udp6"]))
+    assert (row["tunnel_type"], row["src_port"]) == ("teredo", 41000)
+    row = row_of(bytes(ether(type=0x88E7) / (b"\0\0\0\7" + TCP4)))
+    assert (row["tunnel_type"], row["tunnel_id"], row["src_port"]) == ("pbb", 7, 1000)
+
+
+def test_a_tag_cut_behind_its_id_has_the_id():
+    frame = bytes(ether() / Dot1Q(vlan=5) / PAYLOADS["tcp"])
+    assert row_of(frame[:16])["vlan_id"] == [5]
 
 
 def test_tags_in_order_with_the_one_the_kernel_took_off():
