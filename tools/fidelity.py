@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ipaddress
 import os
+import socket
 import subprocess
 import sys
 from collections import defaultdict
@@ -100,8 +100,8 @@ def _address(name: str) -> Callable[[Columns, int, int], str]:
         value: Any = columns[name]
         raw = value[row].tobytes()
         if layers & Has.IPV4:
-            return str(ipaddress.IPv4Address(raw[12:]))
-        return str(ipaddress.IPv6Address(raw)) if layers & Has.IPV6 else ""
+            return socket.inet_ntop(socket.AF_INET, raw[12:])
+        return socket.inet_ntop(socket.AF_INET6, raw) if layers & Has.IPV6 else ""
 
     return cell
 
