@@ -46,7 +46,7 @@ def _start(hub: Hub, following: Following, values: Mapping[str, Any]) -> Place:
     newest = hub.store.committed()
     if values["cursor"] is not None:
         return cursors.decode(values["cursor"], following.store, following.table)
-    if "since" in values and values["since"] is not None:
+    if values["since"] is not None:
         return Place(0, None, (values["since"], newest))
     return Place(newest)
 

@@ -45,6 +45,12 @@ def _heartbeat(text: str, now: int) -> float:
     return float(text)
 
 
+def _backlog(text: str, now: int) -> int:
+    """As `since`, with `all` as the earliest time there is: no backlog is another thing than all of it."""
+    moment = point(text, now)
+    return -(1 << 63) if moment is None else moment
+
+
 def _text(text: str, now: int) -> str:
     return text
 
@@ -66,7 +72,7 @@ FOLLOW = (
     FILTER,
     FIELDS,
     Param("cursor", _text, "go on after that row"),
-    Param("since", point, "without a cursor: begin with the rows of that packet time or later"),
+    Param("since", _backlog, "without a cursor: begin with the rows of that packet time or later"),
     Param("heartbeat", _heartbeat, "seconds between heartbeats", "5"),
 )
 

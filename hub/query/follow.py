@@ -58,8 +58,12 @@ class Place:
 def encode(store: str, table: str, place: Place) -> str:
     """The cursor of a place."""
     row = (place.row[0], f"{place.row[1]:016x}", *place.row[2:]) if place.row else ()
-    text = json.dumps({store: [table, place.commit, place.backlog, *row]}, separators=(",", ":"))
+    text = _compact({store: [table, place.commit, place.backlog, *row]})
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def decode(cursor: str, store: str, table: str) -> Place:
@@ -191,8 +195,8 @@ def _backlog(place: Place, column: str, params: Params) -> str:
 
 def _cursor_sql(following: Following, place: Place, params: Params) -> str:
     """`encode` in SQL."""
-    backlog = params.add("String", f",{json.dumps(place.backlog)},")
-    head = params.add("String", f"{json.dumps({following.store: 0})[:-2]}[{json.dumps(following.table)},")
+    backlog = params.add("String", f",{_compact(place.backlog)},")
+    head = params.add("String", _compact({following.store: [following.table]})[:-2] + ",")
     return (
         f"base64URLEncode(concat({head}, toString(`commit`), {backlog}, toJSONString(toString(agent)), ',\"', "
         "leftPad(lower(hex(epoch)), 16, '0'), '\",', toString(seq), ',', toString(n), ']}'))"

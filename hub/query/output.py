@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hub.query.sql import present
-from protocol.schema import Field, Has, Table
+from protocol.schema import WRAP_NS, Field, Has, Table
 
 SETTINGS: dict[str, int | str] = {
     "output_format_json_named_tuples_as_objects": 1,
@@ -67,10 +67,15 @@ def _address(field: Field, column: str) -> str:
     )
 
 
+def _time(field: Field, column: str) -> str:
+    wrap = f"toDecimal128('{WRAP_NS // 10**9}.{WRAP_NS % 10**9:09d}', 9)"
+    return f"reinterpret({column}, 'Decimal64(9)') + if({column} < 0, {wrap}, toDecimal128('0', 9))"
+
+
 _EXPRESSIONS: dict[str, Callable[[Field, str], str]] = {
     "uint": lambda field, column: column,
     "bool": lambda field, column: f"toUInt8(bitTest({column}, {field.shift}))",
-    "time": lambda field, column: f"reinterpret({column}, 'Decimal64(9)')",
+    "time": _time,
     "seconds": lambda field, column: f"{column} / 1e9",
     "ip": _address,
     "mac": lambda field, column: f"lower(MACNumToString({column}))",
@@ -78,7 +83,7 @@ _EXPRESSIONS: dict[str, Callable[[Field, str], str]] = {
     "epoch": lambda field, column: f"leftPad(lower(hex({column})), 16, '0')",
     "uints": lambda field, column: column,
 }
-_TYPES = {"bool": "UInt8", "time": "Decimal64(9)", "seconds": "Float64"}  # the rest: their column's, or String
+_TYPES = {"bool": "UInt8", "time": "Decimal128(9)", "seconds": "Float64"}  # the rest: their column's, or String
 
 
 def clickhouse_type(table: Table, field: Field) -> str:

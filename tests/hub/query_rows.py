@@ -56,7 +56,7 @@ def entry(table: str, rows: Sequence[Row], seq: int = 1, agent: str = "web-1", e
     first = min(int(row.get(shape.time, 0)) for row in rows)
     last = max(int(row.get(shape.until, 0)) for row in rows)
     packets = len(rows) if table == "packets" else sum(r.get("packets", 0) + r.get("packets_rev", 0) for r in rows)
-    flow_only = sum(row.get("flow_only", 0) for row in rows)
+    flow_only = sum(row.get("flow_only", 0) for row in rows) if table == "flows" else 0
     given = {"ledger": {}, "source": "live"} | more
     batch = Batch(agent, epoch, seq, table, len(rows), packets, flow_only, first, last, 0, 0, b"", given["ledger"])
     return Entry(batch, columns_of(table, rows), "node-1", given["source"], 3)
