@@ -75,7 +75,6 @@ class Store:
             self._writer, self._admin = self._engine.client(), self._engine.client()
             self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
             self._make_tables()
-            self._books = stored_rows.load_books(self._writer)
             self._recover({}, now_ns)
         except DatabaseError as error:
             self.close()
@@ -170,10 +169,12 @@ class Store:
         self._books.add(lines)
 
     def _recover(self, given: Mapping[Place, Line], now_ns: int) -> None:
-        """Write the lines of rows that have none. Idempotent; `_doubt` stays where it fails.
+        """Take the books from the tables, and write the lines of rows that have none.
 
-        Each commit's lines go in one insert, the oldest first: so a crash in here loses no rows' place either.
+        Each commit's lines go in one insert, the oldest first, so it can be cut off and repeated like a commit.
+        `given` are lines that are known although they may not be stored. `_doubt` stays where this fails.
         """
+        self._books = stored_rows.load_books(self._writer)
         lines = rebuild(stored_rows.without_lines(self._writer, self._books.commit), self._books, given, now_ns)
         for number in sorted({line.commit for line in lines}):
             self._insert_lines([line for line in lines if line.commit == number])

@@ -205,6 +205,33 @@ def test_lines_are_rebuilt_from_rows_that_have_none(store: Store) -> None:
     assert ask(store, "SELECT count(), uniqExact(agent, epoch, frame_number) FROM packets") == [(40, 40)]
 
 
+@pytest.mark.parametrize("table", ["packets", "flows", "batches"])
+@pytest.mark.parametrize("stored", [False, True], ids=["before", "after"])
+def test_an_insert_that_fails_leaves_no_doubt(
+    store: Store, monkeypatch: pytest.MonkeyPatch, table: str, stored: bool
+) -> None:
+    """Whether or not the rows of the failed insert are there, the commit can be repeated and nothing is doubled."""
+    insert = store._engine.insert
+    failures = iter([True])
+
+    def failing(client: Any, into: Any, parts: Any, rows: int) -> None:
+        fail = into.name == table and next(failures, False)
+        if stored or not fail:
+            insert(client, into, parts, rows)
+        if fail:
+            raise OSError("failed by the test")
+
+    monkeypatch.setattr(store._engine, "insert", failing)
+    entries = [packets(1), flows(2), tombstone(3)]
+    with pytest.raises(StoreError, match="failed by the test"):
+        store.commit(entries, NOW)
+    store.commit(entries, NOW)
+    assert list(store.epochs()[0].seqs) == [(1, 3)]
+    assert ask(store, "SELECT count(), uniqExact(seq), sum(recovered) FROM batches") == [(3, 3, 0)]
+    assert ask(store, "SELECT count() FROM packets") == [(10,)]
+    assert ask(store, "SELECT count() FROM flows") == [(4,)]
+
+
 def test_all_lines_lost_are_rebuilt_under_their_own_commits(store: Store) -> None:
     for seq in range(1, 6):
         store.commit([packets(seq)], NOW)
