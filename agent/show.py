@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.columns import Columns, ColumnValue, Dict, Lists, Text, take
-from protocol.schema import PACKETS, Field, Has, fields_of
+from protocol.schema import PACKETS, WRAP_NS, Field, Has, fields_of
 
 _STORED = {column.name for column in PACKETS.columns}
 FIELDS: dict[str, Field] = {name: field for name, field in fields_of("packets").items() if field.column in _STORED}
@@ -49,9 +49,9 @@ class Memo(dict[Any, str]):
 
 
 def seconds(nanoseconds: int) -> str:
-    """Nanoseconds as seconds with 9 decimals."""
-    sign, nanoseconds = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
-    return f"{sign}{nanoseconds // 1_000_000_000}.{nanoseconds % 1_000_000_000:09d}"
+    """A time in nanoseconds as seconds with 9 decimals; one below zero as `WRAP_NS` says."""
+    whole, rest = divmod(nanoseconds + WRAP_NS if nanoseconds < 0 else nanoseconds, 1_000_000_000)
+    return f"{whole}.{rest:09d}"
 
 
 def mac(number: int) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 
-__all__ = ["EITHER", "FLOWS", "PACKETS", "TABLES", "Column", "Field", "Has", "Table", "fields_of"]
+__all__ = ["EITHER", "FLOWS", "PACKETS", "TABLES", "WRAP_NS", "Column", "Field", "Has", "Table", "fields_of"]
 
 
 class Has(IntFlag):
@@ -291,6 +291,11 @@ _FLOW_FIELDS = (
 PACKETS = Table("packets", _PACKET_COLUMNS, _PACKET_FIELDS, "time, agent, epoch, frame_number", "time", "time")
 FLOWS = Table("flows", _FLOW_COLUMNS, _FLOW_FIELDS, "start, agent, epoch", "start", "end")
 TABLES = {table.name: table for table in (PACKETS, FLOWS)}
+
+WRAP_NS = (1 << 64) * 1000
+"""What is added to a time below zero where it is printed. Capture files count unsigned microseconds in 64 bits, of
+which signed nanoseconds hold the years 1678 to 2262; a time beyond them is kept modulo 2^64 microseconds, so that it
+comes out again as the file had it, and as tshark prints it."""
 
 EITHER = {
     "ip.addr": ("ip.src", "ip.dst"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -104,6 +105,12 @@ def tls_context(hubs: tuple[str, ...], ca: str | None, insecure: bool) -> ssl.SS
     return context
 
 
-def hub_ports(hubs: tuple[str, ...]) -> set[int]:
-    """TCP ports of the hubs: the agent's own traffic."""
-    return {urlsplit(hub).port or (443 if hub.startswith("wss:") else 80) for hub in hubs}
+def hub_endpoints(hubs: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Addresses and ports of the hubs, as far as their names resolve now: the agent's own traffic goes there."""
+    found = []
+    for hub in hubs:
+        parts = urlsplit(hub)
+        port = parts.port or (443 if hub.startswith("wss:") else 80)
+        with contextlib.suppress(OSError):
+            found += [info[4][:2] for info in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)]
+    return [(str(address), int(port)) for address, port in dict.fromkeys(found)]

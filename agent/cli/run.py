@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agent.cli.link_options import check_hubs, hub_ports, link_options, read_token, tls_context
+from agent.cli.link_options import check_hubs, hub_endpoints, link_options, read_token, tls_context
 
 
 @click.command()
@@ -95,7 +95,7 @@ def run(
     log = logger(program="nodetap-agent", agent=node, epoch=f"{epoch:016x}")
     names = [interface.name for interface in source.interfaces]
     log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
-    own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_ports(hubs))
+    own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
     config = AgentConfig(link, options["buffer_bytes"], options["metrics"])
     agent = Agent(config, source, pipeline_of(source, node, epoch, log), own, log)
     code = _run(agent)
@@ -128,11 +128,10 @@ def _source(kind: str, include: list[str], exclude: list[str], options: dict[str
                 include, exclude, bpf=options["bpf"], snaplen=options["snaplen"],
                 ring_bytes=options["ring_bytes"], promisc=options["promisc"],
             )  # fmt: skip
+        from agent.capture.interfaces import choose
         from agent.capture.scapy_socket import ScapySource
 
-        from agent.capture.interfaces import choose
-
-        return ScapySource(choose(None, include, exclude), options["bpf"])
+        return ScapySource([found.name for found in choose(None, include, exclude)], options["bpf"])
     except CaptureError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

@@ -59,7 +59,8 @@ def naive(field: Field, row: Row) -> Any:
     if row["layers"] & field.need != field.need or value in ("", []):
         return None
     if field.kind == "time":
-        return f"{'-' * (value < 0)}{abs(value) // 10**9}.{abs(value) % 10**9:09d}"
+        printed = value + (1 << 64) * 1000 if value < 0 else value  # as the file had it: unsigned microseconds
+        return f"{printed // 10**9}.{printed % 10**9:09d}"
     if field.kind == "mac":
         return ":".join(f"{value % 2**48:012x}"[i : i + 2] for i in range(0, 12, 2))
     if field.kind == "bool":
@@ -99,7 +100,7 @@ def test_a_table_is_one_printable_line_per_row(made: list[tuple[Row, int]]) -> N
 
 def test_times_addresses_and_macs() -> None:
     assert show.seconds(1_700_000_000_000_000_001) == "1700000000.000000001"
-    assert show.seconds(-1) == "-0.000000001"
+    assert show.seconds(-505_425_287_000) == "18446744073204.126329000"  # tshark, of a file with such a time
     assert show.mac(0x0000_0123_4567_89AB) == "01:23:45:67:89:ab"
     assert show.ipv6(IPv6Address("2001:db8::1").packed) == "2001:db8::1"
     assert show.either(IPv6Address("::ffff:10.0.0.1").packed) == "10.0.0.1"

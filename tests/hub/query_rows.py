@@ -95,7 +95,8 @@ def shown(field: Field, row: Mapping[str, Any]) -> Any:
         case "uints":
             return found
         case "time":
-            return f"{Decimal(value).scaleb(-9):.9f}"
+            printed = value + (1 << 64) * 1000 if value < 0 else value  # as the file had it: unsigned microseconds
+            return f"{Decimal(printed).scaleb(-9):.9f}"
         case "seconds":
             return value / 1e9
         case "mac":
