@@ -122,14 +122,14 @@ def _watch(client: Client, output: str) -> int:
                     _print(found, output)
                     sys.stdout.flush()
                 else:
-                    live.update(live_table(found))
+                    live.update(live_table(found), refresh=True)
             except HubLost as error:
                 if time.monotonic() - last_answer > GIVE_UP:
                     raise
                 if live is None:
                     click.echo(f"nodetap: {error}", err=True)
                 else:
-                    live.update(str(error))
+                    live.update(str(error), refresh=True)
             time.sleep(PERIOD)
     return 0
 
@@ -137,4 +137,4 @@ def _watch(client: Client, output: str) -> int:
 def _live() -> Any:
     from rich.live import Live
 
-    return Live(auto_refresh=False, screen=False, redirect_stdout=False, redirect_stderr=False, refresh_per_second=4)
+    return Live(auto_refresh=False, screen=False, redirect_stdout=False, redirect_stderr=False)

@@ -33,6 +33,10 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
 
+class ClosedPipe(Exception):
+    """Whoever read our output has enough."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports one when it is called."""
 
@@ -47,6 +51,15 @@ class LazyGroup(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a closed pipe is told to `run` in words that click does not take for its own."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ClosedPipe from None
+        return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands in the help, without importing them."""
@@ -83,7 +96,6 @@ def run(arguments: list[str]) -> int:
     """Run `nodetap ARGUMENTS`; the exit code. Errors are one line on stderr, a closed pipe ends it quietly."""
     try:
         code = cli.main(arguments, prog_name="nodetap", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -99,8 +111,7 @@ def run(arguments: list[str]) -> int:
         return error.code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # whoever read our output has enough; the interpreter must not try to flush the rest at its exit
+    except ClosedPipe:  # the interpreter must not try to flush the rest at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

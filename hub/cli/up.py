@@ -90,9 +90,9 @@ def _repeat(name: str, *values: str | None) -> list[str]:
 
 
 @click.command(epilog="Examples: nodetap up --interface 'eth*'    nodetap up --read file.pcap")
-@options.option("--interface", multiple=True, metavar="GLOB", help="Interfaces to capture on; repeatable.  [all]")
-@options.option("--exclude", multiple=True, metavar="GLOB", help="Interfaces to leave out; repeatable.")
-@options.option("--read", multiple=True, metavar="FILE", help="Replay this capture instead; repeatable, - is stdin.")
+@options.option("--interface", multiple=True, metavar="GLOB", help="Interfaces to capture on.  [all]")
+@options.option("--exclude", multiple=True, metavar="GLOB", help="Interfaces to leave out.")
+@options.option("--read", multiple=True, metavar="FILE", help="Replay this capture instead, - is stdin.")
 @options.option("--filter", metavar="BPF", help="Capture only what this filter of libpcap lets pass.")
 @options.option("--node", metavar="NAME", help="Name of this machine.  [its host name]")
 @options.option("--speed", metavar="max|original|N", help="How fast files are replayed.")
