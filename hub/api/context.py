@@ -49,9 +49,12 @@ class Register(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What people may ask of the hub. Seconds and bytes."""
+    """What people may ask of the hub. Seconds and bytes.
 
-    queries: int = 4
+    `queries` stream at once: one fewer than the store has readers, so that short questions always find one.
+    """
+
+    queries: int = 3
     followers: int = 64
     timeout: float = 300.0
     page_timeout: float = 30.0

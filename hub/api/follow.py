@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -21,10 +21,14 @@ from hub.query.follow import Following, Place
 from hub.query.output import SETTINGS
 from hub.query.select import Query, chosen
 from hub.query.window import format_ns
+from hub.store.errors import StoreBusy
 from hub.store.reader import Reader
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+BUSY_PAUSE = 0.2
+"""Seconds until a follower asks again where every reader was taken."""
 Pages: TypeAlias = "AsyncGenerator[tuple[bytes, Place], None]"
 """Lines, and the place they lead to."""
 
@@ -35,20 +39,31 @@ async def follow(hub: Hub, request: Request) -> Response:
     table = values["table"]
     chosen(table, values["fields"])
     following = Following(hub.store.id, table, params.filter_of(values, table), values["fields"])
-    place = _start(hub, following, values)
+    place = await _start(hub, following, values)
     if hub.followers >= hub.limits.followers:
         raise Problem("busy", f"{hub.followers} follow already: ask again later")
     body = _body(hub, following, place, values["heartbeat"])
     return StreamingResponse(body, media_type="application/x-ndjson")
 
 
-def _start(hub: Hub, following: Following, values: Mapping[str, Any]) -> Place:
+async def _start(hub: Hub, following: Following, values: Mapping[str, Any]) -> Place:
     newest = hub.store.committed()
     if values["cursor"] is not None:
         return cursors.decode(values["cursor"], following.store, following.table)
-    if values["since"] is not None:
-        return Place(0, None, (values["since"], newest))
-    return Place(newest)
+    if values["since"] is None:
+        return Place(newest)
+    query = cursors.oldest(following)  # what retention took before is no loss to who begins now
+    ((first,),) = await _call(hub, lambda reader: reader.rows(query.sql, timeout=hub.limits.page_timeout))
+    return Place(max(first - 1, 0), None, (values["since"], newest))
+
+
+async def _call(hub: Hub, work: Callable[[Reader], T]) -> T:
+    """`work` with a reader; a follower waits its turn where others are sent away."""
+    while True:
+        try:
+            return await hub.runner.call(work)
+        except StoreBusy:
+            await asyncio.sleep(BUSY_PAUSE)
 
 
 async def _body(hub: Hub, following: Following, place: Place, heartbeat: float) -> AsyncGenerator[bytes, None]:
@@ -95,13 +110,12 @@ async def _chunk(
         query = cursors.commits(following, place, newest)
         return reader.rows(query.sql, query.params, timeout=limits.page_timeout)
 
-    found = cursors.chunk(await hub.runner.call(look), newest)
-    in_backlog = place.backlog is not None and place.row is None and place.commit == 0
-    if found.lost_rows and not in_backlog:
+    found = cursors.chunk(await _call(hub, look), newest)
+    if found.lost_rows:
         yield _lost(found), place
     while True:
         query = cursors.page(following, place, found.last)
-        rows = await hub.runner.call(partial(_page, query, limits.page_timeout, limits.max_memory))
+        rows = await _call(hub, partial(_page, query, limits.page_timeout, limits.max_memory))
         if rows.count(b"\n") < cursors.PAGE_ROWS:
             yield rows, place.passed(found.last)
             return

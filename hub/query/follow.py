@@ -113,6 +113,11 @@ class Following:
     fields: tuple[str, ...] = ()
 
 
+def oldest(following: Following) -> Query:
+    """The oldest commit with rows; 0 where there is none."""
+    return Query(f"SELECT min(`commit`) FROM {following.table}", {}, "Native")
+
+
 def commits(following: Following, place: Place, newest: int) -> Query:
     """The commits after a place, oldest first, with the rows each stored and the rows it still has."""
     params = Params()

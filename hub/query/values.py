@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TypeAlias
 
 from hub.query.window import rfc3339_ns
+from protocol.schema import WRAP_NS
 
 Literal: TypeAlias = "int | str | IPv4Address | IPv6Address | IPv4Network | IPv6Network"
 
@@ -87,6 +88,8 @@ def _nanoseconds(text: str) -> int:
         if len(text) > 40 or not re.fullmatch(r"-?[0-9]*\.?[0-9]*", text, re.ASCII):
             raise InvalidOperation
         scaled = Decimal(text).scaleb(9)
+        if scaled >= WRAP_NS - _I64:  # a time that was printed so can be asked for
+            scaled -= WRAP_NS
         if scaled != scaled.to_integral_value() or not -_I64 <= scaled < _I64:
             raise InvalidOperation
     except InvalidOperation:

@@ -186,6 +186,8 @@ def test_what_retention_took_is_said(api: Served) -> None:
         assert lost["rows"] >= 25
         assert lost["commits"] >= 2
         assert names(take(lines, 2)) == [("late", 1), ("late", 2)]
+    with following(api, since="all") as lines:  # who begins now has lost nothing
+        assert names(take(lines, 2)) == [("late", 1), ("late", 2)]
 
 
 # -- cursors -------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ NUMBERS = (0, 1, 2, 53, 80, 255)
         ("tcp.flags.syn == true && !tcp.flags.ack==1", "tcp.flags.syn == 1 and not tcp.flags.ack == 1"),
         ("frame.time_epoch >= 1.5", "frame.time_epoch >= 1.500000000"),
         ("frame.time_epoch < -0.000000001", "frame.time_epoch < -0.000000001"),
+        ("frame.time_epoch == 18446744073709.551615999", "frame.time_epoch == -0.000000001"),
         ('frame.time_epoch < "1970-01-01T00:00:01Z"', "frame.time_epoch < 1.000000000"),
         ("tcp.port in {80,443, 8000..8010}", "tcp.port in {80, 443, 8000..8010}"),
         ("tcp.port in {80 .. 90}", "tcp.port in {80..90}"),
