@@ -8,9 +8,8 @@ whatever raised on the way. Pure but for what its parts do; one thread feeds it,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 
-from agent.capture import Block, Counters
+from agent.capture import Block, Counters, pick
 from agent.decode.decoder import Decoder
 from agent.flows import FlowTable
 from agent.seal import HALVINGS, OnProblem, Sealer
@@ -23,13 +22,6 @@ EXPIRE_STEP_NS = 250_000_000
 """Flows are looked through when the time has moved by this much: small blocks would look too often."""
 
 Decode = Callable[[Block, int], Columns]
-
-
-def part_of(block: Block, start: int, stop: int) -> Block:
-    """The frames `start:stop` of a block, in the same memory."""
-    per_frame = [f.name for f in fields(block) if f.name != "data"]
-    taken = {name: array[start:stop] for name in per_frame if (array := getattr(block, name)) is not None}
-    return replace(block, **taken)
 
 
 def decode_parts(
@@ -46,8 +38,8 @@ def decode_parts(
             failed(rows, error)
             return
         half = rows // 2
-        yield from decode_parts(decode, part_of(block, 0, half), first_number, failed, halvings - 1)
-        yield from decode_parts(decode, part_of(block, half, rows), first_number + half, failed, halvings - 1)
+        yield from decode_parts(decode, pick(block, slice(0, half)), first_number, failed, halvings - 1)
+        yield from decode_parts(decode, pick(block, slice(half, rows)), first_number + half, failed, halvings - 1)
     else:
         yield columns
 

@@ -53,6 +53,7 @@ class Has(IntFlag):
     SKIPPED = 1 << 26  # the fallback's budget was spent: the row has only what the fast path saw
     IFACE_ID = 1 << 27  # the capture file numbered its interfaces
     IP = 1 << 28  # IPv4 or IPv6, with addresses
+    TUNNEL_IP = 1 << 29  # the outermost tunnel lies in an IP packet: MPLS and PPPoE may not
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +229,8 @@ _PACKET_FIELDS = (
     Field("vlan.id", "vlan_id", "uints", int(Has.VLAN), "VLAN ids, outermost first"),
     Field("mpls.label", "mpls_label", "uints", int(Has.MPLS), "MPLS labels, outermost first"),
     Field("tunnel.type", "tunnel_type", "text", int(Has.TUNNEL), "outermost tunnel"),
-    Field("tunnel.src", "tunnel_src", "ip", int(Has.TUNNEL), "source of the outermost tunnel"),
-    Field("tunnel.dst", "tunnel_dst", "ip", int(Has.TUNNEL), "destination of the outermost tunnel"),
+    Field("tunnel.src", "tunnel_src", "ip", int(Has.TUNNEL_IP), "source of the outermost tunnel"),
+    Field("tunnel.dst", "tunnel_dst", "ip", int(Has.TUNNEL_IP), "destination of the outermost tunnel"),
     Field("tunnel.id", "tunnel_id", "uint", int(Has.TUNNEL), "VNI, GRE key, TEID or session of the outermost tunnel"),
     Field("arp.opcode", "arp_opcode", "uint", int(Has.ARP), "ARP operation"),
     Field("arp.src.proto_ipv4", "src", "ip", _ARP4, "ARP sender address"),

@@ -17,17 +17,17 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent.capture.file import FileSource
 from agent.decode.decoder import Decoder
+from agent.show import seconds
 from protocol.columns import Columns, Lists
 from protocol.schema import Has
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET_PLAIN, TARGET_ALL = 0.9995, 0.999
+TARGET_PLAIN, TARGET_ALL = 0.9995, 0.9995
 PLAIN = {"eth", "ethertype", "vlan", "ieee8021ad", "ip", "ipv6", "tcp", "udp", "icmp", "icmpv6", "arp"}
 TUNNELLED = {"vxlan", "geneve", "gre", "mpls", "pppoes", "ppp", "gtp", "sll", "null", "raw", "sctp"}
 
@@ -91,8 +91,7 @@ def _number(name: str, need: int, form: Callable[[int], str] = str) -> Callable[
 
 def _time(columns: Columns, row: int, layers: int) -> str:
     value: Any = columns["time"]
-    sign, (seconds, nanos) = "-" * int(value[row] < 0), divmod(abs(int(value[row])), 10**9)
-    return f"{sign}{seconds}.{nanos:09d}" if layers & Has.TIME else ""
+    return seconds(int(value[row])) if layers & Has.TIME else ""
 
 
 def _address(name: str) -> Callable[[Columns, int, int], str]:
@@ -251,27 +250,16 @@ def table(result: Result) -> list[str]:
     return lines
 
 
-LATEST = Decimal(2**63 - 1).scaleb(-9)
-"""The last second that signed 64-bit nanoseconds can say, in the year 2262."""
-
-
-def reason(cell: Cell) -> str:
-    """Why a cell differs, for the differences that are understood."""
-    if cell.column == "frame.time_epoch" and cell.theirs and Decimal(cell.theirs) > LATEST:
-        return "later than 2262: not to be said in 64-bit nanoseconds; ours is the time modulo 2^64 of its units"
-    return "not explained"
-
-
 def grouped(differences: list[Cell]) -> list[str]:
     """The differences by file, column and reason, as a Markdown table with one example each."""
-    groups: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in differences:
-        groups[cell.file, cell.column, reason(cell)].append(cell)
-    lines = ["| file | column | cells | frame | ours | tshark | why |", "|---|---|---:|---:|---|---|---|"]
-    for (file, column, why), cells in groups.items():
+        groups[cell.file, cell.column].append(cell)
+    lines = ["| file | column | cells | frame | ours | tshark |", "|---|---|---:|---:|---|---|"]
+    for (file, column), cells in groups.items():
         first = cells[0]
         example = f"{first.frame} | {first.ours or '-'} | {first.theirs or '-'}"
-        lines.append(f"| `{file}` | {column} | {len(cells)} | {example} | {why} |")
+        lines.append(f"| `{file}` | {column} | {len(cells)} | {example} |")
     return lines
 
 

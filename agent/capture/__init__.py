@@ -8,7 +8,7 @@ A source hands out `Block`s: many frames lying in one buffer, described by array
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +48,13 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+
+def pick(block: Block, chosen: slice | NDArray[np.bool_]) -> Block:
+    """Some frames of a block: a slice of them, or those where a mask of shape (n,) is true."""
+    arrays = ("offset", "cap_len", "wire_len", "time", "iface", "timeless", "vlan")
+    taken = {name: value[chosen] for name in arrays if (value := getattr(block, name)) is not None}
+    return replace(block, **taken)
 
 
 @dataclass(slots=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.capture import Block, CaptureError, Counters, Interface
+from agent.capture import Block, CaptureError, Counters, Interface, pick
 from agent.capture.input import Mapped, Stream, open_input
 from agent.capture.pcap import MAGICS, PcapReader
 from agent.capture.pcapng import MAGIC, PcapngReader
@@ -105,7 +103,7 @@ class FileSource:
             self._window = None
             return None
         self._taken = first + self._block_frames
-        return self._filtered(rows(window, slice(first, self._taken)))
+        return self._filtered(pick(window, slice(first, self._taken)))
 
     def _from_reader(self) -> Block | None:
         if self._reader is None or (window := self._reader.next_block()) is None:
@@ -118,7 +116,7 @@ class FileSource:
         if not self._bpf:
             return block
         linktypes = np.array([interface.linktype for interface in self.interfaces])[block.iface]
-        return rows(block, self._filter.matches(block, linktypes))
+        return pick(block, self._filter.matches(block, linktypes))
 
     def _advance(self, timeout: float) -> bool:
         """Get more bytes, or see what the file is, or go to the next one. False where nothing came in time."""
@@ -158,10 +156,3 @@ def _reader_of(source: Mapped | Stream, interfaces: list[Interface]) -> PcapRead
     if magic == MAGIC:
         return PcapngReader(source, interfaces)
     raise CaptureError(f"{source.name}: not a capture (neither pcap nor pcapng)" if magic else f"{source.name}: empty")
-
-
-def rows(block: Block, chosen: slice | NDArray[np.bool_]) -> Block:
-    """Some frames of a block: a slice of them, or those where a mask of shape (n,) is true."""
-    arrays = ("offset", "cap_len", "wire_len", "time", "iface", "timeless", "vlan")
-    taken = {name: value[chosen] for name in arrays if (value := getattr(block, name)) is not None}
-    return replace(block, **taken)

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.capture import Block, Interface
+from agent.capture import Block, Interface, pick
 from agent.capture.chain import words
-from agent.capture.file import rows
 
 Endpoint = int | tuple[str, int]
 """A TCP port of anybody's, or an address and a port there."""
@@ -50,7 +49,7 @@ class OwnTraffic:
         self.dropped += len(own)
         keep = np.ones(len(block), dtype=np.bool_)
         keep[own] = False
-        return rows(block, keep)
+        return pick(block, keep)
 
     def _own(self, block: Block) -> NDArray[np.int64]:
         """Which frames of the block are own traffic."""

@@ -6,25 +6,10 @@ from time import monotonic, sleep
 
 import numpy as np
 
-from agent.capture import Block, Counters, Source
+from agent.capture import Block, Counters, Source, pick
 
 SLICE = 0.02
 """Seconds between two hand-outs: frames that are due within one come in one block."""
-
-
-def slice_block(block: Block, start: int, stop: int) -> Block:
-    """The frames `start:stop` of a block, without copying."""
-    cut = slice(start, stop)
-    return Block(
-        data=block.data,
-        offset=block.offset[cut],
-        cap_len=block.cap_len[cut],
-        wire_len=block.wire_len[cut],
-        time=block.time[cut],
-        iface=block.iface[cut],
-        timeless=None if block.timeless is None else block.timeless[cut],
-        vlan=None if block.vlan is None else block.vlan[cut],
-    )
 
 
 class PacedSource:
@@ -74,7 +59,7 @@ class PacedSource:
         return self._give(self._block, stop)
 
     def _give(self, block: Block, stop: int) -> Block:
-        piece = slice_block(block, self._at, stop)
+        piece = pick(block, slice(self._at, stop))
         self._given += stop - self._at
         self._at = stop
         if stop == len(block):

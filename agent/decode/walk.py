@@ -126,6 +126,7 @@ class Walk:
         self._tunnels[rows] = TUNNEL[kind]
         self.put("tunnel_id", rows, ids)
         carried = rows[(self.layers[rows] & np.uint64(Has.IP)) != 0]
+        self.found(carried, Has.TUNNEL_IP)
         self.put("tunnel_src", carried, self.array("src")[carried])
         self.put("tunnel_dst", carried, self.array("dst")[carried])
 

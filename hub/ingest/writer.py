@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from time import monotonic, time_ns
 from typing import Any
 
+from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.store import BadBatch, Entry, Store, StoreError
 from protocol.codec import unpack_body
 from protocol.errors import WrongBatch
@@ -20,10 +21,10 @@ from protocol.messages import Batch, Tombstone
 
 GATHER = 0.1
 """Seconds for which a commit waits for more rows, from the first one queued."""
-ENOUGH_ROWS = 250_000
+MAX_ROWS = MAX_INSERT_ROWS
+"""Rows that are taken out of the queue at once: more would not be one insert."""
+ENOUGH_ROWS = MAX_ROWS // 2
 """Rows that are committed without waiting."""
-MAX_ROWS = 1_000_000
-"""Rows of one commit: more would not be one part."""
 RETRY = 1.0
 """Seconds between two tries of a commit that the store could not do."""
 
