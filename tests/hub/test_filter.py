@@ -181,6 +181,7 @@ def literals(kind: str, name: str) -> st.SearchStrategy[Any]:
         "bool": st.integers(0, 1),
         "time": st.integers(NOW - 5, NOW + 5) | st.integers(-(1 << 63), (1 << 63) - 1),
         "seconds": st.integers(-3, 3),
+        "mac": st.sampled_from(NUMBERS) | st.integers(0, (1 << 48) - 1),
         "epoch": st.sampled_from((7, 8)) | st.integers(0, (1 << 64) - 1),
     }.get(kind, st.sampled_from(NUMBERS) | st.integers(0, (1 << 64) - 1))
 
