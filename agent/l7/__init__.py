@@ -1,0 +1,125 @@
+"""Application protocols: one file per protocol, each a `Parser`, and the registry that knows them (`registry`).
+
+Lives here: recognising a protocol by its bytes and reading what a summary needs of it. May not live here: frames,
+blocks, I/O, clocks. A parser sees one payload at a time and keeps its state in the `Conn` it is handed; it never
+raises on input, never loops over more than the payload, and never returns bodies, credentials or values.
+
+How a payload gets to a parser: for each block the engine gathers the first `HEAD` bytes of every payload into `Heads`,
+asks each parser's `probe` (numpy, whole block), and calls `feed` for the rows that a parser claims, and for those of
+connections that it claimed before. Content decides first, ports second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEAD = 16
+"""Bytes of each payload that probes may look at."""
+PENDING = 32_768
+"""Most bytes that a connection keeps of an unfinished message, each way."""
+
+TCP, UDP, SCTP = 6, 17, 132
+
+Value: TypeAlias = "int | str | list[int] | list[str]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heads:
+    """The beginnings of n payloads: `first` (n, HEAD) uint8, zeros behind the end; the others have shape (n,).
+
+    `length` is the captured payload's length in bytes.
+    """
+
+    first: NDArray[np.uint8]
+    length: NDArray[np.int64]
+    sport: NDArray[np.uint16]
+    dport: NDArray[np.uint16]
+
+    def word(self, at: int, size: int) -> NDArray[np.uint64]:
+        """The big-endian integer of `size` bytes at `at` of every payload, shape (n,)."""
+        value = np.zeros(len(self.length), dtype=np.uint64)
+        for i in range(at, at + size):
+            value = (value << np.uint64(8)) | self.first[:, i]
+        return value
+
+    def port(self, *ports: int) -> NDArray[np.bool_]:
+        """Where either port is one of these."""
+        chosen = np.array(ports, dtype=np.uint16)
+        return np.isin(self.sport, chosen) | np.isin(self.dport, chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One half of a call: a request or a response. Halves with the same `key` of one connection belong together.
+
+    Where a protocol has no key, responses answer requests in order and `key` is None. `operation` is of the request
+    (verb, query type, method and path without its query string), `status` of the response.
+    """
+
+    request: bool
+    operation: str = ""
+    status: str = ""
+    error: bool = False
+    key: int | str | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one payload says. `fields` are typed columns of the packets table by column name (`protocol.schema`);
+    `rest` are the field names of protocols without columns of their own, Wireshark's where it has them."""
+
+    l7: str
+    info: str = ""
+    fields: dict[str, Value] = field(default_factory=dict)
+    rest: dict[str, str] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(slots=True)
+class Conn:
+    """What is remembered of one connection (TCP), or of one UDP 5-tuple where a parser asks for it.
+
+    `server` is the server's side once known: 0 the sender of the first packet seen, 1 the other. `pending` are the
+    bytes of an unfinished message, each way, at most PENDING. `state` is the parser's own; it must stay small.
+    """
+
+    protocol: str = ""
+    state: Any = None
+    pending: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+
+    def join(self, side: int, payload: bytes) -> bytes:
+        """What is pending of a side, with `payload` behind it; nothing is pending afterwards."""
+        if not self.pending[side]:
+            return payload
+        whole = bytes(self.pending[side]) + payload
+        self.pending[side].clear()
+        return whole
+
+    def keep(self, side: int, rest: bytes) -> bool:
+        """Keep the beginning of an unfinished message; False, and nothing kept, where it is more than PENDING."""
+        self.pending[side].clear()
+        if len(rest) > PENDING:
+            return False
+        self.pending[side].extend(rest)
+        return True
+
+
+class Parser(Protocol):
+    """One protocol (or a family that shares a header)."""
+
+    name: str
+    transports: frozenset[int]  # of TCP, UDP, SCTP
+    stateful: bool  # later payloads of a claimed connection come too, whatever they begin with
+
+    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+        """Which payloads are surely, or by port and plausible content, of this protocol. Shape (n,). Vectorised."""
+
+    def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
+        """Read one payload sent by `side` (0 or 1) of the connection; None where it says nothing or is not ours.
+
+        Never raises. `payload` is what was captured, which may be cut.
+        """
