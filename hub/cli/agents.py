@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import click
 from hub.cli import options
 from hub.cli.errors import INCOMPLETE, HubLost
 from hub.cli.screen import describe, note, print_table
-from hub.cli.session import connect
+from hub.cli.session import connect, until_ctrl_c
 from hub.cli.table import Column, Row, field_column, value
 
 if TYPE_CHECKING:
@@ -109,8 +108,7 @@ def live_table(found: Sequence[Row]) -> RenderableType:
 
 def _watch(client: Client, output: str) -> int:
     """Look again and again until Ctrl-C. Raises HubLost where the hub stays away."""
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    until_ctrl_c()
     show = _live() if sys.stdout.isatty() and output == "table" else contextlib.nullcontext(None)
     last_answer = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), show as live:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hub.cli.agents import live_table
+from hub.cli.options import DEFAULT_HUB_URL
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,7 +65,8 @@ class Dashboard:
 
     def _footer(self, code: int | None) -> str:
         state = "all is stored" if self._replay and code == 0 else "Ctrl-C drains and stops"
-        return f"{self._url}: ask with `nodetap packets`, `nodetap flows`, `nodetap follow` elsewhere; {state}"
+        hub = "" if self._url == DEFAULT_HUB_URL else f" --hub-url {self._url}"
+        return f"{state}; ask in a second terminal: nodetap{hub} packets"
 
 
 def _totals(books: Mapping[str, Any]) -> dict[str, int]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from hub.cli import columns, options
 from hub.cli.client import Client, explain
 from hub.cli.errors import INCOMPLETE, HubLost
 from hub.cli.screen import print_table
-from hub.cli.session import connect
+from hub.cli.session import connect, until_ctrl_c
 from hub.cli.stream import lines
 from hub.cli.times import parse
 
@@ -133,8 +131,7 @@ def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
 
     It goes on by itself after the hub was away, and with --cursor after you were. Ctrl-C ends it.
     """
-    with contextlib.suppress(ValueError):  # not in the main thread: the caller's signals are its own
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    until_ctrl_c()
     params = {
         "table": given["table"],
         "filter": " ".join(words) or None,

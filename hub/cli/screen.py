@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,11 @@ MEASURED = 1000
 def terminal_width() -> int | None:
     """Columns of the terminal that stdout is, None where it is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def coloured() -> bool:
+    """Whether stdout may get colours: a terminal, and nobody who set NO_COLOR (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Row], sample: Sequence[Row] = ()) -> int:
@@ -43,7 +49,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Row], sample: Sequence
 
 def _writer(chosen: Layout) -> Callable[[list[str], bool], None]:
     """What prints one line of cells, the header or not."""
-    if not sys.stdout.isatty():
+    if not coloured():
         return lambda cells, _: _write(GAP.join(cells).rstrip() + "\n")
     from rich.console import Console
     from rich.text import Text
@@ -66,7 +72,7 @@ def _write(text: str) -> None:
 
 def note(text: str, style: str = "") -> None:
     """One line on stdout below a table."""
-    if not sys.stdout.isatty():
+    if not coloured():
         _write(text + "\n")
         return
     from rich.console import Console

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -18,3 +20,10 @@ def connect(ctx: click.Context) -> Client:
     options = ctx.find_root().obj
     configure(options["log_level"], options["log_format"])
     return Client(Settings(options["hub_url"], options["token_file"], options["tls_ca"]))
+
+
+def until_ctrl_c() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt; a shell starts background jobs with SIGINT ignored."""
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller's signals are its own
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

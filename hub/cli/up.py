@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 import time
@@ -24,6 +23,7 @@ from hub.cli.children import Child, program
 from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, HubLost
 from hub.cli.ledger import print_books
 from hub.cli.screen import note
+from hub.cli.session import until_ctrl_c
 
 if TYPE_CHECKING:
     from hub.cli.client import Client
@@ -34,6 +34,8 @@ DRAIN = 30.0
 """Seconds that the agent has to send what it holds; its own drain deadline is shorter."""
 CLOSE = 30.0
 """Seconds that the hub has to stop."""
+STARTS = 0.8
+"""Seconds within which an agent that cannot work has said so."""
 PERIOD = 1.0
 """Seconds between two looks of the live table."""
 
@@ -116,8 +118,7 @@ def up(ctx: click.Context, /, **given: Any) -> int:
     for file in plan.read:
         if file != "-" and not os.access(file, os.R_OK):
             raise CliError(f"cannot read {file}: check the name and its permissions", USAGE)
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    until_ctrl_c()
     return Up(plan).run()
 
 
@@ -183,6 +184,9 @@ class Up:
     def _watch(self, hub: Child, agent: Child) -> None:
         """Look on until Ctrl-C, or until the files are stored and nobody is there to ask about them."""
         stay = sys.stdout.isatty()
+        if agent.wait(STARTS) == USAGE:
+            return
+        click.echo(f"hub at {self.client.url}, store {self.plan.store_url}, logs in {self.plan.state}", err=True)
         with _display(self) as show:
             while hub.code is None:
                 if agent.code is not None and not (self.plan.read and agent.code == 0 and stay):
@@ -193,7 +197,8 @@ class Up:
     def _judge(self, agent: Child) -> int:
         """The exit code that the agent's end asks for. Raises CliError where it never could work."""
         if agent.code == USAGE:
-            raise CliError(_bare(agent.last_words()), USAGE)
+            hint = "" if self.plan.read else " (`nodetap up --read file.pcap`, `make up READ=file.pcap`)"
+            raise CliError(_bare(agent.last_words()) + hint, USAGE)
         if agent.code:
             click.echo(f"nodetap: the agent ended with {agent.code}: {agent.last_words()} (log: {agent.log})", err=True)
             return UNREACHABLE
