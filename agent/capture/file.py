@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.capture import Block, CaptureError, Counters, Interface, pick
-from agent.capture.input import Mapped, Stream, open_input
+from agent.capture.input import File, Stream, open_input
 from agent.capture.pcap import MAGICS, PcapReader
 from agent.capture.pcapng import MAGIC, PcapngReader
 
@@ -34,7 +34,7 @@ class FileSource:
         self._paths = list(paths)
         self._bpf = bpf
         self._block_frames = block_frames
-        self._input: Mapped | Stream | None = None
+        self._input: File | Stream | None = None
         self._reader: PcapReader | PcapngReader | None = None
         self._window: Block | None = None
         self._file = 0
@@ -124,7 +124,6 @@ class FileSource:
         if source is None:
             self.done = True
             return False
-        source.give_back()
         if self._reader is None and (source.eof or len(source.data) >= _ENOUGH_TO_TELL):
             self._reader = _reader_of(source, self.interfaces)
         elif source.eof:
@@ -133,7 +132,7 @@ class FileSource:
             return source.more(timeout) or source.eof
         return True
 
-    def _end_file(self, source: Mapped | Stream) -> None:
+    def _end_file(self, source: File | Stream) -> None:
         """Note how the file ended and open the next one."""
         missing = self._reader.missing() if self._reader else ""
         self._bytes += source.progress()
@@ -149,7 +148,7 @@ class FileSource:
             self.done = True
 
 
-def _reader_of(source: Mapped | Stream, interfaces: list[Interface]) -> PcapReader | PcapngReader:
+def _reader_of(source: File | Stream, interfaces: list[Interface]) -> PcapReader | PcapngReader:
     magic = bytes(source.raw[:4])
     if magic in MAGICS:
         return PcapReader(source, interfaces)

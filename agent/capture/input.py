@@ -1,10 +1,11 @@
-"""The bytes of one capture file: mapped where it is a plain file, streamed where it is compressed or a pipe.
+"""The bytes of one capture file, a window at a time: of a plain file, or streamed where it is compressed or a pipe.
 
 Readers look at `data` from `place` on, move `place` forward, and ask for `more` when what they need is not there yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -19,48 +20,77 @@ from numpy.typing import NDArray
 from agent.capture import CaptureError
 
 GZIP_MAGIC = b"\x1f\x8b"
-CHUNK = 4 << 20
-"""Most bytes that one call of `Stream.more` adds."""
+CHUNK = 8 << 20
+"""Bytes of a window."""
 READ = 256 << 10
-_GIVE_BACK = 64 << 20
 
 
-class Mapped:
-    """A plain file, mapped: all its bytes at once, none of them copied."""
+class File:
+    """A plain file, a window of it at a time, in one buffer that is used again and again.
 
-    eof = True
+    Copied and not mapped: the processor reads ahead of a copy and not of a walk from record to record, each in a cache
+    line of its own, and the copied window is still in the cache when frames are decoded (measured: 0.1 against 0.6 us
+    a frame of 670 bytes). A file that somebody shortens meanwhile is an early end, where a map would kill the process.
+    """
+
     cut = ""
 
     def __init__(self, name: str, fd: int, size: int) -> None:
         self.name = name
-        self.raw = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
-        self.data: NDArray[np.uint8] = np.frombuffer(self.raw, dtype=np.uint8)
+        self.raw: mmap.mmap | bytes = b""
+        self.data: NDArray[np.uint8] = np.frombuffer(b"", dtype=np.uint8)
+        self.eof = False
         self.total: int | None = size
         self.place = 0
-        self._given_back = 0
-        os.close(fd)
-        if isinstance(self.raw, mmap.mmap):
-            self.raw.madvise(mmap.MADV_SEQUENTIAL)
+        self._fd = fd
+        self._read = 0
+        self._buffer = _buffer_of(CHUNK)
 
     def more(self, timeout: float) -> bool:
-        """Nothing more will come."""
-        return False
+        """Forget what lies before `place` and fill up behind. False at the end of the file."""
+        left = len(self.data) - self.place
+        if left == len(self._buffer):  # something larger than the buffer has begun
+            self._buffer = _grown(self._buffer)
+        elif left:
+            self._buffer.move(0, self.place, left)
+        filled = self._fill(left)
+        self.raw = self._buffer if filled == len(self._buffer) else self._buffer[:filled]
+        self.data, self.place = np.frombuffer(self.raw, dtype=np.uint8), 0
+        return filled > left
+
+    def _fill(self, filled: int) -> int:
+        with memoryview(self._buffer) as view:
+            while filled < len(view) and not self.eof:
+                read = os.readv(self._fd, [view[filled:]])
+                self.eof = read == 0
+                filled += read
+                self._read += read
+        return filled
 
     def progress(self) -> int:
         """Bytes of the file read so far."""
-        return self.place
-
-    def give_back(self) -> None:
-        """Drop the pages far behind: they would count as this process's memory. They come back if looked at."""
-        behind = self.place - _GIVE_BACK
-        if isinstance(self.raw, mmap.mmap) and behind - self._given_back >= _GIVE_BACK:
-            behind -= behind % mmap.PAGESIZE
-            self.raw.madvise(mmap.MADV_DONTNEED, self._given_back, behind - self._given_back)
-            self._given_back = behind
+        return self._read - len(self.data) + self.place
 
     def close(self) -> None:
-        """Forget the map; it goes when the last block that looks into it goes."""
+        """Close the file; the buffer goes when the last block that looks into it goes."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
         self.data, self.raw = np.frombuffer(b"", dtype=np.uint8), b""
+
+
+def _buffer_of(size: int) -> mmap.mmap:
+    buffer = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer
+
+
+def _grown(buffer: mmap.mmap) -> mmap.mmap:
+    larger = _buffer_of(2 * len(buffer))
+    larger[: len(buffer)] = buffer[:]
+    return larger
 
 
 class Stream:
@@ -142,9 +172,6 @@ class Stream:
         """Bytes of the file read so far, as they lie on disk."""
         return self._read
 
-    def give_back(self) -> None:
-        """Nothing to give back: the window is small."""
-
     def close(self) -> None:
         """Close the file (not standard input) and forget the window."""
         if self._fd > 2:
@@ -154,7 +181,7 @@ class Stream:
         self.data = np.frombuffer(b"", dtype=np.uint8)
 
 
-def open_input(path: str | Path) -> Mapped | Stream:
+def open_input(path: str | Path) -> File | Stream:
     """The bytes of `path`; `-` is standard input. Raises CaptureError where it cannot be opened."""
     name = str(path)
     if name == "-":
@@ -169,6 +196,6 @@ def open_input(path: str | Path) -> Mapped | Stream:
             return Stream(name, fd, None)
         if os.pread(fd, len(GZIP_MAGIC), 0) == GZIP_MAGIC:
             return Stream(name, fd, about.st_size)
-        return Mapped(name, fd, about.st_size)
+        return File(name, fd, about.st_size)
     except OSError as error:
         raise CaptureError(f"cannot read {name}: {error.strerror or error}") from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from agent.capture import Block, CaptureError, Interface
 from agent.capture.chain import Law, find_records, pairs
-from agent.capture.input import Mapped, Stream
+from agent.capture.input import File, Stream
 
 MAGICS: dict[bytes, tuple[str, int, int]] = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000, 16),
@@ -44,7 +44,7 @@ def linktype_of(value: int) -> int:
 class PcapReader:
     """One classic pcap file as blocks. `index` is its interface's place in the source's list."""
 
-    def __init__(self, source: Mapped | Stream, interfaces: list[Interface]) -> None:
+    def __init__(self, source: File | Stream, interfaces: list[Interface]) -> None:
         if len(source.data) < HEADER:
             raise CaptureError(f"{source.name}: not a capture: it ends within the file header")
         order, self._unit, header = MAGICS[bytes(source.data[:4])]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.capture import Block, CaptureError, Interface
 from agent.capture.chain import Law, Positions, find_records, words
-from agent.capture.input import Mapped, Stream
+from agent.capture.input import File, Stream
 from agent.capture.pcap import MAX_FRAME, linktype_of
 
 SECTION = 0x0A0D0D0A
@@ -80,7 +80,7 @@ def _binary(ticks: NDArray[np.uint64], shift: int) -> NDArray[np.int64]:
 class PcapngReader:
     """One pcapng file as blocks of frames. Its interfaces are appended to the source's list as they appear."""
 
-    def __init__(self, source: Mapped | Stream, interfaces: list[Interface]) -> None:
+    def __init__(self, source: File | Stream, interfaces: list[Interface]) -> None:
         self._input = source
         self._interfaces = interfaces
         self._ports: list[Port] = []
