@@ -155,9 +155,6 @@ class Up:
                 raise CliError(f"the hub ended: {hub.last_words()} (log: {hub.log})", hub.code or UNREACHABLE)
             with contextlib.suppress(CliError):
                 self.client.get("/v1/status")
-                click.echo(
-                    f"hub ready: {self.client.url}, store {self.plan.store_url}, logs {self.plan.state}", err=True
-                )
                 return
             time.sleep(0.1)
         raise CliError(f"the hub was not ready within {READY:g} s: see {hub.log}")
@@ -177,7 +174,7 @@ class Up:
                 click.echo(f"the agent did not stop within {DRAIN:g} s: see {agent.log}", err=True)
                 agent.kill()
         code = self._judge(agent)
-        balanced = self._print_ledger()
+        balanced = self._print_ledger(agent.code == 0)
         self._stop_hub(hub)
         return code or (0 if balanced else NEGATIVE)
 
@@ -204,9 +201,9 @@ class Up:
             return UNREACHABLE
         return 0
 
-    def _print_ledger(self) -> bool:
+    def _print_ledger(self, stored: bool) -> bool:
         books = self.client.get("/v1/ledger")
-        if self.plan.read:
+        if self.plan.read and stored:
             note(f"stored {', '.join(self.plan.read)} in {self.plan.store_url}; `nodetap packets --since all` shows it")
         print_books(books)
         return bool(books["balanced"])
