@@ -60,6 +60,7 @@ class Agent:
         self.watchdog = Watchdog(self._signs, self._stall, config.link.stall_timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stall_word = ""
+        self._told = False
         self._lost_at: float | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -72,7 +73,7 @@ class Agent:
         return 0 if drained else 3
 
     async def _main(self) -> bool:
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.uplink.loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._told_to_stop)
         server = serve_metrics(self.config.metrics, self.metrics.text, self._unhealthy, self._unready) \
@@ -97,19 +98,17 @@ class Agent:
 
     def _told_to_stop(self) -> None:
         self.log.info("told to stop", captured=self.pipeline.report.captured, outbox_batches=self.outbox.batches)
-        if self.uplink.stopping:
+        if self._told:
             self.outbox.close()
+            self.uplink.kill()
+        self._told = True
         self.uplink.stop()
 
     def _news(self) -> None:
         """From the capture thread: the outbox has something new, or is finished."""
         self.uplink.notify()
-        if self.outbox.finished and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._input_ended)
-
-    def _input_ended(self) -> None:
-        if not self.uplink.stopping:
-            self.uplink.stop()
+        if self.outbox.finished:
+            self.uplink.call(self.uplink.stop)
 
     # -- what the link asks ----------------------------------------------------------------------------------------
 
@@ -149,12 +148,14 @@ class Agent:
             oldest_age=self.outbox.oldest_age(),
         )
 
-    def _stall(self, verdict: Verdict) -> None:
+    def _stall(self, verdict: Verdict | None) -> None:
         """From the watchdog's thread."""
+        if verdict is None:
+            self._stall_word = ""
+            return
         self.metrics.stalls.labels(verdict.detector).inc()
-        if verdict.detector in LINK_DETECTORS and self._loop is not None:
-            call = self.uplink.stalled
-            self._loop.call_soon_threadsafe(call, self.uplink.view.connection, verdict.detector, verdict.evidence)
+        if verdict.detector in LINK_DETECTORS:
+            self.uplink.call(self.uplink.stalled, self.uplink.view.connection, verdict.detector, verdict.evidence)
             return
         self._stall_word = verdict.detector
         self.log.error("stalled", detector=verdict.detector, **verdict.evidence)

@@ -71,9 +71,9 @@ def judge(signs: Signs, deadline: float) -> Verdict | None:
 
 
 class Watchdog(threading.Thread):
-    """Looks every TICK until `stop`; calls `on_stall(verdict)` once per stall, from its own thread."""
+    """Looks every TICK until `stop`. Calls `on_stall`, from its own thread, once per stall, and with None after it."""
 
-    def __init__(self, look: Callable[[], Signs], on_stall: Callable[[Verdict], None], deadline: float) -> None:
+    def __init__(self, look: Callable[[], Signs], on_stall: Callable[[Verdict | None], None], deadline: float) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._look, self._on_stall, self._deadline = look, on_stall, deadline
         self._halt = threading.Event()
@@ -97,10 +97,9 @@ class Watchdog(threading.Thread):
             self._loop_late(signs.loop_age, now)
         elif now < self._grace_until:
             return
-        if verdict is None:
-            self._told = ""
-        elif verdict.detector != self._told:
-            self._told = verdict.detector
+        detector = verdict.detector if verdict else ""
+        if detector != self._told:
+            self._told = detector
             self._on_stall(verdict)
 
     def _loop_late(self, age: float, now: float) -> None:

@@ -78,8 +78,9 @@ class Worker(threading.Thread):
             counters.discarded["own_traffic"] = self._own.dropped
         self._pipeline.counters(counters)
 
-    def _put(self, messages: Any) -> bool:
-        return all(self._outbox.put(message, wait=not self._source.live) for message in messages)
+    def _put(self, messages: Any) -> None:
+        for message in messages:  # also into a closed outbox, which counts what it cannot take
+            self._outbox.put(message, wait=not self._source.live)
 
     def _finish(self) -> None:
         try:
@@ -89,6 +90,6 @@ class Worker(threading.Thread):
             self._log.exception("bug while closing the books")
             self.error = self.error or f"internal error: {error!r}"
         finally:
-            self._source.close()
             self.finished = True
             self._outbox.finish()
+            self._source.close()

@@ -114,3 +114,12 @@ def hub_endpoints(hubs: tuple[str, ...]) -> list[tuple[str, int]]:
         with contextlib.suppress(OSError):
             found += [info[4][:2] for info in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)]
     return [(str(address), int(port)) for address, port in dict.fromkeys(found)]
+
+
+def run_to_end(agent: Any) -> int:
+    """Run an agent; its exit code, 2 where its metrics cannot be shown."""
+    try:
+        return int(agent.run())
+    except OSError as error:
+        click.echo(f"Error: cannot show metrics: {error}", err=True)
+        return 2

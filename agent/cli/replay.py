@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from agent.cli.link_options import check_hubs, link_options, read_token, tls_context
+from agent.cli.link_options import check_hubs, link_options, read_token, run_to_end, tls_context
 
 
 @click.command()
@@ -65,7 +65,7 @@ def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tup
     with _progress(source) as on_beat:
         config = AgentConfig(link, options["buffer_bytes"], options["metrics"], on_beat)
         agent = Agent(config, frames, pipeline_of(frames, name, epoch, log), None, log)
-        code = agent.run()
+        code = run_to_end(agent)
     sys.exit(_finish(agent, code, source))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agent.cli.link_options import check_hubs, hub_endpoints, link_options, read_token, tls_context
+from agent.cli.link_options import check_hubs, hub_endpoints, link_options, read_token, run_to_end, tls_context
 
 
 @click.command()
@@ -98,19 +98,11 @@ def run(
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
     config = AgentConfig(link, options["buffer_bytes"], options["metrics"])
     agent = Agent(config, source, pipeline_of(source, node, epoch, log), own, log)
-    code = _run(agent)
+    code = run_to_end(agent)
     log.info("stopped", code=code, left_packets=agent.outbox.pending_packets, ledger=agent.pipeline.report.to_map())
     if agent.worker.error:
         click.echo(f"Error: {agent.worker.error}", err=True)
     sys.exit(code)
-
-
-def _run(agent: Any) -> int:
-    try:
-        return int(agent.run())
-    except OSError as error:
-        click.echo(f"Error: cannot show metrics: {error}", err=True)
-        return 2
 
 
 def _split(values: tuple[str, ...]) -> list[str]:

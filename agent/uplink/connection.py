@@ -93,7 +93,7 @@ class Connection:
             await self._open()
             await self._converse()
         except Exception as error:
-            return self._outcome(_first(error))
+            return self._outcome(_telling(error))
         return Event.LOST, "closed", 0.0
 
     def _outcome(self, error: BaseException) -> tuple[Event, str, float]:
@@ -174,8 +174,8 @@ class Connection:
             Drain: self._on_drain,
             Refuse: self._on_refuse,
         }
-        async for data in self._ws:
-            message, _ = decode(data, "hub")
+        while True:  # not `async for`, which takes a close in good order for the end of its work
+            message, _ = decode(await self._ws.recv(), "hub")
             handler = handlers.get(type(message))
             if handler is None:
                 raise RemoteError("illegal_moment", f"{type(message).__name__} while streaming")
@@ -196,6 +196,7 @@ class Connection:
     def _on_echo(self, reply: EchoReply) -> None:
         if reply.id == self._echoes:
             self.uplink.view.echo_sent = 0.0
+            self.uplink.backoff.acknowledged()  # it came through the queue that writes: as good as a batch
             self.uplink.view.clock_offset = (reply.wall - time_ns()) / 1e9
 
     def _on_drain(self, drain: Drain) -> None:
@@ -230,10 +231,19 @@ class Connection:
             await asyncio.sleep(min(STATUS_INTERVAL, config.echo_interval))
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _telling(error: BaseException) -> BaseException:
+    """Of several tasks' ends the one that says most: a refusal comes before the close that follows it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    kinds = [kind for kind, _ in _OUTCOMES]
+    rank = {id(e): next((n for n, kind in enumerate(kinds) if isinstance(e, kind)), -1) for e in _leaves(error)}
+    return min(_leaves(error), key=lambda e: rank[id(e)])
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
 
 def _refused(error: Any, hub: str) -> tuple[Event, str, float]:
@@ -247,6 +257,8 @@ def _wrong(error: Any, hub: str) -> tuple[Event, str, float]:
 
 def _closed(error: Any, hub: str) -> tuple[Event, str, float]:
     if error.rcvd is not None:
+        if error.rcvd.reason == "superseded":
+            return Event.SUPERSEDED, "superseded: a newer connection of the same name took over", 0.0
         return Event.LOST, f"the hub closed the connection: {error.rcvd.code} {error.rcvd.reason}".rstrip(), 0.0
     return Event.LOST, "the connection broke", 0.0
 

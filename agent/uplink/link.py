@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import ssl as ssl_module
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic, time_ns
 from typing import Any
@@ -92,7 +93,7 @@ class Uplink:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # set before any other thread calls
         self._perform: dict[Command, Callable[[], None]] = {
             Command.CONNECT: self._connect,
             Command.SEND: self._send,
@@ -110,7 +111,7 @@ class Uplink:
 
     async def run(self) -> bool:
         """Live until EXIT. True where everything owed was acknowledged."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._beat()
         state, commands = FIRST
         self.view.state = state
@@ -122,11 +123,8 @@ class Uplink:
         return self.drained
 
     def stop(self) -> None:
-        """Told to stop: finish what is captured, get it acknowledged, leave. A second time: leave now."""
-        if self.view.state is State.STOPPED:
-            return
-        if self.stopping:
-            self._happen(Event.KILL)
+        """Told to stop: finish what is captured, get it acknowledged, leave. A second time changes nothing."""
+        if self.stopping or self.view.state is State.STOPPED:
             return
         self.stopping = True
         if self.config.drain_timeout is not None:
@@ -134,10 +132,21 @@ class Uplink:
         self._happen(Event.STOP)
         self._settle()
 
+    def kill(self) -> None:
+        """Leave now, whatever is owed."""
+        self.stopping = True
+        if self.view.state is not State.STOPPED:
+            self._happen(Event.KILL)
+
     def notify(self) -> None:
         """From any thread: the outbox has something new."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stir)
+        self.call(self._stir)
+
+    def call(self, work: Callable[..., None], *args: Any) -> None:
+        """From any thread: do this in the loop, unless it has ended."""
+        if self.loop is not None:
+            with suppress(RuntimeError):  # the loop was closed
+                self.loop.call_soon_threadsafe(work, *args)
 
     def stalled(self, connection: str, detector: str, evidence: dict[str, Any]) -> None:
         """In the loop: a detector says that this connection has stalled."""
@@ -184,8 +193,8 @@ class Uplink:
 
     def _later(self, delay: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         """`call` after `delay` seconds, unless the life is over by then."""
-        assert self._loop is not None
-        return self._loop.call_later(delay, lambda: None if self._over.is_set() else call())
+        assert self.loop is not None
+        return self.loop.call_later(delay, lambda: None if self._over.is_set() else call())
 
     def _beat(self) -> None:
         now = monotonic()
@@ -195,12 +204,13 @@ class Uplink:
 
     def _give_up(self, now: float) -> None:
         patience = self.config.progress_timeout
-        if patience is None or self.view.state is State.STOPPED or now - self.progress < patience:
+        if self.view.state in (State.STREAMING, State.DRAINING) and not self.outbox.batches:
+            self.progress = now  # the hub owes us nothing: a slow input is not its fault
+        if patience is None or now - self.progress < patience:
             return
         if self.outbox.batches or not self.outbox.finished:
-            self.stopping = True
             self.view.last_error = self.view.last_error or "no acknowledgement"
-            self._happen(Event.KILL)
+            self.kill()
 
     # -- commands --------------------------------------------------------------------------------------------------
 
@@ -265,7 +275,7 @@ class Uplink:
         """The hub took us: drop what it holds, send the rest."""
         positions = {e: _ranges(p[0], p[1]) for e, p in welcome.positions.items()}
         done = self.outbox.welcome(welcome.store, positions, (welcome.window_batches, welcome.window_bytes))
-        self.view.session = welcome.session
+        self.view.session, self.view.pong = welcome.session, monotonic()  # the handshake's time is not the link's
         self.log.info(
             "welcome", connection=connection.id, session=welcome.session, store=welcome.store, already_stored=len(done)
         )

@@ -30,6 +30,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._closed = False
+        self._refused = 0  # packets of packet batches that came too late
 
     # -- the capture thread ----------------------------------------------------------------------------------------
 
@@ -43,6 +44,7 @@ class Outbox:
             while wait and self._sender.bytes + item.size > self.bound and len(self._sender) and not self._closed:
                 self._room.wait(1.0)
             if self._closed:
+                self._refused += item.message.packets if item.message.kind == "packets" else 0
                 return False
             self._sender.offer(item)
             if not wait and self._sender.bytes > self.bound:
@@ -129,9 +131,9 @@ class Outbox:
 
     @property
     def pending_packets(self) -> int:
-        """Packets whose rows are owed."""
+        """Packets whose rows are owed, those included that came after the outbox was closed."""
         with self._lock:
-            return self._sender.pending_packets
+            return self._sender.pending_packets + self._refused
 
     def waiting(self) -> float:
         """Seconds without an acknowledgement while something is outstanding."""

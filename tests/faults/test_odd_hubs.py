@@ -1,0 +1,195 @@
+"""Hubs that misbehave, on real sockets: what the agent does, and that it ends with the right words and code."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from numbered import write_pcap
+from procs import Agent, Process, ending, environment, free_port, program, until
+from scripted import Line, scripted
+
+from protocol.messages import Ack, Drain, Refuse
+
+
+def replay(folder: Path, capture: Path, hub: str, *args: str, name: str = "agent") -> Agent:
+    return Agent(folder, "replay", str(capture), "--hub", hub, "--node", name, *args, name=name)
+
+
+def events(process: Process, name: str) -> list[dict]:
+    return [e for e in process.events if e.get("event") == name]
+
+
+def test_a_hub_that_accepts_and_closes_is_not_hammered(tmp_path: Path) -> None:
+    """Scenario 20, scaled: the first ten seconds are the densest, and twenty handshakes are for a whole minute."""
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+    with scripted(lambda line: None) as hub:
+        agent = replay(tmp_path, capture, hub.ws, "--connect-timeout", "10")
+        with ending(agent):
+            assert agent.wait(20) == 3
+        assert 3 <= len(hub.handshakes) <= 15, len(hub.handshakes)
+    assert "100 of the 100 packets" in agent.text
+
+
+def test_a_hub_that_welcomes_and_never_acknowledges(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "some.pcap", 1_000_000)
+
+    def play(line: Line) -> None:
+        line.welcome()
+        while True:
+            line.hear()
+
+    with scripted(play) as hub:
+        agent = replay(
+            tmp_path, capture, hub.ws, "--connect-timeout", "4", "--stall-timeout", "1", "--buffer-bytes", "1048576"
+        )
+        with ending(agent):
+            assert agent.wait(20) == 3
+        assert len(events(agent, "link stalled")) >= 2
+        assert {e["detector"] for e in events(agent, "link stalled")} == {"progress"}
+    check_left(agent)
+
+
+def check_left(agent: Agent) -> None:
+    """Nothing was acknowledged: what is left is everything that was read."""
+    words = agent.text.strip().splitlines()[-1].split()
+    left, captured = int(words[words.index("with") + 1]), int(words[words.index("the") + 1])
+    assert left == captured > 30_000, agent.text[-300:]
+
+
+def test_a_hub_that_never_reads(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "some.pcap", 1_000_000)
+
+    def play(line: Line) -> None:
+        line.welcome(window=(64, 64 << 20))
+        time.sleep(8)
+
+    with scripted(play) as hub:
+        agent = replay(tmp_path, capture, hub.ws, "--connect-timeout", "4", "--stall-timeout", "1")
+        with ending(agent):
+            assert agent.wait(20) == 3
+        assert {e["detector"] for e in events(agent, "link stalled")} == {"progress"}
+
+
+def test_a_closed_connection_is_noticed_at_once(tmp_path: Path) -> None:
+    """A hub that drains and closes in good order: the agent goes on elsewhere within a moment."""
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+    closed: list[float] = []
+
+    def play(line: Line) -> None:
+        line.welcome()
+        if line.number == 1:
+            line.take()
+            line.say(Drain(0.0))
+            time.sleep(0.3)  # past the first ping: nothing is under way but what the close must wake
+            line.socket.close(1001, "draining")
+            closed.append(time.monotonic())
+            return
+        line.acknowledge_all()
+
+    with scripted(play) as hub:
+        agent = replay(tmp_path, capture, hub.ws)
+        with ending(agent):
+            until("the end is in the log", lambda: events(agent, "connection ended"), 5)
+            assert agent.wait(20) == 0
+        assert hub.handshakes[1] - closed[0] < 0.6  # the first wait is at most a quarter of a second
+        assert "1001" in events(agent, "connection ended")[0]["reason"]
+
+
+def test_the_wait_of_the_superseded_holds_however_the_words_arrive(tmp_path: Path) -> None:
+    """The refusal may be lost in the close that follows it; the close says the same."""
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+
+    def play(line: Line) -> None:
+        line.welcome()
+        if line.number % 2:
+            line.say(Refuse("superseded", "a newer connection of the same name took over"))
+        line.socket.close(1008, "superseded")
+
+    for first in (1, 2):
+        with scripted(play) as hub:
+            if first == 2:
+                hub.handshakes.append(0.0)
+            agent = replay(tmp_path, capture, hub.ws, "--speed", "10", name=f"a{first}")
+            with ending(agent):
+                wait = until("it waits", lambda agent=agent: events(agent, "reconnecting"), 10)
+                assert wait[0]["wait_s"] >= 30.0, wait
+
+
+def test_a_pause_of_the_input_is_not_a_hub_without_progress(tmp_path: Path) -> None:
+    data = write_pcap(tmp_path / "few.pcap", 1000).read_bytes()
+    with scripted(lambda line: (line.welcome(), line.acknowledge_all())) as hub:  # type: ignore[func-returns-value]
+        command = program("agent.cli", "replay", "-", "--hub", hub.ws, "--connect-timeout", "1", "--node", "n1")
+        agent = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        try:
+            assert agent.stdin is not None
+            assert agent.stderr is not None
+            agent.stdin.write(data[: 24 + 76 * 100])
+            agent.stdin.flush()
+            until("connected", lambda: hub.handshakes)
+            with pytest.raises(subprocess.TimeoutExpired):
+                agent.wait(2.5)  # the pause is the fault: more than twice the timeout
+            agent.stdin.write(data[24 + 76 * 100 :])
+            agent.stdin.close()
+            assert agent.wait(20) == 0
+            assert b"1000 packets stored" in agent.stderr.read()
+        finally:
+            agent.kill()
+            agent.wait(10)
+            agent.stderr.close()
+
+
+def test_a_slow_hub_that_gets_on_is_not_given_up(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "some.pcap", 200_000)
+    with scripted(lambda line: (line.welcome(), line.acknowledge_all(0.4))) as hub:  # type: ignore[func-returns-value]
+        agent = replay(tmp_path, capture, hub.ws, "--connect-timeout", "1", "--stall-timeout", "1")
+        with ending(agent):
+            assert agent.wait(40) == 0, agent.text[-1000:]
+        assert len(hub.handshakes) == 1
+
+
+def test_the_count_left_is_exact_whatever_did_not_fit_the_outbox(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "some.pcap", 1_000_000)
+    agent = replay(
+        tmp_path, capture, f"ws://127.0.0.1:{free_port()}", "--connect-timeout", "1.5", "--buffer-bytes", "1048576"
+    )
+    with ending(agent):
+        assert agent.wait(20) == 3
+    check_left(agent)
+
+
+def test_the_first_signal_after_the_files_end_does_not_throw_away(tmp_path: Path) -> None:
+    """The end of the file is no signal: SIGTERM while the rest is acknowledged lets that finish."""
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+    go = threading.Event()
+
+    def play(line: Line) -> None:
+        line.welcome()
+        first = line.take()
+        go.wait(10)
+        line.say(Ack(first.epoch, 0, [[first.seq, first.seq]], 64, 1 << 20))
+        line.acknowledge_all()
+
+    with scripted(play) as hub:
+        agent = replay(tmp_path, capture, hub.ws)
+        with ending(agent):
+            until("the file has ended", lambda: agent.state == "draining")
+            agent.send(signal.SIGTERM)
+            until("told to stop", lambda: events(agent, "told to stop"))
+            go.set()
+            assert agent.wait(10) == 0, agent.text[-500:]
+
+
+def test_metrics_that_cannot_be_shown_are_one_line(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+    with scripted(lambda line: None) as hub:
+        taken = hub.ws.removeprefix("ws://")
+        command = program("agent.cli", "replay", str(capture), "--hub", hub.ws, "--metrics", taken)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment(), check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: cannot show metrics")
+    assert "Traceback" not in done.stderr
