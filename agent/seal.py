@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protocol.codec import pack_body
-from protocol.columns import Columns, ColumnValue, Dict, Lists, Text, cut, join
+from protocol.columns import Columns, ColumnValue, Dict, Lists, Maps, Text, Texts, cut, join
 from protocol.errors import LocalError
 from protocol.ledger import Report
 from protocol.limits import MAX_MESSAGE
@@ -53,6 +53,10 @@ def _value_bytes(value: ColumnValue) -> int:
         return value.lengths.nbytes + value.data.nbytes
     if isinstance(value, Lists):
         return value.lengths.nbytes + value.values.nbytes
+    if isinstance(value, Texts):
+        return value.counts.nbytes + _value_bytes(value.strings)
+    if isinstance(value, Maps):
+        return value.counts.nbytes + _value_bytes(value.keys) + _value_bytes(value.values)
     return value.nbytes
 
 

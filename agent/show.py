@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.columns import Columns, ColumnValue, Dict, Lists, Text, take
+from protocol.columns import Columns, ColumnValue, Dict, Lists, Maps, Text, Texts, items_of, take
 from protocol.schema import PACKETS, WRAP_NS, Field, Has, fields_of
 
 _STORED = {column.name for column in PACKETS.columns}
@@ -86,10 +86,20 @@ def _texts(value: Text) -> list[str]:
     return [data[start:end].decode("utf-8", "replace") for start, end in zip(starts, ends, strict=True)]
 
 
-def _lists(value: Lists) -> list[tuple[int, ...]]:
-    items, ends = value.values.tolist(), np.cumsum(value.lengths, dtype=np.int64).tolist()
-    starts = [0, *ends[:-1]]
-    return [tuple(items[start:end]) for start, end in zip(starts, ends, strict=True)]
+def _rows(lengths: NDArray[Any], items: list[Any]) -> list[tuple[Any, ...]]:
+    """Items one after the other as one tuple per row."""
+    ends = np.cumsum(lengths, dtype=np.int64).tolist()
+    return [tuple(items[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _pairs(value: Maps) -> list[tuple[str, str]]:
+    names = [value.keys.values[code] for code in value.keys.codes.tolist()]
+    return list(zip(names, _texts(value.values), strict=True))
+
+
+def _parts(field: Field, numbers: NDArray[Any]) -> NDArray[Any]:
+    """What a field shows of its column's integers."""
+    return (numbers >> field.shift) & ((1 << field.bits) - 1) if field.bits else numbers
 
 
 def _keys(field: Field, value: ColumnValue) -> list[Any]:
@@ -99,7 +109,11 @@ def _keys(field: Field, value: ColumnValue) -> list[Any]:
     if isinstance(value, Text):
         return _texts(value)
     if isinstance(value, Lists):
-        return _lists(value)
+        return _rows(value.lengths, _parts(field, value.values).tolist())
+    if isinstance(value, Texts):
+        return _rows(value.counts, _texts(value.strings))
+    if isinstance(value, Maps):
+        return _rows(value.counts, _pairs(value))
     if field.kind == "ip":
         keys: list[Any] = np.ascontiguousarray(value).view("V16").ravel().tolist()
         return keys
@@ -118,6 +132,8 @@ _MAKERS: dict[str, Callable[[Field], Callable[[Any], str]]] = {
     "ip": _address_maker,
     "text": lambda field: str,
     "uints": lambda field: lambda items: ",".join(map(str, items)),
+    "texts": lambda field: ",".join,
+    "map": lambda field: lambda pairs: " ".join(f"{name}={text}" for name, text in pairs),
 }
 """Per kind of field how one value is printed; the kinds of packet fields only."""
 
@@ -126,6 +142,8 @@ def _present(field: Field, columns: Columns) -> NDArray[np.bool_] | None:
     """Rows that have the field; None for all."""
     mask: NDArray[np.bool_] | None = None
     value = columns[field.column]
+    if isinstance(value, Text | Lists | Texts | Maps) and not items_of(value):
+        return np.zeros(len(value), dtype=np.bool_)
     if field.need:
         need = np.uint64(int(field.need))
         mask = (np.asarray(columns["layers"]) & need) == need
@@ -134,24 +152,38 @@ def _present(field: Field, columns: Columns) -> NDArray[np.bool_] | None:
         has = np.array([string != "" for string in value.values] or [False], dtype=np.bool_)[value.codes]
     elif isinstance(value, Text | Lists):
         has = value.lengths > 0
+    elif isinstance(value, Texts | Maps):
+        has = value.counts > 0
     if has is not None:
         mask = has if mask is None else mask & has
     return None if mask is None or bool(mask.all()) else mask
 
 
-class FieldStrings:
-    """The strings of one field, block after block. `wrap` makes of a printed value what stands in the line."""
+def _only(field: Field, value: Lists) -> Lists:
+    """The integers that have all bits of `only`."""
+    chosen = (value.values & field.only) == field.only
+    rows = np.repeat(np.arange(len(value)), value.lengths)[chosen]
+    return Lists(np.bincount(rows, minlength=len(value)).astype("u1"), value.values[chosen])
 
-    def __init__(self, field: Field, wrap: Callable[[str], str] = str) -> None:
+
+class FieldStrings:
+    """The strings of one field, block after block. `wrap` makes of a printed value what stands in the line; `make`
+    prints a value, as people read it unless given."""
+
+    def __init__(
+        self, field: Field, wrap: Callable[[str], str] = str, make: Callable[[Any], str] | None = None
+    ) -> None:
         self.field = field
-        make = _MAKERS[field.kind](field)
+        make = make or _MAKERS[field.kind](field)
         self._make: Callable[[Any], str] = make if wrap is str else lambda value: wrap(make(value))
         self._memo = Memo(self._make)
 
     def rows(self, columns: Columns) -> list[str] | None:
         """One string per row, empty where the field is absent; None where no row has it."""
-        mask = _present(self.field, columns)
         value = columns[self.field.column]
+        if self.field.only and isinstance(value, Lists):
+            value = _only(self.field, value)
+        mask = _present(self.field, {**columns, self.field.column: value} if self.field.only else columns)
         if mask is None:
             return self._strings(value)
         index = np.flatnonzero(mask)
@@ -164,7 +196,7 @@ class FieldStrings:
 
     def _strings(self, value: ColumnValue) -> list[str]:
         keys = _keys(self.field, value)
-        often = self.field.kind in ("mac", "ip") or isinstance(value, Dict | Lists)
+        often = self.field.kind in ("mac", "ip") or isinstance(value, Dict | Lists | Texts)
         if often or (isinstance(value, np.ndarray) and (value.itemsize <= _SMALL or self.field.kind == "bool")):
             return self._memo.all(keys)
         return list(map(self._make, keys))
@@ -173,10 +205,17 @@ class FieldStrings:
 # -- lines ---------------------------------------------------------------------------------------------------------
 
 
+_JSON: dict[str, Callable[[Any], str]] = {
+    "texts": lambda items: json.dumps(items),
+    "map": lambda pairs: json.dumps(dict(pairs)),
+}
+"""Kinds whose JSON is not made of the value as people read it."""
+
+
 def _member(field: Field) -> Callable[[str], str]:
     """How a value becomes `,"name":value`."""
     name = "," + json.dumps(field.name) + ":"
-    if field.kind in ("uint", "bool"):
+    if field.kind in ("uint", "bool", *_JSON):
         return lambda text: name + text
     if field.kind == "uints":
         return lambda text: f"{name}[{text}]"
@@ -189,7 +228,7 @@ class Ndjson:
     """One JSON object a line: keys are public names, absent fields are absent."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
-        self._fields = [FieldStrings(field, _member(field)) for field in fields]
+        self._fields = [FieldStrings(field, _member(field), _JSON.get(field.kind)) for field in fields]
 
     def lines(self, columns: Columns) -> str:
         """The lines of all rows."""
@@ -239,7 +278,7 @@ class Cells:
 
 def field_cells(field: Field, header: str = "") -> Cells:
     """A column that shows one field, under its public name unless told otherwise."""
-    strings = FieldStrings(field, clean if field.kind == "text" else str)
+    strings = FieldStrings(field, clean if field.kind in ("text", "texts", "map") else str)
     return Cells(header or field.name, lambda columns: _or_empty(strings, columns), field.kind in ("uint", "time"))
 
 

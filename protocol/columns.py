@@ -7,6 +7,8 @@ In memory a table's rows are a `Columns`: a dict from column name to a value who
     dict              `Dict`: codes (rows,) uint32 and the tuple of strings they index
     text              `Text`: lengths (rows,) uint32 and the bytes one after the other, UTF-8
     list_u2 list_u4   `Lists`: lengths (rows,) uint8 and the values one after the other
+    list_text         `Texts`: counts (rows,) uint8 and the strings one after the other, a `Text`
+    map               `Maps`: counts (rows,) uint8, and the keys (a `Dict`) and values (a `Text`) one after the other
 
 On the wire a column is a list `[encoding, payload, ...]`, encodings:
 
@@ -16,6 +18,11 @@ On the wire a column is a list `[encoding, payload, ...]`, encodings:
     ["dict", width, codes, [str]]     codes as unsigned integers of `width` bytes
     ["text", lengths, bytes]          lengths as u4
     ["list", lengths, bytes]          lengths as u1
+    ["texts", counts, lengths, bytes] counts as u1, then the strings as in text
+    ["map", counts, width, codes, [str], lengths, bytes]
+                                      counts as u1, then the keys as in dict and the values as in text
+
+A column that is zero or empty in every row is not sent.
 
 Decoding checks everything it takes: a payload that does not fit the row count raises `WrongBatch`, and nothing is
 allocated beyond what the payload itself holds times eight: a `const` column and one that was not sent are broadcast
@@ -25,7 +32,7 @@ views. What is decoded is read-only. Encoding never changes a value: what does n
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -43,6 +50,10 @@ MAX_TEXT = 4096
 """Longest string of a text column, bytes."""
 MAX_DICT = 65536
 """Most distinct strings of a dict column in one batch."""
+MAX_COUNT = 255
+"""Most items of a row in a column that can hold several."""
+MAX_ITEMS = 1 << 20
+"""Most strings of a list_text column, and most pairs of a map column, in one batch."""
 _UTF8_STEP = 1 << 20
 
 
@@ -79,7 +90,30 @@ class Lists:
         return len(self.lengths)
 
 
-ColumnValue: TypeAlias = "Array | Dict | Text | Lists"
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """Several strings a row: `counts` (rows,) uint8, `strings` of their sum."""
+
+    counts: Array
+    strings: Text
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Maps:
+    """A string map a row: `counts` (rows,) uint8, `keys` and `values` of their sum."""
+
+    counts: Array
+    keys: Dict
+    values: Text
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+ColumnValue: TypeAlias = "Array | Dict | Text | Lists | Texts | Maps"
 Columns: TypeAlias = "dict[str, ColumnValue]"
 
 
@@ -95,17 +129,72 @@ def text_of(strings: Sequence[str]) -> Text:
     return Text(lengths, np.frombuffer(b"".join(parts), dtype=np.uint8))
 
 
+def texts_of(rows: Sequence[Sequence[str]]) -> Texts:
+    """A `Texts` of Python strings; 255 of a row at most, each cut as `text_of` does."""
+    counts = np.fromiter((min(len(row), MAX_COUNT) for row in rows), dtype="u1", count=len(rows))
+    return Texts(counts, text_of([string for row in rows for string in row[:MAX_COUNT]]))
+
+
+def maps_of(rows: Sequence[Mapping[str, str]]) -> Maps:
+    """A `Maps` of Python dicts; 255 pairs of a row at most, each value cut as `text_of` does."""
+    index: dict[str, int] = {}
+    pairs = [pair for row in rows for pair in list(row.items())[:MAX_COUNT]]
+    codes = np.fromiter((index.setdefault(key, len(index)) for key, _ in pairs), dtype="<u4", count=len(pairs))
+    counts = np.fromiter((min(len(row), MAX_COUNT) for row in rows), dtype="u1", count=len(rows))
+    return Maps(counts, Dict(codes, tuple(index)), text_of([value for _, value in pairs]))
+
+
+def _no_text(rows: int = 0) -> Text:
+    return Text(np.zeros(rows, dtype="<u4"), np.zeros(0, dtype=np.uint8))
+
+
 def empty(column: Column, rows: int) -> ColumnValue:
-    """The value of a column that means nothing in any row: zeros, empty strings, empty lists."""
+    """The value of a column that means nothing in any row: zeros, empty strings, empty lists and maps."""
     if column.wire == "addr":
         return np.zeros((rows, 16), dtype=np.uint8)
     if column.wire == "dict":
         return Dict(np.zeros(rows, dtype="<u4"), ("",))
     if column.wire == "text":
-        return Text(np.zeros(rows, dtype="<u4"), np.zeros(0, dtype=np.uint8))
+        return _no_text(rows)
     if column.wire in LIST_ITEM:
         return Lists(np.zeros(rows, dtype="u1"), np.zeros(0, dtype=LIST_ITEM[column.wire]))
+    if column.wire == "list_text":
+        return Texts(np.zeros(rows, dtype="u1"), _no_text())
+    if column.wire == "map":
+        return Maps(np.zeros(rows, dtype="u1"), Dict(np.zeros(0, dtype="<u4"), ()), _no_text())
     return np.zeros(rows, dtype=NUMPY[column.wire])
+
+
+def _stretch(one: Array, rows: int) -> Array:
+    """The single row of `one` repeated, as a read-only view."""
+    return np.broadcast_to(one, (rows, *one.shape[1:]))
+
+
+def absent(column: Column, rows: int) -> ColumnValue:
+    """As `empty`, read-only and in no memory."""
+    one = empty(column, 1)
+    if isinstance(one, Dict):
+        return Dict(_stretch(one.codes, rows), one.values)
+    if isinstance(one, Text):
+        return Text(_stretch(one.lengths, rows), one.data)
+    if isinstance(one, Lists):
+        return Lists(_stretch(one.lengths, rows), one.values)
+    if isinstance(one, Texts):
+        return Texts(_stretch(one.counts, rows), one.strings)
+    if isinstance(one, Maps):
+        return Maps(_stretch(one.counts, rows), one.keys, one.values)
+    return _stretch(one, rows)
+
+
+def items_of(value: ColumnValue) -> int:
+    """How much a ragged column holds beside its lengths: bytes of text, items, strings, pairs. Rows of any other."""
+    if isinstance(value, Text):
+        return len(value.data)
+    if isinstance(value, Lists):
+        return len(value.values)
+    if isinstance(value, Texts):
+        return len(value.strings)
+    return len(value.values) if isinstance(value, Maps) else len(value)
 
 
 def _starts(lengths: Array) -> Array:
@@ -114,15 +203,20 @@ def _starts(lengths: Array) -> Array:
     return starts
 
 
+def _items(lengths: Array, index: Array) -> tuple[Array, Array]:
+    """Rows `index` of something ragged: their lengths, and where their items are."""
+    taken = lengths[index]
+    total = int(taken.sum(dtype=np.int64))
+    if total == 0:
+        return taken, np.zeros(0, dtype=np.int64)
+    shift = np.repeat(_starts(lengths)[:-1][index] - _starts(taken)[:-1], taken)
+    return taken, np.arange(total) + shift
+
+
 def ragged_take(lengths: Array, values: Array, index: Array) -> tuple[Array, Array]:
     """Rows `index` of ragged `values`: their lengths and their values, one after the other."""
-    starts = _starts(lengths)
-    taken = lengths[index]
-    total = int(taken.sum())
-    if total == 0:
-        return taken, values[:0]
-    shift = np.repeat(starts[:-1][index] - _starts(taken)[:-1], taken)
-    return taken, values[np.arange(total) + shift]
+    taken, items = _items(lengths, index)
+    return taken, values[items]
 
 
 def take(value: ColumnValue, index: Array) -> ColumnValue:
@@ -133,7 +227,16 @@ def take(value: ColumnValue, index: Array) -> ColumnValue:
         return Text(*ragged_take(value.lengths, value.data, index))
     if isinstance(value, Lists):
         return Lists(*ragged_take(value.lengths, value.values, index))
+    if isinstance(value, Texts | Maps):
+        counts, items = _items(value.counts, index)
+        return _with_items(value, counts, lambda part: take(part, items))
     return value[index]
+
+
+def _with_items(value: Texts | Maps, counts: Array, chosen: Callable[[ColumnValue], Any]) -> Texts | Maps:
+    if isinstance(value, Texts):
+        return Texts(counts, chosen(value.strings))
+    return Maps(counts, chosen(value.keys), chosen(value.values))
 
 
 def cut(value: ColumnValue, start: int, stop: int) -> ColumnValue:
@@ -142,12 +245,23 @@ def cut(value: ColumnValue, start: int, stop: int) -> ColumnValue:
     if isinstance(value, Dict):
         return Dict(value.codes[start:stop], value.values)
     if isinstance(value, Text):
-        edge = _starts(value.lengths)
-        return Text(value.lengths[start:stop], value.data[edge[start] : edge[stop]])
+        first, last = _edges(value.lengths, len(value.data), start, stop)
+        return Text(value.lengths[start:stop], value.data[first:last])
     if isinstance(value, Lists):
-        edge = _starts(value.lengths)
-        return Lists(value.lengths[start:stop], value.values[edge[start] : edge[stop]])
+        first, last = _edges(value.lengths, len(value.values), start, stop)
+        return Lists(value.lengths[start:stop], value.values[first:last])
+    if isinstance(value, Texts | Maps):
+        first, last = _edges(value.counts, items_of(value), start, stop)
+        return _with_items(value, value.counts[start:stop], lambda part: cut(part, first, last))
     return value[start:stop]
+
+
+def _edges(lengths: Array, total: int, start: int, stop: int) -> tuple[int, int]:
+    """Where the items of the rows `start:stop` begin and end."""
+    if total == 0:
+        return 0, 0
+    first = int(lengths[:start].sum(dtype=np.int64))
+    return first, first + int(lengths[start:stop].sum(dtype=np.int64))
 
 
 def join(values: Sequence[ColumnValue]) -> ColumnValue:
@@ -160,12 +274,21 @@ def join(values: Sequence[ColumnValue]) -> ColumnValue:
     if isinstance(first, Dict):
         return _join_dicts([v for v in values if isinstance(v, Dict)])
     if isinstance(first, Text):
-        texts = [v for v in values if isinstance(v, Text)]
-        return Text(np.concatenate([t.lengths for t in texts]), np.concatenate([t.data for t in texts]))
+        return _join_texts([v for v in values if isinstance(v, Text)])
     if isinstance(first, Lists):
         lists = [v for v in values if isinstance(v, Lists)]
         return Lists(np.concatenate([t.lengths for t in lists]), np.concatenate([t.values for t in lists]))
+    if isinstance(first, Texts | Maps):
+        parts: list[Any] = list(values)
+        counts = np.concatenate([part.counts for part in parts])
+        if isinstance(first, Texts):
+            return Texts(counts, _join_texts([part.strings for part in parts]))
+        return Maps(counts, _join_dicts([part.keys for part in parts]), _join_texts([part.values for part in parts]))
     return np.concatenate([v for v in values if isinstance(v, np.ndarray)])
+
+
+def _join_texts(parts: Sequence[Text]) -> Text:
+    return Text(np.concatenate([part.lengths for part in parts]), np.concatenate([part.data for part in parts]))
 
 
 def _join_dicts(parts: Sequence[Dict]) -> Dict:
@@ -238,6 +361,27 @@ def _pack_list(column: Column, value: Lists) -> list[Any]:
     return ["list", lengths.tobytes(), items.tobytes()]
 
 
+def _pack_counts(column: Column, value: Texts | Maps) -> bytes:
+    counts = _fit(column, value.counts, "u1")
+    items = items_of(value)
+    if int(counts.sum(dtype=np.int64)) != items:
+        raise LocalError(f"column {column.name}: counts do not fit {items} strings")
+    if items > MAX_ITEMS:
+        raise LocalError(f"column {column.name}: {items} strings, the limit is {MAX_ITEMS}")
+    return counts.tobytes()
+
+
+def _pack_texts(column: Column, value: Texts) -> list[Any]:
+    return ["texts", _pack_counts(column, value), *_pack_text(column, value.strings)[1:]]
+
+
+def _pack_map(column: Column, value: Maps) -> list[Any]:
+    if len(value.keys) != len(value.values):
+        raise LocalError(f"column {column.name}: {len(value.keys)} keys and {len(value.values)} values")
+    counts = _pack_counts(column, value)
+    return ["map", counts, *_pack_dict(column, value.keys)[1:], *_pack_text(column, value.values)[1:]]
+
+
 def pack_column(column: Column, value: ColumnValue) -> list[Any]:
     """One column as its wire list. Raises LocalError where the value has not the column's shape or range."""
     if isinstance(value, Dict) and column.wire == "dict":
@@ -246,6 +390,10 @@ def pack_column(column: Column, value: ColumnValue) -> list[Any]:
         return _pack_text(column, value)
     if isinstance(value, Lists) and column.wire in LIST_ITEM:
         return _pack_list(column, value)
+    if isinstance(value, Texts) and column.wire == "list_text":
+        return _pack_texts(column, value)
+    if isinstance(value, Maps) and column.wire == "map":
+        return _pack_map(column, value)
     if isinstance(value, np.ndarray) and column.wire == "addr" and value.shape == (len(value), 16):
         return _pack_addresses(column, value)
     if isinstance(value, np.ndarray) and column.wire in NUMPY and value.ndim == 1:
@@ -254,7 +402,7 @@ def pack_column(column: Column, value: ColumnValue) -> list[Any]:
 
 
 def pack_columns(table: Table, columns: Columns) -> dict[str, list[Any]]:
-    """All columns of a table as the map that goes into a batch.
+    """The columns of a table as the map that goes into a batch; those that are empty in every row are left out.
 
     Raises LocalError where one is missing, where they differ in rows, or where one cannot hold its value.
     """
@@ -262,7 +410,18 @@ def pack_columns(table: Table, columns: Columns) -> dict[str, list[Any]]:
     rows = {len(columns[c.name]) for c in table.columns if c.name in columns}
     if missing or len(rows) != 1:
         raise LocalError(f"table {table.name}: columns {missing} are missing, rows are {sorted(rows)}")
-    return {column.name: pack_column(column, columns[column.name]) for column in table.columns}
+    sent = [column for column in table.columns if not _all_empty(columns[column.name])]
+    packed = {column.name: pack_column(column, columns[column.name]) for column in sent}
+    return {name: wire for name, wire in packed.items() if wire[0] != "const" or any(wire[1])}
+
+
+def _all_empty(value: ColumnValue) -> bool:
+    """Whether no row of a column holds anything; said of strings and ragged columns only."""
+    if isinstance(value, Dict):
+        return value.values == ("",) and not value.codes.any()
+    if isinstance(value, np.ndarray) or items_of(value):
+        return False
+    return not (value.counts if isinstance(value, Texts | Maps) else value.lengths).any()
 
 
 # -- from the wire -------------------------------------------------------------------------------------------------
@@ -288,11 +447,6 @@ def _unpack_raw(column: Column, parts: Sequence[Any], rows: int) -> Array:
     (payload,) = parts
     array = np.frombuffer(_bytes(column, payload, rows * size), dtype=dtype)
     return array.reshape(rows, 16) if column.wire == "addr" else array
-
-
-def _stretch(one: Array, rows: int) -> Array:
-    """The single row of `one` repeated, as a view."""
-    return np.broadcast_to(one, (rows, *one.shape[1:]))
 
 
 def _unpack_const(column: Column, parts: Sequence[Any], rows: int) -> Array:
@@ -378,6 +532,24 @@ def _unpack_list(column: Column, parts: Sequence[Any], rows: int) -> Lists:
     return Lists(lengths, np.frombuffer(_bytes(column, payload, total), dtype=dtype))
 
 
+def _unpack_counts(column: Column, payload: object, rows: int) -> tuple[Array, int]:
+    counts = np.frombuffer(_bytes(column, payload, rows), dtype="u1")
+    items = int(counts.sum(dtype=np.int64))
+    if items > MAX_ITEMS:
+        raise WrongBatch("too_large", f"{column.name}: {items} strings, the limit is {MAX_ITEMS}")
+    return counts, items
+
+
+def _unpack_texts(column: Column, parts: Sequence[Any], rows: int) -> Texts:
+    counts, items = _unpack_counts(column, parts[0], rows)
+    return Texts(counts, _unpack_text(column, parts[1:], items))
+
+
+def _unpack_map(column: Column, parts: Sequence[Any], rows: int) -> Maps:
+    counts, items = _unpack_counts(column, parts[0], rows)
+    return Maps(counts, _unpack_dict(column, parts[1:4], items), _unpack_text(column, parts[4:], items))
+
+
 _PLAIN: dict[str, tuple[int, Any]] = {"raw": (1, _unpack_raw), "const": (1, _unpack_const)}
 _ENCODINGS: dict[str, dict[str, tuple[int, Any]]] = {
     **dict.fromkeys(("u1", "u2", "u4", "addr"), _PLAIN),
@@ -385,6 +557,8 @@ _ENCODINGS: dict[str, dict[str, tuple[int, Any]]] = {
     "dict": {"dict": (3, _unpack_dict)},
     "text": {"text": (2, _unpack_text)},
     **{wire: {"list": (2, _unpack_list)} for wire in LIST_ITEM},
+    "list_text": {"texts": (3, _unpack_texts)},
+    "map": {"map": (6, _unpack_map)},
 }
 
 
@@ -399,23 +573,12 @@ def unpack_column(column: Column, packed: object, rows: int) -> ColumnValue:
     return value
 
 
-def _absent(column: Column, rows: int) -> ColumnValue:
-    """As `empty`, in no memory."""
-    one = empty(column, 1)
-    if isinstance(one, Dict):
-        return Dict(_stretch(one.codes, rows), one.values)
-    if isinstance(one, Text):
-        return Text(_stretch(one.lengths, rows), one.data)
-    if isinstance(one, Lists):
-        return Lists(_stretch(one.lengths, rows), one.values)
-    return _stretch(one, rows)
-
-
 def unpack_columns(table: Table, packed: Mapping[str, object], rows: int) -> tuple[Columns, int]:
     """A batch's columns, read-only, and how many unknown ones were dropped; a column that is absent is empty.
 
     Raises WrongBatch where a known column lies.
     """
-    columns = {c.name: _absent(c, rows) for c in table.columns if c.name not in packed}
-    columns |= {c.name: unpack_column(c, packed[c.name], rows) for c in table.columns if c.name in packed}
+    columns = {
+        c.name: unpack_column(c, packed[c.name], rows) if c.name in packed else absent(c, rows) for c in table.columns
+    }
     return columns, sum(name not in columns for name in packed)

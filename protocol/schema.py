@@ -54,6 +54,13 @@ class Has(IntFlag):
     IFACE_ID = 1 << 27  # the capture file numbered its interfaces
     IP = 1 << 28  # IPv4 or IPv6, with addresses
     TUNNEL_IP = 1 << 29  # the outermost tunnel lies in an IP packet: MPLS and PPPoE may not
+    DNS = 1 << 30  # application protocols whose columns mean something: DNS, mDNS, LLMNR
+    TLS = 1 << 31
+    DTLS = 1 << 32
+    QUIC = 1 << 33
+    HTTP = 1 << 34
+    HTTP2 = 1 << 35
+    SSH = 1 << 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ class Column:
     `wire` says how the values look in memory and on the wire:
     `u1 u2 u4 u8 i8` little-endian integers of that many bytes; `addr` 16 bytes a row (IPv4 mapped into IPv6);
     `dict` strings of few values (codes and a list); `text` strings of many values (lengths and bytes);
-    `list_u2`, `list_u4` several integers a row (lengths and values).
+    `list_u2`, `list_u4` several integers a row (lengths and values); `list_text` several strings a row; `map` a string
+    map (in both: counts, then the strings).
     `clickhouse` is the column's type there. `doc` is one line of meaning, with the unit.
     """
 
@@ -79,8 +87,11 @@ class Field:
 
     `kind` says how a value is printed and compared: `uint`, `bool` (bit `shift` of the column), `time` (seconds since
     the epoch, 9 decimals), `seconds` (nanoseconds printed as seconds), `ip` (either family), `mac`, `text`, `epoch`
-    (16 hex digits), `uints` (always an array). `need` are the bits of `layers` that must all be set; 0 means that the
-    field is always present (`text`: unless empty).
+    (16 hex digits), `uints` and `texts` (always an array), `map` (an object of strings). `need` are the bits of
+    `layers` that must all be set; 0 means that the field is always present (but an empty text, list or map is absent).
+
+    A field of `uints` may show a part of each integer: those that have all bits of `only`, and of them `bits` bits
+    from bit `shift` on.
     """
 
     name: str
@@ -89,6 +100,8 @@ class Field:
     need: int
     doc: str
     shift: int = 0
+    bits: int = 0
+    only: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,37 @@ _PACKET_COLUMNS = (
     Column("icmp_code", "u1", "UInt8", "ICMP or ICMPv6 code"),
     Column("l7", "dict", "LowCardinality(String)", "application protocol"),
     Column("info", "text", "String", "one line about the frame"),
+    Column("dns_id", "list_u2", "Array(UInt16)", "DNS transaction ids"),
+    Column("dns_flags", "list_u2", "Array(UInt16)", "flags word of each DNS message"),
+    Column("dns_qry_name", "list_text", "Array(String)", "names asked for"),
+    Column("dns_qry_type", "list_u2", "Array(UInt16)", "types asked for"),
+    Column("dns_count_answers", "list_u2", "Array(UInt16)", "answers of each DNS message"),
+    Column("dns_resp_name", "list_text", "Array(String)", "owners of the records answered"),
+    Column("dns_resp_type", "list_u2", "Array(UInt16)", "types of the records answered"),
+    Column("dns_a", "list_text", "Array(String)", "IPv4 addresses answered"),
+    Column("dns_aaaa", "list_text", "Array(String)", "IPv6 addresses answered"),
+    Column("dns_cname", "list_text", "Array(String)", "canonical names answered"),
+    Column("dns_ptr", "list_text", "Array(String)", "names answered for addresses"),
+    Column("tls_record_type", "list_u2", "Array(UInt16)", "content type of each TLS record"),
+    Column("tls_handshake_type", "list_u2", "Array(UInt16)", "TLS or DTLS handshake messages"),
+    Column("tls_version", "list_u2", "Array(UInt16)", "legacy version of each hello"),
+    Column("tls_supported_version", "list_u2", "Array(UInt16)", "versions in the extension of the hellos"),
+    Column("tls_sni", "list_text", "Array(String)", "server names asked for"),
+    Column("tls_alpn", "list_text", "Array(String)", "application protocols offered or chosen"),
+    Column("tls_cipher", "list_u2", "Array(UInt16)", "cipher suite chosen by a server hello"),
+    Column("tls_ja4", "list_text", "Array(String)", "JA4 fingerprint of each client hello"),
+    Column("quic_version", "list_u4", "Array(UInt32)", "version of each long-header QUIC packet"),
+    Column("http_method", "list_text", "Array(String)", "HTTP request methods"),
+    Column("http_host", "list_text", "Array(String)", "HTTP hosts or authorities"),
+    Column("http_uri", "list_text", "Array(String)", "HTTP request targets, without query strings unless told"),
+    Column("http_status", "list_u2", "Array(UInt16)", "HTTP response codes"),
+    Column("http_user_agent", "list_text", "Array(String)", "HTTP user agents"),
+    Column("http_content_type", "list_text", "Array(String)", "HTTP content types"),
+    Column("http2_streamid", "list_u4", "Array(UInt32)", "stream of each HTTP/2 frame"),
+    Column("http2_type", "list_u2", "Array(UInt16)", "type of each HTTP/2 frame"),
+    Column("grpc_status", "list_u2", "Array(UInt16)", "gRPC status codes"),
+    Column("ssh_protocol", "list_text", "Array(String)", "SSH version strings"),
+    Column("l7_fields", "map", "Map(String, String)", "fields of the other application protocols, Wireshark's names"),
 )
 
 _FLOW_COLUMNS = (
@@ -207,6 +251,60 @@ def _flag_bits(need: int) -> tuple[Field, ...]:
         for shift, name in enumerate(names)
     )
 
+
+_DNS, _TLS, _DTLS, _QUIC = int(Has.DNS), int(Has.TLS), int(Has.DTLS), int(Has.QUIC)
+_HTTP, _HTTP2, _SSH = int(Has.HTTP), int(Has.HTTP2), int(Has.SSH)
+_RESPONSE = 1 << 15  # QR (RFC 1035, 4.1.1)
+
+_L7_FIELDS = (
+    Field("nodetap.l7", "l7", "text", 0, "application protocol"),
+    Field("nodetap.info", "info", "text", 0, "one line about the frame"),
+    Field("nodetap.fields", "l7_fields", "map", 0, "fields of other application protocols, by Wireshark's names"),
+    Field("dns.id", "dns_id", "uints", _DNS, "transaction id"),
+    Field("dns.flags.response", "dns_flags", "uints", _DNS, "1 for a response", 15, 1),
+    Field("dns.flags.opcode", "dns_flags", "uints", _DNS, "operation", 11, 4),
+    Field("dns.flags.rcode", "dns_flags", "uints", _DNS, "response code; of responses only", 0, 4, _RESPONSE),
+    Field("dns.qry.name", "dns_qry_name", "texts", _DNS, "name asked for"),
+    Field("dns.qry.type", "dns_qry_type", "uints", _DNS, "type asked for"),
+    Field("dns.count.answers", "dns_count_answers", "uints", _DNS, "answers in the message"),
+    Field("dns.resp.name", "dns_resp_name", "texts", _DNS, "owner of a record"),
+    Field("dns.resp.type", "dns_resp_type", "uints", _DNS, "type of a record"),
+    Field("dns.a", "dns_a", "texts", _DNS, "IPv4 address answered"),
+    Field("dns.aaaa", "dns_aaaa", "texts", _DNS, "IPv6 address answered"),
+    Field("dns.cname", "dns_cname", "texts", _DNS, "canonical name answered"),
+    Field("dns.ptr.domain_name", "dns_ptr", "texts", _DNS, "name answered for an address"),
+    Field("tls.record.content_type", "tls_record_type", "uints", _TLS, "content type of a record"),
+    Field("tls.handshake.type", "tls_handshake_type", "uints", _TLS, "handshake message"),
+    Field("tls.handshake.version", "tls_version", "uints", _TLS, "legacy version of a hello"),
+    Field(
+        "tls.handshake.extensions.supported_version",
+        "tls_supported_version",
+        "uints",
+        _TLS,
+        "version in the supported_versions extension of a hello",
+    ),
+    Field("tls.handshake.extensions_server_name", "tls_sni", "texts", _TLS, "server name asked for"),
+    Field("tls.handshake.extensions_alpn_str", "tls_alpn", "texts", _TLS, "application protocol offered or chosen"),
+    Field("tls.handshake.ciphersuite", "tls_cipher", "uints", _TLS, "cipher suite; of a server hello only"),
+    Field("tls.handshake.ja4", "tls_ja4", "texts", _TLS, "JA4 fingerprint of a client hello"),
+    Field("dtls.handshake.type", "tls_handshake_type", "uints", _DTLS, "handshake message"),
+    Field("dtls.handshake.extensions_server_name", "tls_sni", "texts", _DTLS, "server name asked for"),
+    Field("quic.version", "quic_version", "uints", _QUIC, "version in a long header"),
+    Field("http.request.method", "http_method", "texts", _HTTP, "method"),
+    Field("http.host", "http_host", "texts", _HTTP, "host"),
+    Field("http.request.uri", "http_uri", "texts", _HTTP, "request target; without its query string unless told"),
+    Field("http.response.code", "http_status", "uints", _HTTP, "status code"),
+    Field("http.user_agent", "http_user_agent", "texts", _HTTP, "user agent"),
+    Field("http.content_type", "http_content_type", "texts", _HTTP, "content type"),
+    Field("http2.streamid", "http2_streamid", "uints", _HTTP2, "stream of a frame"),
+    Field("http2.type", "http2_type", "uints", _HTTP2, "type of a frame"),
+    Field("http2.headers.method", "http_method", "texts", _HTTP2, "method"),
+    Field("http2.headers.authority", "http_host", "texts", _HTTP2, "authority"),
+    Field("http2.headers.path", "http_uri", "texts", _HTTP2, "path; without its query string unless told"),
+    Field("http2.headers.status", "http_status", "uints", _HTTP2, "status code"),
+    Field("grpc.status_code", "grpc_status", "uints", _HTTP2, "gRPC status"),
+    Field("ssh.protocol", "ssh_protocol", "texts", _SSH, "version string"),
+)
 
 _ORIGIN_FIELDS = (
     Field("nodetap.agent", "agent", "text", 0, "agent that captured the packet"),
@@ -263,8 +361,7 @@ _PACKET_FIELDS = (
     Field("icmp.code", "icmp_code", "uint", int(Has.ICMP_CODE), "ICMP code"),
     Field("icmpv6.type", "icmp_type", "uint", int(Has.ICMPV6), "ICMPv6 type"),
     Field("icmpv6.code", "icmp_code", "uint", int(Has.ICMPV6_CODE), "ICMPv6 code"),
-    Field("nodetap.l7", "l7", "text", 0, "application protocol"),
-    Field("nodetap.info", "info", "text", 0, "one line about the frame"),
+    *_L7_FIELDS,
     Field("nodetap.malformed", "layers", "bool", int(Has.MALFORMED), "1 where a header was cut or wrong", 23),
 )
 

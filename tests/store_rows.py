@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hub.store.books import Entry
-from protocol.columns import Columns, Dict, Lists, Text, empty
+from protocol.columns import Columns, Dict, Lists, Text, empty, maps_of, texts_of
 from protocol.ledger import Report
 from protocol.messages import Batch, Tombstone
 from protocol.schema import TABLES
@@ -34,6 +34,8 @@ def packet_columns(rows: int, first: int = 1) -> Columns:
         "src": address,
         "src_port": (number % 65536).astype("<u2"),
         "vlan_id": Lists(tags, np.arange(int(tags.sum()), dtype="<u2")),
+        "dns_qry_name": texts_of([["a.example", "é"][: n % 3] for n in range(rows)]),
+        "l7_fields": maps_of([{"redis.command": "GET"} if n % 2 else {} for n in range(rows)]),
         "info": Text(lengths, (97 + np.arange(int(lengths.sum())) % 26).astype(np.uint8)),
     }
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agent.capture import Block
 from agent.decode.kinds import ETHERTYPE, Kind
-from protocol.columns import LIST_ITEM, Columns, Dict, Lists, empty
+from protocol.columns import NUMPY, Columns, Dict, Lists, absent, empty
 from protocol.schema import PACKETS, Has
 
 Array: TypeAlias = NDArray[Any]
@@ -34,7 +34,8 @@ TUNNELS: tuple[str, ...] = (
 TUNNEL = {name: code for code, name in enumerate(TUNNELS)}
 """The column `tunnel_type`: its strings, and the code of each."""
 
-_LISTS = tuple(column.name for column in PACKETS.columns if column.wire in LIST_ITEM)
+_LISTS = ("vlan_id", "mpls_label")
+_PLAIN = (*NUMPY, "addr")
 
 
 def record(size: int, **fields: tuple[str, int]) -> np.dtype[Any]:
@@ -57,7 +58,9 @@ class Walk:
         self.off = block.offset.astype(np.int64)
         self.end = self.off + np.maximum(block.wire_len, block.cap_len)
         self.cap = np.minimum(self.off + block.cap_len, len(block.data))
-        self.columns: Columns = {column.name: empty(column, self.n) for column in PACKETS.columns}
+        self.columns: Columns = {
+            column.name: (empty if column.wire in _PLAIN else absent)(column, self.n) for column in PACKETS.columns
+        }
         self.layers = self.array("layers")
         self._pending: dict[int, list[Array]] = {}
         self._lists: dict[str, list[tuple[Array, Array]]] = {name: [] for name in _LISTS}

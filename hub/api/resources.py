@@ -53,7 +53,7 @@ def _described(name: str, table: str) -> dict[str, Any]:
     known = fields_of(table)
     if name in known:
         kind = known[name].kind
-        return {"kind": kind, "doc": known[name].doc, "multiple": kind == "uints", "shown": True}
+        return {"kind": kind, "doc": known[name].doc, "multiple": kind in ("uints", "texts"), "shown": True}
     if name in EITHER:
         doc = " or ".join(EITHER[name])
         return {"kind": known[EITHER[name][0]].kind, "doc": doc, "multiple": True, "shown": False}

@@ -27,6 +27,13 @@ PROTOCOLS: dict[str, Has] = {
     "sctp": Has.SCTP,
     "icmp": Has.ICMP,
     "icmpv6": Has.ICMPV6,
+    "dns": Has.DNS,
+    "tls": Has.TLS,
+    "dtls": Has.DTLS,
+    "quic": Has.QUIC,
+    "http": Has.HTTP,
+    "http2": Has.HTTP2,
+    "ssh": Has.SSH,
 }
 """Bare protocol names: true where the decoder found that layer."""
 
@@ -215,7 +222,11 @@ def _check_pattern(target: Operand, pattern: str, column: int) -> None:
 
 def check_range(target: Operand, low: Literal, high: Literal, column: int) -> None:
     """Refuse ranges that mean nothing. Raises FilterError `bad_value`."""
-    if target.kind in ("text", "bool", "epoch") or hasattr(low, "prefixlen") or hasattr(high, "prefixlen"):
+    if (
+        target.kind in ("text", "texts", "map", "bool", "epoch")
+        or hasattr(low, "prefixlen")
+        or hasattr(high, "prefixlen")
+    ):
         raise FilterError("bad_value", column, f"{target.name} has no ranges")
     if target.kind == "ip" and low.version != high.version:  # type: ignore[union-attr]
         raise FilterError("bad_value", column, "both ends of a range must be of one IP version")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hub.query.sql import present
+from hub.query.sql import SEVERAL, present, several
 from protocol.schema import WRAP_NS, Field, Has, Table
 
 SETTINGS: dict[str, int | str] = {
@@ -81,23 +81,26 @@ _EXPRESSIONS: dict[str, Callable[[Field, str], str]] = {
     "mac": lambda field, column: f"lower(MACNumToString({column}))",
     "text": lambda field, column: f"toString({column})",
     "epoch": lambda field, column: f"leftPad(lower(hex({column})), 16, '0')",
-    "uints": lambda field, column: column,
+    "uints": lambda field, column: several(field),
+    "texts": lambda field, column: column,
+    "map": lambda field, column: column,
 }
 _TYPES = {"bool": "UInt8", "time": "Decimal128(9)", "seconds": "Float64"}  # the rest: their column's, or String
 
 
 def clickhouse_type(table: Table, field: Field) -> str:
     """The type of the field's expression."""
-    if field.kind in ("uint", "uints"):
+    if field.kind == "uint" or field.kind in SEVERAL:
         return table.column(field.column).clickhouse
     return _TYPES.get(field.kind, "String")
 
 
 def expression(table: Table, field: Field) -> str:
-    """The value of a field as people see it, NULL where it is absent (an empty array for `uints`)."""
+    """The value of a field as people see it, NULL where it is absent (an empty array or map where it has several)."""
     value = _EXPRESSIONS[field.kind](field, f"`{field.column}`")
-    if field.kind == "uints":
-        return f"if({present(field)}, {value}, [])"
+    if field.kind in SEVERAL:
+        kind = clickhouse_type(table, field)
+        return f"if({present(field)}, CAST({value}, '{kind}'), defaultValueOfTypeName('{kind}'))"
     condition = present(field)
     return value if condition == "1" else f"if({condition}, {value}, NULL)"
 
@@ -113,9 +116,10 @@ def json_row(members: Iterable[tuple[str, str, str]]) -> str:
 def member(table: Table, field: Field) -> tuple[str, str, str]:
     """One field as a member of the JSON row."""
     kind = clickhouse_type(table, field)
-    if field.kind == "uints":  # an array cannot be NULL, a Variant of it can
-        value = f"if({present(field)}, CAST(`{field.column}`, 'Variant({kind})'), NULL)"
-        return field.name, value, f"Variant({kind})"
+    if field.kind in SEVERAL:  # an array or map cannot be NULL, a Variant of it can
+        value = _EXPRESSIONS[field.kind](field, f"`{field.column}`")
+        cast = f"CAST(CAST({value}, '{kind}'), 'Variant({kind})')"
+        return field.name, f"if({present(field)}, {cast}, NULL)", f"Variant({kind})"
     return field.name, expression(table, field), f"Nullable({kind})"
 
 
@@ -128,9 +132,15 @@ def columns(table: Table, fields: Sequence[Field], output: str, extra: Sequence[
 
 def _plain(table: Table, field: Field, output: str) -> str:
     value = expression(table, field)
-    if field.kind == "uints" and output == "csv":
-        return f"arrayStringConcat(arrayMap(v -> toString(v), {value}), ',')"
-    return value
+    return _CSV[field.kind](value) if output == "csv" and field.kind in _CSV else value
+
+
+_CSV: dict[str, Callable[[str], str]] = {
+    "uints": lambda value: f"arrayStringConcat(arrayMap(v -> toString(v), {value}), ',')",
+    "texts": lambda value: f"arrayStringConcat({value}, ',')",
+    "map": lambda value: f"if(notEmpty({value}), toJSONString({value}), '')",
+}
+"""How several values stand in one CSV cell."""
 
 
 def csv_header(names: Iterable[str]) -> bytes:

@@ -29,6 +29,22 @@ class Params:
         return f"{{{name}:{clickhouse}}}"
 
 
+SEVERAL = ("uints", "texts", "map")
+"""Kinds of fields with any number of values; none is absent."""
+
+
+def several(item: Field) -> str:
+    """The values of a field that can have several, as an array; a map's are its values."""
+    column = f"`{item.column}`"
+    if item.kind == "map":
+        return f"mapValues({column})"
+    if item.only:
+        column = f"arrayFilter(v -> bitAnd(v, {item.only}) = {item.only}, {column})"
+    if item.bits:
+        column = f"arrayMap(v -> bitAnd(bitShiftRight(v, {item.shift}), {(1 << item.bits) - 1}), {column})"
+    return column
+
+
 def present(item: Field) -> str:
     """The condition under which a field has a value."""
     column = f"`{item.column}`"
@@ -37,8 +53,8 @@ def present(item: Field) -> str:
         conditions.append(f"bitAnd(layers, {item.need}) = {item.need}")
     if item.kind == "text":
         conditions.append(f"{column} != ''")
-    if item.kind == "uints":
-        conditions.append(f"notEmpty({column})")
+    if item.kind in SEVERAL:
+        conditions.append(f"notEmpty({several(item)})")
     if item.kind == "seconds":
         conditions.append(f"{column} >= 0")
     return " AND ".join(conditions) or "1"
@@ -76,9 +92,9 @@ def _any(operand: Operand, test: Callable[[str], str], quantifier: str) -> str:
 
 
 def _test(item: Field, test: Callable[[str], str], quantifier: str) -> str:
-    if item.kind == "uints":
+    if item.kind in SEVERAL:
         function = "arrayExists" if quantifier == "any" else "arrayAll"
-        return f"{function}(v -> {test('v')}, `{item.column}`)"
+        return f"{function}(v -> {test('v')}, {several(item)})"
     if item.kind == "bool":
         return test(f"bitTest(`{item.column}`, {item.shift})")
     return test(f"`{item.column}`")

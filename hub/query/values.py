@@ -180,5 +180,5 @@ KINDS: dict[str, Kind] = {
     "ip": Kind(_address, str, "IPv6"),
     "mac": Kind(_mac, lambda value: ":".join(f"{value:012x}"[i : i + 2] for i in range(0, 12, 2)), "UInt64"),
     "epoch": Kind(_epoch, "{:016x}".format, "UInt64", _EQUALITY),
-    "text": Kind(str, quote, "String", (*_EQUALITY, "contains", "matches")),
+    **dict.fromkeys(("text", "texts", "map"), Kind(str, quote, "String", (*_EQUALITY, "contains", "matches"))),
 }

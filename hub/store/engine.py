@@ -79,7 +79,7 @@ class Engine:
 
         Raises DatabaseError, OSError; whether the rows are stored is then not known.
         """
-        columns = ddl.columns_of(table)
+        columns = native.used(ddl.columns_of(table), parts)
         names = ", ".join(f"`{column.name}`" for column in columns)
         settings = ", ".join(f"{name} = {value}" for name, value in INSERT.items())
         with tempfile.NamedTemporaryFile(dir=self._tmp, suffix=".native", buffering=0) as file:

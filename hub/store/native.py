@@ -5,10 +5,11 @@
     string = varint length, bytes
 
 Data by ClickHouse type: integers and Date little-endian one after the other; IPv6 16 bytes each, network order; String
-one `string` per row; Array(T) the running end of each row's values (u64), then the values; LowCardinality(String) u64
-version 1, u64 flags (index width, and bit 9: the keys follow), u64 number of keys, the keys as String, u64 rows, one
-index per row. Source: ClickHouse, `src/Formats/NativeWriter.cpp`, `src/DataTypes/Serializations/`; checked against
-what the engine itself writes in tests/hub/test_native.py.
+one `string` per row; Array(T) the running end of each row's values (u64), then the values; Map(K, V) the running end
+(u64), then all keys, then all values; LowCardinality(String) u64 version 1, u64 flags (index width, and bit 9: the keys
+follow), u64 number of keys, the keys as String, u64 rows, one index per row. Source: ClickHouse,
+`src/Formats/NativeWriter.cpp`, `src/DataTypes/Serializations/`; checked against what the engine itself writes in
+tests/hub/test_native.py.
 
 Pure. Data comes out as buffers, not joined: a fixed-width column of many pieces is never copied.
 """
@@ -21,11 +22,31 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.columns import LIST_ITEM, MAX_TEXT, NUMPY, Columns, ColumnValue, Dict, Lists, Text, join
+from protocol.columns import (
+    LIST_ITEM,
+    MAX_TEXT,
+    NUMPY,
+    Columns,
+    ColumnValue,
+    Dict,
+    Lists,
+    Maps,
+    Text,
+    Texts,
+    items_of,
+    join,
+)
 from protocol.schema import Column
 
 Buffer: TypeAlias = "bytes | memoryview"
 
+_CLASSES: dict[str, type] = {
+    **dict.fromkeys(LIST_ITEM, Lists),
+    "dict": Dict,
+    "text": Text,
+    "list_text": Texts,
+    "map": Maps,
+}
 _SHARED_KEYS = 1  # version of LowCardinality's serialization
 _HAS_KEYS = 1 << 9
 _INDEX = (("<u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))  # by the flags' low byte
@@ -51,19 +72,42 @@ def check(column: Column, value: ColumnValue | None, rows: int) -> None:
     """Raise ValueError where a value does not fit its column: in a block it would shift every later byte."""
     if value is None or len(value) != rows:
         raise ValueError(f"column {column.name} has {'no' if value is None else len(value)} rows where {rows} belong")
-    expected = {"dict": Dict, "text": Text, "list_u2": Lists, "list_u4": Lists}.get(column.wire, np.ndarray)
-    if not isinstance(value, expected):
+    if not isinstance(value, _CLASSES.get(column.wire, np.ndarray)):
         raise ValueError(f"column {column.name} ({column.wire}) holds a {type(value).__name__}")
     if isinstance(value, np.ndarray) and value.shape != ((rows, 16) if column.wire == "addr" else (rows,)):
         raise ValueError(f"column {column.name} has the shape {value.shape}")
-    if isinstance(value, Dict) and rows and int(value.codes.max()) >= len(value.values):
+    if isinstance(value, Dict):
+        _check_dict(column, value)
+    if isinstance(value, Text):
+        _check_text(column, value)
+    if isinstance(value, Lists):
+        _check_sum(column, value.lengths, len(value.values))
+    if isinstance(value, Texts):
+        _check_sum(column, value.counts, len(value.strings))
+        _check_text(column, value.strings)
+    if isinstance(value, Maps):
+        _check_sum(column, value.counts, len(value.keys))
+        _check_sum(column, value.counts, len(value.values))
+        _check_dict(column, value.keys)
+        _check_text(column, value.values)
+
+
+def _check_dict(column: Column, value: Dict) -> None:
+    if len(value) and int(value.codes.max()) >= len(value.values):
         raise ValueError(f"column {column.name} has a code beyond its {len(value.values)} strings")
-    if isinstance(value, Text) and rows and int(value.lengths.max()) > MAX_TEXT:
+
+
+def _check_text(column: Column, value: Text) -> None:
+    _check_sum(column, value.lengths, len(value.data))
+    if len(value.data) and int(value.lengths.max()) > MAX_TEXT:
         raise ValueError(f"column {column.name} has a string of {int(value.lengths.max())} bytes")
-    if isinstance(value, Text | Lists):
-        inside = value.data if isinstance(value, Text) else value.values
-        if int(value.lengths.sum(dtype=np.int64)) != len(inside):
-            raise ValueError(f"column {column.name} has {len(inside)} values, its lengths say otherwise")
+
+
+def _check_sum(column: Column, lengths: NDArray[Any], items: int) -> None:
+    one = len(lengths) > 0 and lengths.strides == (0,)  # the same in all rows: a column that was not sent
+    total = int(lengths[0]) * len(lengths) if one else int(lengths.sum(dtype=np.int64))
+    if total != items:
+        raise ValueError(f"column {column.name} has {items} values, its lengths say otherwise")
 
 
 def _view(array: NDArray[Any]) -> memoryview:
@@ -92,8 +136,18 @@ def _text(value: Text) -> list[Buffer]:
     return [_view(out)]
 
 
+def _ends(lengths: NDArray[Any]) -> memoryview:
+    return _view(np.cumsum(lengths, dtype="<u8"))
+
+
 def _lists(value: Lists, dtype: str) -> list[Buffer]:
-    return [_view(np.cumsum(value.lengths, dtype="<u8")), _view(value.values.astype(dtype, copy=False))]
+    return [_ends(value.lengths), _view(value.values.astype(dtype, copy=False))]
+
+
+def _keys(value: Dict) -> list[Buffer]:
+    """The strings of a dictionary written out, one per code."""
+    written = [string(text) for text in value.values]
+    return [b"".join([written[code] for code in value.codes.tolist()])]
 
 
 def _dict(value: Dict) -> list[Buffer]:
@@ -114,8 +168,18 @@ def column_data(column: Column, pieces: Sequence[ColumnValue]) -> list[Buffer]:
         return _text(joined)
     if isinstance(joined, Lists):
         return _lists(joined, LIST_ITEM[column.wire])
+    if isinstance(joined, Texts):
+        return [_ends(joined.counts), *_text(joined.strings)]
+    if isinstance(joined, Maps):
+        return [_ends(joined.counts), *_keys(joined.keys), *_text(joined.values)]
     assert isinstance(joined, Dict)
     return _dict(joined)
+
+
+def used(columns: Sequence[Column], parts: Sequence[Columns]) -> tuple[Column, ...]:
+    """The columns without those of lists and maps that are empty in every row of `parts`: their default is empty."""
+    ragged = ("list_text", "map", *LIST_ITEM)
+    return tuple(c for c in columns if c.wire not in ragged or any(items_of(part[c.name]) for part in parts))
 
 
 def block(columns: Sequence[Column], parts: Sequence[Columns], rows: int) -> list[Buffer]:

@@ -19,7 +19,7 @@ from scapy.layers.vxlan import VXLAN
 
 from agent.capture import Block, Interface
 from agent.decode.decoder import Decoder
-from protocol.columns import Columns, Dict, Lists, Text
+from protocol.columns import Columns, Dict, Lists, Maps, Text, Texts
 from protocol.schema import PACKETS, Has
 
 MACS = {"src": "00:01:02:03:04:05", "dst": "00:0a:0b:0c:0d:0e"}
@@ -56,6 +56,8 @@ def _values(value: Any) -> list[Any]:
     if isinstance(value, (Lists, Text)):
         data = value.values if isinstance(value, Lists) else value.data
         return [part.tolist() for part in np.split(data, np.cumsum(value.lengths[:-1]))] if len(value) else []
+    if isinstance(value, (Texts, Maps)):  # of the application: the decoder leaves them empty
+        return [value.counts[row] for row in range(len(value))]
     return [one.tobytes() for one in value] if value.ndim == 2 else value.tolist()
 
 

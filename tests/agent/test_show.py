@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent import show
 from agent.show import FIELDS, Memo, Ndjson, table
-from protocol.columns import LIST_ITEM, NUMPY, Columns, Dict, Lists, empty, text_of
+from protocol.columns import LIST_ITEM, NUMPY, Columns, Dict, Lists, empty, maps_of, text_of, texts_of
 from protocol.schema import PACKETS, Field, Has
 
 Row = dict[str, Any]
@@ -22,6 +22,10 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 def value_of(wire: str) -> st.SearchStrategy[Any]:
     if wire in ("dict", "text"):
         return names
+    if wire == "list_text":
+        return st.lists(names, max_size=3)
+    if wire == "map":
+        return st.dictionaries(names, names, max_size=2)
     if wire in LIST_ITEM:
         return st.lists(st.integers(0, np.iinfo(LIST_ITEM[wire]).max), max_size=3)
     if wire == "addr":
@@ -44,6 +48,10 @@ def columns_of(made: list[Row]) -> Columns:
             columns[column.name] = Dict(np.array([words.index(v) for v in values], dtype="<u4"), words)
         elif column.wire == "text":
             columns[column.name] = text_of(values)
+        elif column.wire == "list_text":
+            columns[column.name] = texts_of(values)
+        elif column.wire == "map":
+            columns[column.name] = maps_of(values)
         elif column.wire in LIST_ITEM:
             flat = np.array([item for v in values for item in v], dtype=LIST_ITEM[column.wire])
             columns[column.name] = Lists(np.array([len(v) for v in values], dtype="u1"), flat)
@@ -56,8 +64,11 @@ def columns_of(made: list[Row]) -> Columns:
 
 def naive(field: Field, row: Row) -> Any:
     value = row[field.column]
-    if row["layers"] & field.need != field.need or value in ("", []):
+    if row["layers"] & field.need != field.need or value in ("", [], {}):
         return None
+    if field.kind == "uints" and field.bits:
+        chosen = [v >> field.shift & (1 << field.bits) - 1 for v in value if v & field.only == field.only]
+        return chosen or None
     if field.kind == "time":
         printed = value + (1 << 64) * 1000 if value < 0 else value  # as the file had it: unsigned microseconds
         return f"{printed // 10**9}.{printed % 10**9:09d}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from hub.query.filter import PROTOCOLS, And, Compare, Member, Node, Not, Or, Present
 from hub.store.books import Entry
-from protocol.columns import NUMPY, Columns, Dict, Lists, empty, text_of
+from protocol.columns import NUMPY, Columns, Dict, Lists, empty, maps_of, text_of, texts_of
 from protocol.messages import Batch
 from protocol.schema import TABLES, Field, Has, fields_of
 
@@ -31,7 +31,15 @@ def columns_of(table: str, rows: Sequence[Row]) -> Columns:
     """The columns of rows; a column that no row names is empty."""
     columns: Columns = {}
     for column in TABLES[table].columns:
-        zero = {"addr": bytes(16), "dict": "", "text": "", "list_u2": [], "list_u4": []}.get(column.wire, 0)
+        zero = {
+            "addr": bytes(16),
+            "dict": "",
+            "text": "",
+            "list_u2": [],
+            "list_u4": [],
+            "list_text": [],
+            "map": {},
+        }.get(column.wire, 0)
         values = [row.get(column.name, zero) for row in rows]
         if column.wire == "addr":
             columns[column.name] = np.frombuffer(b"".join(values), np.uint8).reshape(len(rows), 16)
@@ -40,6 +48,10 @@ def columns_of(table: str, rows: Sequence[Row]) -> Columns:
             columns[column.name] = Dict(np.array([known.index(v) for v in values], "<u4"), known)
         elif column.wire == "text":
             columns[column.name] = text_of(values)
+        elif column.wire == "list_text":
+            columns[column.name] = texts_of(values)
+        elif column.wire == "map":
+            columns[column.name] = maps_of(values)
         elif column.wire.startswith("list"):
             item = "<u2" if column.wire == "list_u2" else "<u4"
             flat = [v for value in values for v in value]
@@ -73,14 +85,19 @@ def values(field: Field, row: Mapping[str, Any]) -> list[Any]:
     if field.kind == "text":
         return [raw] if raw else []
     if field.kind == "uints":
+        chosen = [v for v in raw if v & field.only == field.only]
+        return [v >> field.shift & (1 << field.bits) - 1 for v in chosen] if field.bits else chosen
+    if field.kind == "texts":
         return list(raw)
+    if field.kind == "map":
+        return list(raw.values())
     if field.kind == "bool":
         return [raw >> field.shift & 1]
     if field.kind == "seconds":
         return [raw] if raw >= 0 else []
     if field.kind == "ip":
         found = IPv6Address(raw)
-        four = field.need & (Has.IPV4 | Has.ARP_IPV4) or (field.need & Has.TUNNEL and found.ipv4_mapped)
+        four = field.need & (Has.IPV4 | Has.ARP_IPV4) or (field.need & Has.TUNNEL_IP and found.ipv4_mapped)
         return [found.ipv4_mapped if four else found]
     return [raw]
 
@@ -92,8 +109,10 @@ def shown(field: Field, row: Mapping[str, Any]) -> Any:
         return None
     value = found[0]
     match field.kind:
-        case "uints":
+        case "uints" | "texts":
             return found
+        case "map":
+            return row[field.column]
         case "time":
             printed = value + (1 << 64) * 1000 if value < 0 else value  # as the file had it: unsigned microseconds
             return f"{Decimal(printed).scaleb(-9):.9f}"

@@ -81,6 +81,9 @@ NUMBERS = (0, 1, 2, 53, 80, 255)
         ("((tcp)||(udp))&&not(arp)", "(tcp or udp) and not arp"),
         ("nodetap.epoch == 00112233445566aa", "nodetap.epoch == 00112233445566aa"),
         ("vlan.id all_eq 3", "vlan.id === 3"),
+        ("dns and not tls or http2", "dns and not tls or http2"),
+        ("dns.qry.name contains example", 'dns.qry.name contains "example"'),
+        ("http.host in {a.example, 'b c'}", 'http.host in {"a.example", "b c"}'),
     ],
 )
 def test_accepted(text: str, printed: str) -> None:
@@ -176,8 +179,9 @@ def literals(kind: str, name: str) -> st.SearchStrategy[Any]:
         return v6 | st.ip_addresses(v=6)
     if kind == "ip":
         return v4 | st.ip_addresses(v=4)
+    texts = st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
     return {
-        "text": st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+        **dict.fromkeys(("text", "texts", "map"), texts),
         "bool": st.integers(0, 1),
         "time": st.integers(NOW - 5, NOW + 5) | st.integers(-(1 << 63), (1 << 63) - 1),
         "seconds": st.integers(-3, 3),
@@ -202,7 +206,7 @@ def comparisons(draw: st.DrawFn, table: str) -> Node:
                 (value, draw(st.integers(0, 32))), strict=False
             )
         return Compare(target, operator, value)
-    ranges = target.kind not in ("text", "bool", "epoch")
+    ranges = target.kind not in ("text", "texts", "map", "bool", "epoch")
     items = draw(
         st.lists(st.tuples(one, one if ranges else st.none()) | st.tuples(one, st.none()), min_size=1, max_size=4)
     )
@@ -237,7 +241,7 @@ def random_rows(table: str, count: int, seed: int) -> list[Row]:
     picks = {"u1": 255, "u2": 65535, "u4": (1 << 32) - 1, "u8": (1 << 64) - 1}
 
     def layers() -> int:
-        bits = dice.getrandbits(29)
+        bits = dice.getrandbits(max(Has).bit_length())
         version = dice.choice((Has.IPV4, Has.IPV6, Has.ARP_IPV4, Has(0)))
         return bits & ~int(Has.IPV4 | Has.IPV6 | Has.ARP_IPV4) | int(version)
 
@@ -251,6 +255,12 @@ def random_rows(table: str, count: int, seed: int) -> list[Row]:
             return address(dice.choice(pool))
         if column.wire in ("dict", "text"):
             return dice.choice(TEXTS)
+        if column.wire == "list_text":
+            return [dice.choice(TEXTS) for _ in range(dice.randrange(4))]
+        if column.wire == "map":
+            return {dice.choice(TEXTS): dice.choice(TEXTS) for _ in range(dice.randrange(3))}
+        if column.name == "dns_flags":
+            return [dice.getrandbits(16) for _ in range(dice.randrange(4))]
         if column.wire.startswith("list"):
             return [dice.choice(NUMBERS) for _ in range(dice.randrange(4))]
         if column.name in ("time", "start", "end"):

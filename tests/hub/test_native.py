@@ -15,7 +15,22 @@ from hypothesis import strategies as st
 from store_rows import packet_columns
 
 from hub.store import ddl, native
-from protocol.columns import LIST_ITEM, MAX_TEXT, NUMPY, ColumnValue, Dict, Lists, Text, cut, text_of
+from protocol.columns import (
+    LIST_ITEM,
+    MAX_TEXT,
+    NUMPY,
+    ColumnValue,
+    Dict,
+    Lists,
+    Maps,
+    Text,
+    Texts,
+    cut,
+    empty,
+    maps_of,
+    text_of,
+    texts_of,
+)
 from protocol.schema import PACKETS, Column
 
 TYPES = {
@@ -29,6 +44,8 @@ TYPES = {
     "text": "String",
     "list_u2": "Array(UInt16)",
     "list_u4": "Array(UInt32)",
+    "list_text": "Array(String)",
+    "map": "Map(String, String)",
 }
 
 
@@ -70,6 +87,13 @@ def texts(value: ColumnValue) -> list[str]:
         return [
             "[" + ",".join(map(str, value.values[e - n : e])) + "]" for e, n in zip(ends, value.lengths, strict=True)
         ]
+    if isinstance(value, Texts | Maps):
+        items = [f"'{text}'" for text in texts(value.strings if isinstance(value, Texts) else value.values)]
+        if isinstance(value, Maps):
+            items = [f"'{key}':{item}" for key, item in zip(texts(value.keys), items, strict=True)]
+        ends = np.cumsum(value.counts, dtype=int)
+        rows = [",".join(items[e - n : e]) for e, n in zip(ends, value.counts, strict=True)]
+        return [f"[{row}]" if isinstance(value, Texts) else f"{{{row}}}" for row in rows]
     if value.ndim == 2:
         return [_address(row.tobytes()) for row in value]
     return [str(v) for v in value.tolist()]
@@ -98,6 +122,11 @@ def values(draw: st.DrawFn, wire: str, rows: int) -> ColumnValue:
     if wire == "text":
         sizes = st.sampled_from([0, 1, 127, 128, 129, 300, MAX_TEXT])
         return text_of(draw(st.lists(sizes.map("é".__mul__) | st.text(max_size=20), min_size=rows, max_size=rows)))
+    words = st.text(st.characters(categories=["L", "N"]), max_size=5)  # nothing the engine would escape
+    if wire == "list_text":
+        return texts_of(draw(st.lists(st.lists(words, max_size=3), min_size=rows, max_size=rows)))
+    if wire == "map":
+        return maps_of(draw(st.lists(st.dictionaries(words, words, max_size=3), min_size=rows, max_size=rows)))
     top = int(np.iinfo(LIST_ITEM[wire]).max)
     lists = draw(st.lists(st.lists(st.integers(0, top), max_size=3), min_size=rows, max_size=rows))
     flat = [n for item in lists for n in item]
@@ -166,11 +195,23 @@ def test_a_broadcast_value_is_written_once_per_row(scratch: Scratch) -> None:
         ("text", Text(np.array([1, 1, 1], dtype="<u4"), np.zeros(2, dtype=np.uint8))),
         ("text", Text(np.array([MAX_TEXT + 1, 0, 0], dtype="<u4"), np.zeros(MAX_TEXT + 1, dtype=np.uint8))),
         ("list_u2", Lists(np.array([1, 1, 1], dtype="u1"), np.zeros(4, dtype="<u2"))),
+        ("list_text", Texts(np.array([1, 1, 1], dtype="u1"), text_of(["a", "b"]))),
+        ("list_text", Texts(np.array([1, 0, 0], dtype="u1"), Text(np.array([2]), np.zeros(1, dtype="u1")))),
+        ("map", Maps(np.array([1, 0, 0], dtype="u1"), Dict(np.array([0, 0]), ("k",)), text_of(["v"]))),
+        ("map", Maps(np.array([1, 0, 0], dtype="u1"), Dict(np.array([1]), ("k",)), text_of(["v"]))),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(wire: str, value: ColumnValue | None) -> None:
     with pytest.raises(ValueError, match="column c "):
         native.check(Column("c", wire, TYPES[wire], ""), value, 3)
+
+
+def test_lists_and_maps_without_a_value_are_left_to_their_default() -> None:
+    nothing = {c.name: empty(c, 2) for c in PACKETS.columns}
+    something = nothing | {"dns_qry_name": texts_of([[""], []]), "l7_fields": maps_of([{}, {"k": "v"}])}
+    used = {column.name for column in native.used(PACKETS.columns, [nothing, something])}
+    ragged = {c.name for c in PACKETS.columns if c.wire in ("list_u2", "list_u4", "list_text", "map")}
+    assert used == {c.name for c in PACKETS.columns} - ragged | {"dns_qry_name", "l7_fields"}
 
 
 def test_every_column_of_the_schema_has_its_clickhouse_type() -> None:

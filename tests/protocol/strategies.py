@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from protocol.columns import LIST_ITEM, NUMPY, Columns, ColumnValue, Dict, Lists, Text, text_of
+from protocol.columns import (
+    LIST_ITEM,
+    NUMPY,
+    Columns,
+    ColumnValue,
+    Dict,
+    Lists,
+    Maps,
+    Text,
+    Texts,
+    maps_of,
+    text_of,
+    texts_of,
+)
 from protocol.messages import (
     Ack,
     Batch,
@@ -76,6 +89,10 @@ def values_of(column: Column, rows: int) -> st.SearchStrategy[ColumnValue]:
         return st.lists(STRINGS, min_size=rows, max_size=rows).map(text_of)
     if column.wire in LIST_ITEM:
         return ragged(column.wire, rows)
+    if column.wire == "list_text":
+        return st.lists(st.lists(STRINGS, max_size=4), min_size=rows, max_size=rows).map(texts_of)
+    if column.wire == "map":
+        return st.lists(st.dictionaries(STRINGS, STRINGS, max_size=3), min_size=rows, max_size=rows).map(maps_of)
     return integers(column.wire, rows)
 
 
@@ -96,6 +113,11 @@ def to_list(value: ColumnValue) -> list[Any]:
     if isinstance(value, Lists):
         edges = np.cumsum([0, *value.lengths.tolist()]).tolist()
         return [value.values[a:b].tolist() for a, b in itertools.pairwise(edges)]
+    if isinstance(value, Texts | Maps):
+        edges = np.cumsum([0, *value.counts.tolist()]).tolist()
+        strings = to_list(value.strings if isinstance(value, Texts) else value.values)
+        items = strings if isinstance(value, Texts) else list(zip(to_list(value.keys), strings, strict=True))
+        return [items[a:b] for a, b in itertools.pairwise(edges)]
     return [tuple(row) if value.ndim == 2 else row for row in value.tolist()]
 
 

@@ -17,14 +17,19 @@ from protocol.columns import (
     MAX_TEXT,
     Dict,
     Lists,
+    Maps,
     Text,
+    Texts,
+    absent,
     cut,
     empty,
     join,
+    maps_of,
     pack_column,
     pack_columns,
     take,
     text_of,
+    texts_of,
     unpack_column,
     unpack_columns,
 )
@@ -32,7 +37,7 @@ from protocol.errors import LocalError, WrongBatch
 from protocol.limits import MAX_ROWS
 from protocol.schema import TABLES, Column
 
-KINDS = ("u1", "u2", "u4", "u8", "i8", "addr", "dict", "text", "list_u2", "list_u4")
+KINDS = ("u1", "u2", "u4", "u8", "i8", "addr", "dict", "text", "list_u2", "list_u4", "list_text", "map")
 COLUMNS = {kind: Column("c", kind, "", "") for kind in KINDS}
 
 
@@ -170,6 +175,16 @@ WRONG_VALUES: dict[str, tuple[str, Any]] = {
     "text not UTF-8": ("text", Text(np.array([1, 1], "<u4"), np.frombuffer("é".encode(), np.uint8))),
     "list of 256": ("list_u2", Lists(np.array([256]), np.zeros(256, "<u2"))),
     "list short": ("list_u2", Lists(np.array([2], "u1"), np.zeros(1, "<u2"))),
+    "counts short": ("list_text", Texts(np.array([2], "u1"), text_of(["a"]))),
+    "counts of 256": ("list_text", Texts(np.array([256]), text_of(["a"] * 256))),
+    "texts not UTF-8": (
+        "list_text",
+        Texts(np.array([2], "u1"), Text(np.array([1, 1]), np.frombuffer(b"\xc3\xa9", "u1"))),
+    ),
+    "texts short": ("list_text", Texts(np.array([1], "u1"), Text(np.array([3]), np.zeros(2, "u1")))),
+    "pairs short": ("map", Maps(np.array([2], "u1"), Dict(np.array([0]), ("k",)), text_of(["v"]))),
+    "key without value": ("map", Maps(np.array([1], "u1"), Dict(np.array([0, 0]), ("k",)), text_of(["v"]))),
+    "key beyond": ("map", Maps(np.array([1], "u1"), Dict(np.array([1]), ("k",)), text_of(["v"]))),
     "list item": ("list_u2", Lists(np.array([1], "u1"), np.array([65536]))),
 }
 
@@ -261,6 +276,23 @@ LIES: list[tuple[str, Any, str]] = [
     ("list_u2", ["list", b"\xff\xff", bytes(2)], "bad_column"),
     ("list_u4", ["list", b"\1", bytes(4)], "bad_column"),
     ("list_u4", ["list", [1, 0], bytes(4)], "bad_column"),
+    ("list_text", ["text", bytes(8), b""], "bad_column"),
+    ("list_text", ["texts", b"\1\0", bytes(4)], "bad_column"),
+    ("list_text", ["texts", b"\1", bytes(4), b""], "bad_column"),
+    ("list_text", ["texts", b"\1\1", bytes(4), b""], "bad_column"),
+    ("list_text", ["texts", b"\1\0", b"\1\0\0\0", b""], "bad_column"),
+    ("list_text", ["texts", b"\1\0", b"\1\0\0\0", b"\xff"], "bad_utf8"),
+    ("list_text", ["texts", b"\1\1", b"\1\0\0\0\1\0\0\0", "é".encode()], "bad_utf8"),
+    ("list_text", ["texts", b"\1\0", b"\xff\xff\0\0", b""], "too_large"),
+    ("list_text", ["texts", "\1\0", bytes(4), b""], "bad_column"),
+    ("map", ["map", b"\1\0", 1, b"\0", ["k"], bytes(4)], "bad_column"),
+    ("map", ["map", b"\1\0", 1, b"\1", ["k"], bytes(4), b""], "bad_column"),
+    ("map", ["map", b"\1\0", 3, b"\0", ["k"], bytes(4), b""], "bad_column"),
+    ("map", ["map", b"\1\0", 1, b"\0\0", ["k"], bytes(4), b""], "bad_column"),
+    ("map", ["map", b"\1\0", 1, b"\0", [], bytes(4), b""], "bad_column"),
+    ("map", ["map", b"\1\0", 1, b"\0", [b"k"], bytes(4), b""], "bad_utf8"),
+    ("map", ["map", b"\1\0", 1, b"\0", ["k"], b"\1\0\0\0", b"\xff"], "bad_utf8"),
+    ("map", ["map", b"\1\1", 1, b"\0", ["k"], bytes(4), b""], "bad_column"),
 ]
 
 
@@ -371,6 +403,10 @@ def test_columns_that_are_not_sent_take_no_memory(table: Any) -> None:
         ("text", ["text", b"\xff\0\0\0" * MAX_ROWS, b"\xc3\xa9" * (255 * MAX_ROWS // 2)]),
         ("text", ["text", b"\xff\xff\0\0" * MAX_ROWS, b""]),
         ("list_u4", ["list", b"\xff" * MAX_ROWS, b""]),
+        ("list_text", ["texts", b"\x08" * MAX_ROWS, bytes(4 * 8 * MAX_ROWS), b""]),
+        ("list_text", ["texts", b"\x08" * MAX_ROWS, b"\2\0\0\0" * (8 * MAX_ROWS), "é".encode() * (8 * MAX_ROWS)]),
+        ("list_text", ["texts", b"\xff" * MAX_ROWS, b"", b""]),
+        ("map", ["map", b"\x08" * MAX_ROWS, 1, bytes(8 * MAX_ROWS), ["k"], bytes(4 * 8 * MAX_ROWS), b""]),
         ("list_u4", ["list", b"\xff" * 4096 + bytes(MAX_ROWS - 4096), bytes(4 * 255 * 4096)]),
     ],
 )
@@ -387,7 +423,7 @@ def test_what_was_read_cannot_be_written() -> None:
     for kind in KINDS:
         value = empty(COLUMNS[kind], 3)
         back = unpack_column(COLUMNS[kind], pack_column(COLUMNS[kind], value), 3)
-        first = {Dict: "codes", Text: "lengths", Lists: "lengths"}.get(type(back))
+        first = {Dict: "codes", Text: "lengths", Lists: "lengths", Texts: "counts", Maps: "counts"}.get(type(back))
         array = getattr(back, first) if first else back
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
@@ -395,6 +431,48 @@ def test_what_was_read_cannot_be_written() -> None:
     assert isinstance(delta, np.ndarray)
     with pytest.raises(ValueError, match="read-only"):
         delta[0] = 1
+
+
+def test_what_is_empty_in_every_row_is_not_sent() -> None:
+    for table in TABLES.values():
+        assert pack_columns(table, {c.name: empty(c, 1000) for c in table.columns}) == {}
+        assert pack_columns(table, {c.name: absent(c, 1000) for c in table.columns}) == {}
+    columns = {c.name: empty(c, 2) for c in TABLES["packets"].columns}
+    columns["dns_qry_name"] = texts_of([[], [""]])  # one empty string is something
+    columns["info"] = text_of(["", "x"])
+    columns["l7"] = Dict(np.array([1, 1], "<u4"), ("", "DNS"))
+    columns["ttl"] = np.array([0, 64], "u1")
+    packed = pack_columns(TABLES["packets"], columns)
+    assert sorted(packed) == ["dns_qry_name", "info", "l7", "ttl"]
+    back, _ = unpack_columns(TABLES["packets"], packed, 2)
+    assert {k: to_list(v) for k, v in back.items()} == {k: to_list(v) for k, v in columns.items()}
+
+
+def test_lengths_that_promise_more_than_nothing_are_our_own_mistake() -> None:
+    columns = {c.name: empty(c, 2) for c in TABLES["packets"].columns}
+    for name, lie in {
+        "info": Text(np.array([1, 0], "<u4"), np.zeros(0, "u1")),
+        "vlan_id": Lists(np.array([1, 0], "u1"), np.zeros(0, "<u2")),
+        "dns_qry_name": Texts(np.array([1, 0], "u1"), text_of([])),
+        "l7_fields": Maps(np.array([1, 0], "u1"), Dict(np.zeros(0, "<u4"), ()), text_of([])),
+        "l7": Dict(np.array([1, 0], "<u4"), ("",)),
+    }.items():
+        with pytest.raises(LocalError, match=name):
+            pack_columns(TABLES["packets"], {**columns, name: lie})
+
+
+def test_too_many_strings_are_refused_before_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocol.columns.MAX_ITEMS", 3)
+    with pytest.raises(WrongBatch) as caught:
+        unpack_column(COLUMNS["list_text"], ["texts", b"\2\2", bytes(16), b""], 2)
+    assert caught.value.code == "too_large"
+    with pytest.raises(LocalError, match="limit"):
+        pack_column(COLUMNS["list_text"], texts_of([["a", "b"], ["c", "d"]]))
+
+
+def test_a_row_has_at_most_255_strings() -> None:
+    assert [len(row) for row in to_list(texts_of([["x"] * 300, ["y"]]))] == [255, 1]
+    assert [len(row) for row in to_list(maps_of([{str(i): "x" for i in range(300)}, {"y": "z"}]))] == [255, 1]
 
 
 def test_lists_hold_up_to_255_values() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from protocol import limits
 from protocol.codec import WINDOW_LOG, encode
-from protocol.columns import MAX_DICT, MAX_TEXT, Dict, Lists, pack_column, text_of
+from protocol.columns import MAX_DICT, MAX_ITEMS, MAX_TEXT, Dict, Lists, maps_of, pack_column, text_of, texts_of
 from protocol.errors import CODES
 from protocol.ledger import DISCARDED, LOST
 from protocol.messages import MESSAGES, Echo
@@ -65,6 +65,7 @@ def _limits() -> str:
     rows += [
         ["`MAX_TEXT`", f"{MAX_TEXT:,}", "One string of a column, bytes."],
         ["`MAX_DICT`", f"{MAX_DICT:,}", "Strings of one dict column in one batch."],
+        ["`MAX_ITEMS`", f"{MAX_ITEMS:,}", "Strings of one list_text column, pairs of one map column, in one batch."],
         ["`WINDOW_LOG`", str(WINDOW_LOG), "Largest zstd window, as a power of two."],
     ]
     return _rows("limit | value | of what", rows)
@@ -114,6 +115,8 @@ EXAMPLES = {
     "list": msgpack.packb(
         pack_column(_column("list_u2"), Lists(np.array([0, 2, 1], "u1"), np.array([5, 7, 9], "<u2")))
     ),
+    "texts": msgpack.packb(pack_column(_column("list_text"), texts_of([["hi", "é"], []]))),
+    "map": msgpack.packb(pack_column(_column("map"), maps_of([{"q": "GET"}, {}]))),
 }
 
 
