@@ -1,0 +1,75 @@
+"""DNS over TCP: messages behind their lengths of two bytes (RFC 1035, 4.2.2; RFC 7766), several to a segment or over
+several segments."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.l7 import TCP, Conn, Heads, Summary
+from agent.l7.dns import HEADER, Found, plausible
+
+MESSAGES = 256  # most messages read of one segment
+
+
+class DnsTcpParser:
+    """Messages are reported in the segment that completes them.
+
+    `Conn.state` is what is still to come, each way, of a message that is longer than a connection may keep.
+    """
+
+    name = "dns-tcp"
+    transports = frozenset((TCP,))
+    stateful = True
+
+    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+        """A length of 12 or more before a DNS header: plausible on port 53; elsewhere sure, and the length right."""
+        size = heads.word(0, 2)
+        maybe, surely = plausible(heads, 2)
+        # A server may send the length alone first (RFC 7766, 8): the port, and that the segment is no more, say so.
+        alone = (heads.length == 2) & heads.port(53)
+        found: NDArray[np.bool_] = (size >= HEADER) & (
+            (maybe & heads.port(53)) | (surely & (size + np.uint64(2) == heads.length.astype(np.uint64))) | alone
+        )
+        return found
+
+    def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
+        """All messages that this segment completes."""
+        if conn.state is None:
+            conn.state = [0, 0]
+        skip = conn.state[side]
+        if skip:
+            conn.state[side] = max(0, skip - len(payload))
+            payload = payload[skip:]
+        found = Found()
+        rest = _messages(conn.join(side, payload), found)
+        if rest:
+            if not conn.keep(side, rest):
+                conn.state[side] = 2 + int.from_bytes(rest[:2]) - len(rest)
+            found.info.append(" (message continues)" if found.id else "DNS message (continues)")
+        return found.summary("DNS") if found.info else None
+
+
+def _messages(data: bytes, found: Found) -> bytes:
+    """Read the whole messages; the unfinished one behind them, empty where what is there is no DNS."""
+    pos, end = 0, len(data)
+    for _ in range(MESSAGES):
+        if pos >= end:
+            break
+        size = int.from_bytes(data[pos : pos + 2]) if pos + 2 <= end else 0xFFFF
+        if pos + 2 + size > end:
+            return data[pos:] if _begun(data, pos) else b""
+        if size < HEADER or not _begun(data, pos) or not found.message(data, pos + 2, pos + 2 + size):
+            break
+        pos += 2 + size
+    return b""
+
+
+def _begun(data: bytes, pos: int) -> bool:
+    """Whether the opcode and counts, as far as they are there, can be a DNS header's."""
+    if len(data) - pos < 8:
+        return True
+    return data[pos + 4] >> 3 & 15 in (0, 1, 2, 4, 5) and data[pos + 6] == 0
+
+
+PARSER = DnsTcpParser()
