@@ -219,6 +219,8 @@ class Hub:
         def ready() -> tuple[bool, str]:
             if ingest.draining:
                 return False, "draining"
+            if ingest.writer.failing:
+                return False, ingest.writer.failing
             return (True, "ready") if watchdog.ready else (False, "the writer does not get on")
 
         app = create_app(

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 HELLO_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
 """Seconds without any message after which a connection is a ghost; agents report every two."""
+MAX_ECHOES = 16
+"""Echoes of one agent that may be unanswered; agents ask one at a time."""
+MAX_REJECTED = 1024
+"""Batches of one connection that were refused once and not sent again; agents send them again at once."""
 SEND_TIMEOUT = 10.0
 """Seconds for which a message to an agent may wait for its socket."""
 
@@ -57,6 +61,8 @@ class Session:
         self.leaving = False
         self._socket = socket
         self._rejected: set[tuple[int, int]] = set()
+        self._echoes = 0
+        self._granted = (0, 0)
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue(maxsize=256)
         self._handlers: dict[type, Callable[[Any, int], None]] = {
             Batch: self._on_batch,
@@ -105,7 +111,7 @@ class Session:
         )
         if isinstance(older, Session):
             self.ingest.spawn(older.supersede())
-        window = self.ingest.window()
+        window = self._grant()
         await self._send(
             Welcome(
                 version=version,
@@ -202,7 +208,7 @@ class Session:
     def _take(self, message: Batch | Tombstone, size: int) -> None:
         if message.agent != self.agent:
             raise RemoteError("wrong_agent", f"a batch of {message.agent[:60]!r} from {self.agent!r}")
-        batches, window = self.ingest.window()
+        batches, window = self._granted
         if self.outstanding > 2 * batches or self.outstanding_bytes > 2 * window + size:
             raise RemoteError("out_of_window", f"{self.outstanding} batches outstanding, {batches} are allowed")
         fate = self.ingest.register.receiver(self.agent, message.epoch).offer(message.seq)
@@ -221,10 +227,13 @@ class Session:
         self.ingest.register.status(self.agent, status, time_ns())
 
     def _on_echo(self, echo: Echo, size: int) -> None:
-        loop = asyncio.get_running_loop()
+        self._echoes += 1
+        if self._echoes > MAX_ECHOES:
+            raise RemoteError("out_of_window", f"{self._echoes} echoes unanswered")
 
         def answer() -> None:
-            loop.call_soon_threadsafe(self.post, EchoReply(echo.id, time_ns()))
+            self._echoes -= 1
+            self.post(EchoReply(echo.id, time_ns()))
 
         self.ingest.writer.put(Work(None, echo=answer))
 
@@ -239,16 +248,25 @@ class Session:
         self.outstanding -= 1
         self.outstanding_bytes -= work.size
 
+    def _grant(self) -> tuple[int, int]:
+        """The window as it is now. The largest one granted is what the agent is held to: it learns of others late."""
+        window = self.ingest.window()
+        self._granted = max(self._granted[0], window[0]), max(self._granted[1], window[1])
+        return window
+
     def acknowledge(self, epoch: int, kept: list[int] | None = None) -> None:
         """Tell the agent what is durable of an epoch."""
         watermark, held = self.ingest.register.receiver(self.agent, epoch).position()
-        batches, size = self.ingest.window()
+        batches, size = self._grant()
         self.post(Ack(epoch, watermark, held, batches, size, kept or []))
 
     def reject(self, message: Batch | Tombstone, code: str, detail: str) -> None:
         """Tell the agent that one batch cannot be taken; the second time it is final."""
         key = (message.epoch, message.seq)
         final = key in self._rejected
-        self._rejected.add(key)
+        self._rejected ^= {key}  # what is final need not be remembered
+        if len(self._rejected) > MAX_REJECTED:
+            self.log.warning("agent sends too much that cannot be taken", batches=len(self._rejected))
+            self.abort()
         self.log.error("batch refused", seq=message.seq, code=code, detail=detail, final=final)
         self.post(Reject(message.epoch, message.seq, code, detail[:500], int(final)))

@@ -6,6 +6,7 @@ large; an echo goes through the same queue, so that its reply proves that the wr
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -64,6 +65,9 @@ class Writer(threading.Thread):
         self._news = threading.Condition()
         self._ending = False
         self._busy_since: float | None = None
+        self._hang = os.environ.get("NODETAP_FAILPOINT") == "ingest_hang"  # for tests: takes work, finishes none
+        self.failing = ""
+        """Why the store cannot be written to now; empty where it can."""
 
     def put(self, work: Work) -> None:
         """Queue one thing; never waits (the windows bound what may come)."""
@@ -86,7 +90,7 @@ class Writer(threading.Thread):
         return len(self._queue)
 
     def stuck_for(self) -> float:
-        """Seconds since the writer last finished something while there was something to do."""
+        """Seconds since the writer last gave a sign while there was something to do; a failed try is one."""
         since = self._busy_since
         return 0.0 if since is None else monotonic() - since
 
@@ -123,6 +127,8 @@ class Writer(threading.Thread):
         return works
 
     def _commit(self, works: Sequence[Work]) -> Outcome:
+        while self._hang:
+            threading.Event().wait(RETRY)
         outcome = Outcome(works=list(works))
         entries: list[tuple[Work, Entry]] = []
         for work in works:
@@ -132,6 +138,9 @@ class Writer(threading.Thread):
                 entries.append((work, self._entry(work, outcome)))
             except WrongBatch as error:
                 outcome.refused.append((work, error.code, error.detail))
+            except Exception as error:
+                self._log.exception("bug while unpacking a batch", agent=work.message.agent, seq=work.message.seq)
+                outcome.refused.append((work, "poison", repr(error)))
         if entries:
             self._store_all(entries, outcome)
         return outcome
@@ -145,19 +154,37 @@ class Writer(threading.Thread):
         return Entry(work.message, columns, work.node, work.source, work.session)
 
     def _store_all(self, entries: list[tuple[Work, Entry]], outcome: Outcome) -> None:
-        """Commit; a batch that the store cannot take is set apart, a store that cannot take anything is asked again."""
+        """Commit; a batch that the store cannot take is set apart, a store that cannot take anything is asked again.
+
+        Each time for half as much: an engine that runs out of space or memory may still have enough for less.
+        """
+        count = len(entries)
         while entries:
             try:
-                outcome.commit = self._store.commit([entry for _, entry in entries], time_ns())
-                outcome.stored.extend(entry for _, entry in entries)
-                return
+                outcome.commit = self._store.commit([entry for _, entry in entries[:count]], time_ns())
+                outcome.stored.extend(entry for _, entry in entries[:count])
+                entries = entries[count:]
+                self._works_again()
             except BadBatch as error:
                 bad = [work for work, entry in entries if entry is error.entry]
                 outcome.refused.extend((work, "poison", str(error)) for work in bad)
                 entries = [(work, entry) for work, entry in entries if entry is not error.entry]
             except StoreError as error:
-                self._log.error("cannot store; trying again", reason=str(error), retry_s=RETRY)
-                with self._news:
-                    if self._ending:
-                        return
+                count = max(1, count // 2)
+                if self._failed(str(error)):
+                    return
                 threading.Event().wait(RETRY)
+
+    def _failed(self, reason: str) -> bool:
+        """A try failed; said once per reason. Whether to give up, which is when the hub ends."""
+        if reason != self.failing:
+            self._log.error("cannot store; trying again", reason=reason, retry_s=RETRY)
+        self.failing = reason
+        with self._news:
+            self._busy_since = monotonic()
+            return self._ending
+
+    def _works_again(self) -> None:
+        if self.failing:
+            self._log.info("can store again", was=self.failing)
+            self.failing = ""
