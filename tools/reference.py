@@ -95,6 +95,23 @@ def ledger_page() -> str:
     )
 
 
+def link_page() -> str:
+    """The link's states: the table, and the diagram drawn from it."""
+    from agent.uplink import machine
+
+    events: dict[tuple[str, str], list[str]] = {}
+    for (old, event), (new, _) in machine.TABLE.items():
+        events.setdefault((str(old), str(new)), []).append(str(event))
+    arrows = [f"    {old} --> {new}: {', '.join(names)}" for (old, new), names in events.items()]
+    diagram = "\n".join(["stateDiagram-v2", f"    [*] --> {machine.FIRST[0]}", *arrows, "    stopped --> [*]"])
+    rows = [
+        (str(old), str(event), str(new), ", ".join(map(str, commands)))
+        for (old, event), (new, commands) in machine.TABLE.items()
+    ]
+    head = "# States of the link\n\nWhat is not in the table cannot happen; if it does, that is a bug, and it raises.\n"
+    return f"{head}\n```mermaid\n{diagram}\n```\n\n" + table(("state", "event", "next", "commands"), rows)
+
+
 def program_page(name: str, where: str) -> str:
     """One program's commands and options."""
     module, _, attribute = where.partition(":")
@@ -152,6 +169,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "fields.md": fields_page,
         "messages.md": messages_page,
         "ledger.md": ledger_page,
+        "link.md": link_page,
     }
     return made | {
         f"{name}.md": lambda name=name, where=where: program_page(name, where) for name, where in scripts.items()
