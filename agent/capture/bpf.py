@@ -92,7 +92,7 @@ def accept(snaplen: int) -> bytes:
 
 
 def only_interfaces(indexes: Iterable[int], program: bytes) -> bytes:
-    """`program`, for the frames of these interfaces; all others are rejected. Raises CaptureError where it is too long.
+    """`program`, for the frames of these interfaces; all others are rejected.
 
     Per interface a comparison and a long jump: conditional jumps reach no further than 255 instructions.
     """
@@ -101,10 +101,12 @@ def only_interfaces(indexes: Iterable[int], program: bytes) -> bytes:
     for number, index in enumerate(wanted):
         code.append(struct.pack("=HBBI", _JEQ, 0, 1, index))
         code.append(struct.pack("=HBBI", _JA, 0, 0, 2 * (len(wanted) - number - 1) + 1))
-    joined = b"".join(code) + REJECT + program
-    if len(joined) > 8 * MAX_INSTRUCTIONS:
-        raise CaptureError(f"the filter is too long for the kernel with {len(wanted)} interfaces: choose fewer")
-    return joined
+    return b"".join(code) + REJECT + program
+
+
+def fits(program: bytes) -> bool:
+    """Whether the kernel takes a program of this length."""
+    return len(program) <= 8 * MAX_INSTRUCTIONS
 
 
 class FrameFilter:

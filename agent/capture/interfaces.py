@@ -1,23 +1,25 @@
 """The network interfaces of this host, and choosing among them. Needs no rights.
 
-By ioctl (netdevice(7)), which asks the network namespace of the process: /sys shows that of whoever mounted it.
+By netlink and ioctl (netdevice(7)), which ask the network namespace of the process: /sys shows that of whoever mounted
+it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from agent.capture import CaptureError
+from agent.capture.netlink import Link, Links
 
-_IFF_UP = 0x1
-_SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFHWADDR = 0x8913, 0x8915, 0x8927
+_SIOCGIFADDR = 0x8915
 _LOOPBACK = 772
 
 LINKTYPES: dict[int, int] = {
@@ -48,13 +50,13 @@ class InterfaceInfo:
     hatype: int
 
 
-def _ask(sock: socket.socket, request: int, name: str) -> bytes | None:
-    """What follows the name in the answer to an interface ioctl (struct ifreq); None where there is no answer."""
+def _ipv4(sock: socket.socket, name: str) -> list[str]:
+    """The interface's first IPv4 address, where it has one."""
     try:
-        answer: bytes = fcntl.ioctl(sock, request, struct.pack("256s", name.encode()[:15]))
+        answer: bytes = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
     except OSError:
-        return None
-    return answer[16:]
+        return []
+    return [socket.inet_ntoa(answer[20:24])]  # struct ifreq: the name, a sockaddr_in
 
 
 def _ipv6() -> dict[str, list[str]]:
@@ -70,22 +72,32 @@ def _ipv6() -> dict[str, list[str]]:
     return found
 
 
+def of_link(link: Link, addresses: Iterable[str] = ()) -> InterfaceInfo:
+    """What capture has to know about a link."""
+    loopback, linktype = link.hatype == _LOOPBACK, LINKTYPES.get(link.hatype)
+    return InterfaceInfo(link.name, link.index, link.up, loopback, linktype, tuple(addresses), link.hatype)
+
+
 def list_interfaces() -> list[InterfaceInfo]:
-    """All interfaces of this network namespace, by index."""
+    """All interfaces of this network namespace, by index. Raises CaptureError where the kernel does not tell."""
     ipv6 = _ipv6()
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for index, name in sorted(socket.if_nameindex()):
-            kind, flags = _ask(sock, _SIOCGIFHWADDR, name), _ask(sock, _SIOCGIFFLAGS, name)
-            if kind is None or flags is None:  # it went away while we looked
-                continue
-            (hatype,) = struct.unpack_from("=H", kind)
-            up = bool(struct.unpack_from("=H", flags)[0] & _IFF_UP)
-            ipv4 = _ask(sock, _SIOCGIFADDR, name)
-            addresses = (*([socket.inet_ntoa(ipv4[4:8])] if ipv4 else []), *ipv6.get(name, []))
-            loopback = hatype == _LOOPBACK
-            found.append(InterfaceInfo(name, index, up, loopback, LINKTYPES.get(hatype), addresses, hatype))
-    return found
+    try:
+        with contextlib.closing(Links()) as links, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            return [of_link(link, [*_ipv4(sock, link.name), *ipv6.get(link.name, [])]) for link in links.ask()]
+    except OSError as error:
+        raise CaptureError(f"cannot list the interfaces: {error}") from None
+
+
+def matching(
+    interfaces: Iterable[InterfaceInfo], include: Sequence[str], exclude: Sequence[str] = ()
+) -> list[InterfaceInfo]:
+    """Those whose names match a glob of `include` and none of `exclude`."""
+    return [
+        interface
+        for interface in interfaces
+        if any(fnmatchcase(interface.name, glob) for glob in include)
+        and not any(fnmatchcase(interface.name, glob) for glob in exclude)
+    ]
 
 
 def choose(
@@ -98,12 +110,7 @@ def choose(
     """
     if interfaces is None:
         interfaces = list_interfaces()
-    chosen = [
-        interface
-        for interface in interfaces
-        if any(fnmatchcase(interface.name, glob) for glob in include)
-        and not any(fnmatchcase(interface.name, glob) for glob in exclude)
-    ]
+    chosen = matching(interfaces, include, exclude)
     for interface in chosen:
         if interface.linktype is None and interface.name in include:
             raise CaptureError(

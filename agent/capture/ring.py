@@ -1,73 +1,105 @@
 """Frames from the kernel: AF_PACKET rings on Linux, one ring per link type.
 
-A ring's filter fits one link type only. It is bound to its interface where one is chosen, else to all, with a test of
-the interface's index in front of the user's filter, so that what was not chosen never reaches the ring.
+A ring's filter fits one link type only. Where the source can only ever have one interface the ring is bound to that;
+else to all, with a test of the interface's index in front of the user's filter, so that what was not chosen never
+reaches the ring. The kernel tells when interfaces come, go or change their names, and the test is replaced: attaching
+a filter takes the place of the one before at once, no frame passes in between unseen (sk_attach_filter).
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Sequence
 
 from agent.capture import Block, CaptureError, Counters, Interface
-from agent.capture.bpf import REJECT, accept, compile_filter, only_interfaces
-from agent.capture.interfaces import InterfaceInfo, choose, list_interfaces
+from agent.capture.bpf import REJECT, accept, compile_filter, fits, only_interfaces
+from agent.capture.interfaces import InterfaceInfo, choose, matching, of_link
+from agent.capture.members import Members, sort_out
+from agent.capture.netlink import Links
 from agent.capture.tpacket import RETIRE_MS, Frames, Ring
 
-_OUTGOING = 4  # PACKET_OUTGOING
+MAX_NAMES = 60_000
+"""Interfaces that get a place of their own; a block has 16 bits for it. Later ones share one, called `OTHERS`."""
+OTHERS = "(others)"
+
 _MOST_FRAMES = 32768
 _DRAIN_SECONDS = 20 * RETIRE_MS / 1000
+_MOST_DEVICES = 3  # interfaces that libpcap is shown for a filter: any one that is up will do
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The interfaces of one ring, as arrays sorted by kernel index: place in the source's list, loopback or not."""
+class _Service:
+    """One ring and the interfaces of one link type that it serves."""
 
-    ifindex: NDArray[np.int32]
-    place: NDArray[np.uint16]
-    loopback: NDArray[np.bool_]
+    def __init__(self, linktype: int, members: Members, bpf: str | None, snaplen: int, single: bool) -> None:
+        self.linktype, self.members = linktype, members
+        self.ring: Ring
+        self._bpf, self._snaplen, self._single = bpf, snaplen, single
+        self._chosen = b""  # the user's filter
+        self._for_live = False  # ... was compiled for an interface that was up
 
-    @classmethod
-    def of(cls, chosen: Sequence[InterfaceInfo], first: int) -> Known:
-        """`chosen` are in order of their index; the first of them has place `first`."""
-        return cls(
-            np.array([interface.index for interface in chosen], dtype=np.int32),
-            np.arange(first, first + len(chosen), dtype=np.uint16),
-            np.array([interface.loopback for interface in chosen], dtype=np.bool_),
-        )
+    def open(self, ring_bytes: int) -> None:
+        """Make the ring. Raises CaptureError."""
+        self.ring = Ring(self._target(), self._program(), ring_bytes)
 
-    def find(self, ifindex: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """For each index its place in these arrays, and whether it is there at all."""
-        at = np.minimum(np.searchsorted(self.ifindex, ifindex), len(self.ifindex) - 1)
-        return at, self.ifindex[at] == ifindex
+    def follow(self) -> None:
+        """Serve the members that are there now."""
+        try:
+            self.ring.attach(self._program())
+        except OSError:  # too much for net.core.optmem_max
+            self._attach_plain()
+        if self._single and self.members.present:
+            with contextlib.suppress(OSError):  # it is gone again; the kernel will tell
+                self.ring.bind(self._target())
 
+    def _attach_plain(self) -> None:
+        """Without the test of the interface: what was not chosen is left out, and counted, in `sort_out`."""
+        try:
+            self.ring.attach(self._chosen)
+        except OSError as error:
+            raise CaptureError(f"the kernel refuses the filter: {error.strerror}; choose a shorter one") from None
 
-def sort_out(frames: Frames, known: Known) -> tuple[Frames, NDArray[np.uint16], dict[str, int]]:
-    """The frames that count, the place of each one's interface, and how many were discarded by reason.
+    @property
+    def wants_device(self) -> bool:
+        """Whether the filter was compiled while no interface was up: `vlan` primitives do not match then."""
+        return not self._for_live and any(member.up for member in self.members.present)
 
-    A frame on the loopback interface is seen twice, on its way out and in: the first is dropped.
-    """
-    at, there = known.find(frames.ifindex)
-    copy = there & known.loopback[at] & (frames.pkttype == _OUTGOING)
-    keep = there & ~copy
-    if keep.all():
-        return frames, known.place[at], {}
-    discarded = {"loopback_copy": int(copy.sum()), "unselected_interface": int((~there).sum())}
-    kept = Frames(**{field.name: getattr(frames, field.name)[keep] for field in fields(Frames)})
-    return kept, known.place[at[keep]], {reason: count for reason, count in discarded.items() if count}
+    def _target(self) -> int:
+        return self.members.present[0].index if self._single else 0
+
+    def _program(self) -> bytes:
+        if not self.members.present:
+            return REJECT
+        if not self._for_live:
+            self._compile()
+        if self._single:
+            return self._chosen
+        program = only_interfaces((member.index for member in self.members.present), self._chosen)
+        return program if fits(program) else self._chosen  # as in _attach_plain
+
+    def _compile(self) -> None:
+        if not self._bpf:
+            self._chosen, self._for_live = accept(self._snaplen), True
+            return
+        devices = [member.name for member in self.members.present if member.up][:_MOST_DEVICES]
+        for device in devices:
+            with contextlib.suppress(CaptureError):  # it is gone again, or the filter is wrong, as is told below
+                self._chosen = compile_filter(self._bpf, self.linktype, snaplen=self._snaplen, device=device)
+                self._for_live = True
+                return
+        self._chosen = compile_filter(self._bpf, self.linktype, snaplen=self._snaplen)
+        if not fits(self._chosen):
+            raise CaptureError(f"the filter {self._bpf!r} is too long for the kernel: choose a shorter one")
 
 
 class RingSource:
-    """Live frames of the interfaces that match the globs `include` and not `exclude`.
+    """Live frames of the interfaces that match the globs `include` and not `exclude`, as they come and go.
 
     `ring_bytes` is the kernel memory of each ring. `vlan` primitives in the filter work: where the kernel took the
-    tag off, the compiled program asks the kernel for it. Interfaces that appear later are not taken up yet.
+    tag off, the compiled program asks the kernel for it. An interface that comes back under its name keeps its place
+    in `interfaces`. `on_change(came, went)` is told the names of the interfaces that came and went after `open`.
     """
 
     live = True
@@ -84,11 +116,15 @@ class RingSource:
     ) -> None:
         self.interfaces: list[Interface] = []
         self.done = False
+        self.on_change: Callable[[list[str], list[str]], None] = lambda came, went: None
         self._include, self._exclude = include, exclude
         self._bpf, self._snaplen, self._ring_bytes, self._promisc = bpf, snaplen, ring_bytes, promisc
-        self._rings: list[tuple[Ring, Known]] = []
+        self._single = len(set(include)) == 1 and not set(include[0]) & set("*?[")
+        self._links: Links | None = None
+        self._services: list[_Service] = []
+        self._places: dict[tuple[str, int], int] = {}
         self._turn = 0
-        self._poll = select.poll()
+        self._epoll = select.epoll()
         self._stopping = 0.0  # when the drain gives up
         self._lock = threading.Lock()  # counters are asked from other threads
         self._discarded: dict[str, int] = {}
@@ -100,41 +136,88 @@ class RingSource:
 
     def open(self) -> None:
         """Start to capture. Raises NoRights, or CaptureError: no interface matches, or the filter is wrong."""
-        chosen = choose(list_interfaces(), self._include, self._exclude)
-        by_linktype: dict[int, list[InterfaceInfo]] = {}
-        for interface in chosen:
-            by_linktype.setdefault(interface.linktype or 0, []).append(interface)
         try:
-            for linktype, members in by_linktype.items():
-                self._open_ring(linktype, members)
+            self._links = Links()
+            links = [of_link(link) for link in self._links.ask()]
+            self._serve(choose(links, self._include, self._exclude))
         except CaptureError:
             self.close()
             raise
+        except OSError as error:
+            self.close()
+            raise CaptureError(f"cannot follow the interfaces: {error}") from None
+        self._epoll.register(self._links, select.EPOLLIN)
 
-    def _open_ring(self, linktype: int, members: Sequence[InterfaceInfo]) -> None:
-        alone = members[0].index if len(members) == 1 else 0
-        ring = Ring(alone, self._program(linktype, members), self._ring_bytes)
-        self._rings.append((ring, Known.of(members, len(self.interfaces))))
-        self.interfaces += [Interface(member.name, linktype) for member in members]
-        self._poll.register(ring.socket, select.POLLIN | select.POLLERR)
-        for member in members if self._promisc else ():
-            ring.promiscuous(member.index)
+    # -- interfaces ------------------------------------------------------------------------------------------------
 
-    def _program(self, linktype: int, members: Sequence[InterfaceInfo]) -> bytes:
-        if self._bpf:
-            up = [member.name for member in members if member.up]
-            device = up[0] if up else None
-            program = compile_filter(self._bpf, linktype, snaplen=self._snaplen, device=device)
-        else:
-            program = accept(self._snaplen)
-        return program if len(members) == 1 else only_interfaces((member.index for member in members), program)
+    def _follow(self) -> None:
+        """Where interfaces came or went, serve those that are there now."""
+        if self._links is None or not self._links.changed():
+            return
+        before = self._names()
+        self._serve(matching(map(of_link, self._links.ask()), self._include, self._exclude))
+        after = self._names()
+        if before != after:
+            self.on_change(sorted(after - before), sorted(before - after))
+
+    def _unfollow(self) -> None:
+        if self._links is not None:
+            self._links.close()
+            self._links = None
+
+    def _names(self) -> set[str]:
+        return {member.name for service in self._services for member in service.members.present}
+
+    def _serve(self, chosen: Sequence[InterfaceInfo]) -> None:
+        by_linktype: dict[int, list[InterfaceInfo]] = {service.linktype: [] for service in self._services}
+        for interface in chosen:
+            if interface.linktype is not None:
+                by_linktype.setdefault(interface.linktype, []).append(interface)
+        services = {service.linktype: service for service in self._services}
+        for linktype, present in by_linktype.items():
+            if linktype in services:
+                self._update(services[linktype], present)
+            else:
+                self._open_service(linktype, present)
+
+    def _open_service(self, linktype: int, present: Sequence[InterfaceInfo]) -> None:
+        members = Members(lambda name: self._place(name, linktype))
+        members.update(present, time.monotonic())
+        service = _Service(linktype, members, self._bpf, self._snaplen, self._single)
+        service.open(self._ring_bytes)
+        with self._lock:
+            self._services.append(service)
+        self._epoll.register(service.ring.socket, select.EPOLLIN | select.EPOLLERR)
+        self._listen_to_all(service)
+
+    def _update(self, service: _Service, present: Sequence[InterfaceInfo]) -> None:
+        if service.members.update(present, time.monotonic()) or service.wants_device:
+            service.follow()
+            self._listen_to_all(service)
+
+    def _listen_to_all(self, service: _Service) -> None:
+        for member in service.members.present if self._promisc else ():
+            with contextlib.suppress(OSError):  # it is gone again
+                service.ring.promiscuous(member.index)
+
+    def _place(self, name: str, linktype: int) -> int:
+        """An interface's place in the list, a new one where it has none."""
+        if len(self.interfaces) >= MAX_NAMES and (name, linktype) not in self._places:
+            name = OTHERS
+        if (name, linktype) not in self._places:
+            self._places[name, linktype] = len(self.interfaces)
+            self.interfaces.append(Interface(name, linktype))
+        return self._places[name, linktype]
+
+    # -- frames ----------------------------------------------------------------------------------------------------
 
     def next_block(self, timeout: float) -> Block | None:
         """The frames that are there, of one ring. None where none came in time or the source is done."""
         deadline = time.monotonic() + timeout
-        for ring, _ in self._rings:
-            ring.give_back()
+        for service in self._services:
+            service.ring.give_back()
         while not self.done:
+            self._follow()
             block = self._take()
             if block is not None:
                 if len(block):
@@ -147,25 +230,29 @@ class RingSource:
                 break
         return None
 
+    def fileno(self) -> int:
+        """For poll: readable while `next_block` has something to do."""
+        return self._epoll.fileno()
+
     def _take(self) -> Block | None:
         """What one of the rings holds, the rings in turn."""
-        for _ in self._rings:
-            self._turn = (self._turn + 1) % len(self._rings)
-            ring, known = self._rings[self._turn]
-            frames = ring.take(ring.blocks // 4, _MOST_FRAMES)
+        for _ in self._services:
+            self._turn = (self._turn + 1) % len(self._services)
+            service = self._services[self._turn]
+            frames = service.ring.take(service.ring.blocks // 4, _MOST_FRAMES)
             if frames is not None:
-                return self._block(ring, known, frames)
+                return self._block(service, frames)
         return None
 
-    def _block(self, ring: Ring, known: Known, frames: Frames) -> Block:
-        frames, iface, discarded = sort_out(frames, known)
+    def _block(self, service: _Service, frames: Frames) -> Block:
+        frames, iface, discarded = sort_out(frames, service.members.known)
         with self._lock:
             for reason, count in discarded.items():
                 self._discarded[reason] = self._discarded.get(reason, 0) + count
         if not len(iface):
-            ring.give_back()
+            service.ring.give_back()
         vlan = frames.vlan if (frames.vlan >= 0).any() else None
-        return Block(ring.data, frames.offset, frames.cap_len, frames.wire_len, frames.time, iface, vlan=vlan)
+        return Block(service.ring.data, frames.offset, frames.cap_len, frames.wire_len, frames.time, iface, vlan=vlan)
 
     def _wait(self, seconds: float) -> bool:
         """Until a ring may have something, at most so long; False where the time is over."""
@@ -173,51 +260,61 @@ class RingSource:
             return False
         if self._stopping:
             seconds = min(seconds, RETIRE_MS / 1000)
-        for fd, events in self._poll.poll(seconds * 1000):
-            if events & select.POLLERR:
+        for fd, events in self._epoll.poll(seconds):
+            if events & select.EPOLLERR:
                 self._heed_error(fd)
         return True
 
     def _heed_error(self, fd: int) -> None:
-        """An interface that goes down leaves an error on a socket bound to it; frames come again once it is up."""
-        ring = next(ring for ring, _ in self._rings if ring.socket.fileno() == fd)
-        error = ring.clear_error()
-        if error not in ("", "ENETDOWN"):
-            raise CaptureError(f"capture failed: {error}")
+        """An interface that goes leaves an error on a socket bound to it; frames come again once it is back."""
+        for service in self._services:
+            if service.ring.socket.fileno() == fd:
+                error = service.ring.clear_error()
+                if error not in ("", "ENETDOWN"):
+                    raise CaptureError(f"capture failed: {error}")
+
+    # -- counts and the end ----------------------------------------------------------------------------------------
 
     def counters(self) -> Counters:
         """The kernel's counts and ours, since the source was opened."""
         with self._lock:
             self._count()
-            packets = sum(ring.packets for ring, _ in self._rings)
-            return Counters(packets, sum(ring.dropped for ring, _ in self._rings), dict(self._discarded))
+            rings = [service.ring for service in self._services]
+            return Counters(
+                sum(ring.packets for ring in rings), sum(ring.dropped for ring in rings), dict(self._discarded)
+            )
 
     def _count(self) -> None:
-        for ring, _ in self._rings:
-            if ring.socket.fileno() >= 0:
-                ring.count()
+        for service in self._services:
+            if service.ring.socket.fileno() >= 0:
+                service.ring.count()
 
     def stop(self) -> None:
         """Reject everything from now on; what is in the rings can still be read."""
-        for ring, _ in self._rings:
-            ring.attach(REJECT)
+        for service in self._services:
+            service.ring.attach(REJECT)
+        self._unfollow()
         self._stopping = time.monotonic() + _DRAIN_SECONDS
-        self.done = self.done or not self._rings
+        self.done = self.done or not self._services
 
     def _drained(self) -> bool:
         """Whether every packet the kernel put into a ring was taken out, or it is too late to wait for it.
 
-        A block that is not full is handed over after RETIRE_MS, so waiting longer than that is no use.
+        A block that is not full is handed over after RETIRE_MS, so waiting longer than that is no use. Reading the
+        kernel's counts resets them: that is why they are added up.
         """
         with self._lock:
             self._count()
-            balanced = all(ring.packets - ring.dropped == ring.taken for ring, _ in self._rings)
+            rings = [service.ring for service in self._services]
+            balanced = all(ring.packets - ring.dropped == ring.taken for ring in rings)
         return balanced or time.monotonic() > self._stopping
 
     def close(self) -> None:
         """Close the rings. Their counters can still be asked."""
         with self._lock:
             self._count()
-            for ring, _ in self._rings:
-                ring.close()
+            for service in self._services:
+                service.ring.close()
+        self._unfollow()
+        self._epoll.close()
         self.done = True

@@ -6,7 +6,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class ScapySource:
     def __init__(self, names: Sequence[str], bpf: str | None = None) -> None:
         self.interfaces: list[Interface] = []
         self.done = False
+        self.on_change: Callable[[list[str], list[str]], None] = lambda came, went: None  # never called
         self._names, self._bpf = names, bpf
         self._sockets: list[Any] = []
         self._stopping = 0.0  # when the drain gives up

@@ -12,6 +12,7 @@ import mmap
 import os
 import socket
 import struct
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,21 @@ class Frames:
     vlan: NDArray[np.int64]
     ifindex: NDArray[np.int32]
     pkttype: NDArray[np.uint8]
+
+
+_pass = threading.Lock()
+
+
+def _barrier() -> None:
+    """Nothing read or written before is seen by other processors after what comes later.
+
+    The kernel writes a block and then its status; we read the status and then the block, and hand it back once it is
+    read. x86 keeps that order by itself, ARM does not. Python has no fence, but a lock: what precedes a release stays
+    before the next acquisition.
+    """
+    for _ in range(2):
+        with _pass:
+            pass
 
 
 def _attach(sock: socket.socket, program: bytes) -> None:
@@ -119,6 +135,11 @@ def read_frames(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> Frames:
     )
 
 
+def _status(block: int) -> int:
+    """Where a block's status lies, in words from the ring's start."""
+    return (block * BLOCK_BYTES + _STATUS) >> 2
+
+
 class Ring:
     """One ring, opened with its filter already in place. Raises NoRights, or CaptureError where the kernel refuses."""
 
@@ -150,8 +171,13 @@ class Ring:
         self.socket.setsockopt(_SOL_PACKET, _VERSION, _V3)
         self.attach(program)
         self.socket.setsockopt(_SOL_PACKET, _RX_RING, request)
-        self._map = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED | _MAP_POPULATE)
-        self.data: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        memory = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED | _MAP_POPULATE)
+        self.data: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
+        self._words = memoryview(memory).cast("I")  # one store per item: the kernel never sees half a status
+        self.bind(ifindex)
+
+    def bind(self, ifindex: int) -> None:
+        """Receive from this interface and no longer from the one before; 0 is all. Raises OSError."""
         _bind(self.socket, ifindex)
 
     def attach(self, program: bytes) -> None:
@@ -162,15 +188,16 @@ class Ring:
         """Ask the interface for frames that are not addressed to it, as long as this ring is open."""
         self.socket.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, struct.pack("=iHH8s", ifindex, _MR_PROMISC, 0, b""))
 
-    def _ready(self, block: int) -> bool:
-        status: int = struct.unpack_from("=I", self._map, block * BLOCK_BYTES + _STATUS)[0]
-        return bool(status & _USER)
+    def ready(self) -> bool:
+        """Whether the kernel has handed over a block that was not taken yet."""
+        return len(self._held) < self.blocks and bool(self._words[_status(self._next)] & _USER)
 
     def take(self, most_blocks: int, most_frames: int) -> Frames | None:
         """The frames of the blocks that are ready, or None. They stay where they are until `give_back`."""
         starts: list[Any] = []
         frames = 0
-        while len(self._held) < most_blocks and frames < most_frames and self._ready(self._next):
+        while len(self._held) < most_blocks and frames < most_frames and self.ready():
+            _barrier()
             place = self._next * BLOCK_BYTES
             starts.append(find_frames(self.data[place : place + BLOCK_BYTES]) + place)
             frames += len(starts[-1])
@@ -181,8 +208,10 @@ class Ring:
 
     def give_back(self) -> None:
         """Hand the blocks taken last back to the kernel."""
+        if self._held:
+            _barrier()
         for block in self._held:
-            struct.pack_into("=I", self._map, block * BLOCK_BYTES + _STATUS, 0)
+            self._words[_status(block)] = 0
         self._held.clear()
 
     def count(self) -> None:
@@ -200,3 +229,5 @@ class Ring:
         """Close the socket; the memory goes with the last array that looks into it."""
         self.socket.close()
         self.data = np.frombuffer(b"", dtype=np.uint8)
+        self._words = memoryview(b"").cast("I")
+        self._held.clear()

@@ -95,6 +95,7 @@ def run(
     log = logger(program="nodetap-agent", agent=node, epoch=f"{epoch:016x}")
     names = [interface.name for interface in source.interfaces]
     log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
+    source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
     config = AgentConfig(link, options["buffer_bytes"], options["metrics"])
     agent = Agent(config, source, pipeline_of(source, node, epoch, log), own, log)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.capture.ring import Known, sort_out
+from agent.capture.members import Known, sort_out
 from agent.capture.tpacket import find_frames, read_frames
 
 SECOND = 1_700_000_000
