@@ -1,0 +1,42 @@
+"""What parsers of message streams share: passing over bytes that nobody needs to keep."""
+
+from __future__ import annotations
+
+from agent.l7 import Conn
+
+
+class Passing:
+    """How many bytes of each side still belong to a message whose beginning was read.
+
+    Bodies are passed over, never kept. A side is either passing over bytes or has some pending, not both.
+    """
+
+    __slots__ = ("skip",)
+
+    def __init__(self) -> None:
+        self.skip = [0, 0]
+
+    def take(self, conn: Conn, side: int, payload: bytes) -> bytes:
+        """The payload behind what is passed over, with what is pending before it; b"" where nothing is left."""
+        left = self.skip[side]
+        if not left:
+            return conn.join(side, payload)
+        self.skip[side] = max(0, left - len(payload))
+        return payload[left:]
+
+    def lost(self, conn: Conn, side: int) -> None:
+        """Bytes of this side were missed or cut: whatever comes next begins anew."""
+        self.skip[side] = 0
+        conn.pending[side].clear()
+
+
+def listed(words: list[str], most: int = 8, separator: str = " ") -> str:
+    """The words as one short line for people."""
+    return separator.join(words if len(words) <= most else [*words[:most], "..."])
+
+
+def remember(table: dict, key: object, value: object, most: int) -> None:  # type: ignore[type-arg]
+    """Put an entry into a bounded table; the oldest goes."""
+    if len(table) >= most and key not in table:
+        del table[next(iter(table))]
+    table[key] = value
