@@ -296,7 +296,9 @@ def plausible(heads: Heads, at: int) -> tuple[NDArray[np.bool_], NDArray[np.bool
     others, more = heads.word(at + 8, 2), heads.word(at + 10, 2)
     reply, code = flags >> 15 != 0, flags & 15
     known = np.isin(flags >> 11 & 15, (0, 1, 2, 4, 5)) & (flags & 0x40 == 0)
-    some = (questions + answers + others + more > 0) | (reply & (code > 0))
+    some = np.where(
+        reply, (questions + answers + others + more > 0) | (code > 0), (code == 0) & (questions + others > 0)
+    )
     maybe = known & some & (heads.length >= at + HEADER) & (questions <= 64) & (answers <= 4096) & (others <= 1024)
     usual = (flags & 0x7800 == 0) & (questions == 1) & (code <= 5) & (others <= 32) & (more <= 32)
     usual &= reply | ((answers == 0) & (others == 0) & (flags & 0x068F == 0))
