@@ -28,6 +28,8 @@ from protocol.messages import Batch, Tombstone
 from protocol.ranges import Ranges
 
 NEW, SENT, DOUBT = "new", "sent", "doubt"
+OVERHEAD = 1024
+"""Bytes of memory that an item takes beside its data, measured: of small batches that is the larger part."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,11 @@ class Item:
     def size(self) -> int:
         """Bytes on the wire."""
         return len(self.data)
+
+    @property
+    def cost(self) -> int:
+        """Bytes in memory."""
+        return len(self.data) + OVERHEAD
 
 
 def item_of(message: Batch | Tombstone, now: float) -> Item:
@@ -81,7 +88,7 @@ class Sender:
         self._sent_bytes = 0
         self._store = ""
         self._window = (0, 0)
-        self.bytes = 0
+        self.bytes = 0  # in memory
         self.connected = False
         self.progress = 0.0  # when the hub last took something off us, or owed us its first answer
 
@@ -120,7 +127,7 @@ class Sender:
         if item.key in self._items:
             raise LocalError(f"batch {item.key} was offered twice")
         self._items[item.key] = item
-        self.bytes += item.size
+        self.bytes += item.cost
         if self.connected:
             self._queue.append(item.key)
 
@@ -141,18 +148,18 @@ class Sender:
     def bury_doubt(self, now: float, older_than: float = 0.0) -> list[Item]:
         """Turn batches in doubt whose store is not the present one into tombstones `in_doubt`; returns them.
 
-        Only those sealed `older_than` seconds ago or earlier. Their store may come back and hold them: then its books
+        Only those sent `older_than` seconds ago or earlier. Their store may come back and hold them: then its books
         show them as stored, and the other store's as in doubt.
         """
         doubt = [i for i in self._items.values() if i.state == DOUBT and i.store != self._store]
-        made = [self._bury(i, "in_doubt") for i in doubt if now - i.offered >= older_than]
+        made = [self._bury(i, "in_doubt") for i in doubt if now - i.sent >= older_than]
         if made and self.connected:
             self._queue.extend(item.key for item in made)
         return made
 
     def _bury(self, item: Item, reason: str) -> Item:
         stub = item.message
-        self.bytes -= item.size
+        self.bytes -= item.cost
         item.message = Tombstone(
             agent=stub.agent,
             epoch=stub.epoch,
@@ -167,7 +174,7 @@ class Sender:
         )
         item.data = encode(item.message)
         item.state = NEW
-        self.bytes += item.size
+        self.bytes += item.cost
         return item
 
     # -- what comes in from the hub --------------------------------------------------------------------------------
@@ -204,6 +211,7 @@ class Sender:
             return None
         self._sent_bytes -= item.size
         item.rejects += 1
+        item.state = NEW  # whoever refuses it has not stored it
         if final or item.rejects > 1:
             self._bury(item, QUARANTINED)
         self._queue.appendleft(item.key)
@@ -247,7 +255,7 @@ class Sender:
 
     def _drop(self, item: Item) -> None:
         del self._items[item.key]
-        self.bytes -= item.size
+        self.bytes -= item.cost
         if self._sent.pop(item.key, None) is not None:
             self._sent_bytes -= item.size
 

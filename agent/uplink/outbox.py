@@ -41,7 +41,7 @@ class Outbox:
         """
         item = item_of(message, monotonic())
         with self._room:
-            while wait and self._sender.bytes + item.size > self.bound and len(self._sender) and not self._closed:
+            while wait and self._sender.bytes + item.cost > self.bound and len(self._sender) and not self._closed:
                 self._room.wait(1.0)
             if self._closed:
                 self._refused += item.message.packets if item.message.kind == "packets" else 0
@@ -104,7 +104,7 @@ class Outbox:
 
     @property
     def bytes(self) -> int:
-        """Bytes held, as they go on the wire."""
+        """Bytes held in memory."""
         return self._sender.bytes
 
     @property

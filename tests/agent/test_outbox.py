@@ -16,7 +16,7 @@ def batch(seq: int, kind: str = "packets", size: int = 1000) -> Batch:
 
 
 def test_a_file_waits_for_room_and_goes_on_when_there_is() -> None:
-    outbox = Outbox(3000)
+    outbox = Outbox(5000)
     outbox.put(batch(1), wait=True)
     outbox.put(batch(2), wait=True)
     done = threading.Event()
@@ -50,10 +50,10 @@ def test_a_batch_larger_than_the_bound_still_gets_through() -> None:
 
 
 def test_live_never_waits_and_stays_within_its_bound() -> None:
-    outbox = Outbox(20_000)
+    outbox = Outbox(150_000)
     for seq in range(1, 101):
         outbox.put(batch(seq, "packets" if seq % 2 else "flows"), wait=False)
-        assert outbox.bytes <= 20_000
+        assert outbox.bytes <= 150_000
     assert outbox.batches == 100  # tombstones stand for what was shed
     assert outbox.shed_batches > 0
 

@@ -90,12 +90,30 @@ def test_shed_takes_rows_before_flows_and_never_what_was_sent() -> None:
         sender.offer(item_of(batch(seq, kind, 5000), 0.0))
     sender.welcome("s1", {}, (1, 1 << 20), 0.0)
     assert sent_now(sender) == [1]
-    made = sender.shed(11_500, "shed")
+    made = sender.shed(15_000, "shed")
     assert [item.message.seq for item in made] == [2, 3]
-    assert sender.bytes <= 11_500
+    assert sender.bytes <= 15_000
     sender.shed(0, "shed")
     assert next(i.state for i in sender._items.values()) == SENT
     assert not sender._items[EPOCH, 1].message.reason
+
+
+def test_a_rejected_batch_belongs_to_no_store() -> None:
+    sender = sender_with(1)
+    assert sent_now(sender) == [1]
+    sender.reject(EPOCH, 1, False)
+    sender.disconnected()
+    sender.welcome("other", {}, WIDE, 3.0)
+    assert sent_now(sender) == [1]
+
+
+def test_patience_with_a_store_counts_from_the_sending() -> None:
+    sender = sender_with(1)
+    assert sent_now(sender, 100.0) == [1]  # sealed at 0
+    sender.disconnected()
+    sender.welcome("other", {}, WIDE, 110.0)
+    assert sender.bury_doubt(120.0, 60.0) == []
+    assert len(sender.bury_doubt(161.0, 60.0)) == 1
 
 
 def test_a_rejected_batch_goes_once_more_and_then_as_a_tombstone() -> None:
@@ -230,7 +248,7 @@ class HostileLink(RuleBasedStateMachine):
     def nothing_is_forgotten(self) -> None:
         owed = {seq for _, seq in self.sender._items}
         assert owed | self.done == set(range(1, self.seq + 1))
-        assert self.sender.bytes == sum(item.size for item in self.sender._items.values())
+        assert self.sender.bytes == sum(item.cost for item in self.sender._items.values())
         states = {item.state for item in self.sender._items.values()}
         assert states <= ({NEW, SENT, DOUBT} if self.sender.connected else {NEW, DOUBT})
 
