@@ -47,7 +47,9 @@ class FileSource:
         return {interface.linktype for interface in self.interfaces}
 
     def open(self) -> None:
-        """Open the first file. Raises CaptureError where it cannot be read or the filter is wrong."""
+        """Look at all files and open the first. Raises CaptureError where one is no capture or the filter is wrong."""
+        for path in self._paths:
+            _check(path)
         if self._bpf:
             from agent.capture.bpf import FrameFilter
 
@@ -148,10 +150,28 @@ class FileSource:
             self.done = True
 
 
+def _check(path: str | Path) -> None:
+    """Raise CaptureError where a plain file cannot be read or is no capture: before the first frame is sent."""
+    source = open_input(path)
+    try:
+        if isinstance(source, File):
+            source.more(0.0)
+            magic = bytes(source.raw[:4])
+            if magic not in MAGICS and magic != MAGIC:
+                raise _no_capture(source)
+    finally:
+        source.close()
+
+
+def _no_capture(source: File | Stream) -> CaptureError:
+    what = "not a capture (neither pcap nor pcapng)" if len(source.raw) else "empty"
+    return CaptureError(f"{source.name}: {what}")
+
+
 def _reader_of(source: File | Stream, interfaces: list[Interface]) -> PcapReader | PcapngReader:
     magic = bytes(source.raw[:4])
     if magic in MAGICS:
         return PcapReader(source, interfaces)
     if magic == MAGIC:
         return PcapngReader(source, interfaces)
-    raise CaptureError(f"{source.name}: not a capture (neither pcap nor pcapng)" if magic else f"{source.name}: empty")
+    raise _no_capture(source)

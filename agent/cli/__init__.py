@@ -28,6 +28,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
 
+class CannotStart(click.ClickException):
+    """What was asked for cannot begin: one line, exit code 2."""
+
+    exit_code = 2
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports one when it is called."""
 

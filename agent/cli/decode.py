@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +56,12 @@ def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | N
     from agent.capture.file import FileSource
 
     printer = _printer(output, fields)
-    for path in files:
-        if path != "-" and not os.access(path, os.R_OK):
-            raise click.UsageError(f"cannot read {path}: {'no right to' if os.path.exists(path) else 'no such file'}.")
     source = FileSource(files, bpf=bpf)
     frames = [0]
+    engine = _engine(options)
     try:
         source.open()
-        _print_all(source, printer, frames)
+        _print_all(source, printer, engine, frames)
     except CaptureError as error:
         click.echo(f"nodetap-agent decode: {error}", err=True)
         return 1 if frames[0] else 2
@@ -75,7 +72,16 @@ def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | N
     return 1 if source.truncated else 0
 
 
-def _print_all(source: FileSource, printer: Any, frames: list[int]) -> None:
+def _engine(options: dict[str, Any]) -> Any:
+    from agent.assemble import engine_of
+
+    def on_problem(name: str, error: Exception) -> None:
+        click.echo(f"nodetap-agent decode: the L7 parser {name} is left out: {error!r}", err=True)
+
+    return engine_of(options["l7"], options["url_query"] == "keep", live=False, on_problem=on_problem)
+
+
+def _print_all(source: FileSource, printer: Any, engine: Any, frames: list[int]) -> None:
     """Decode and print until the source is done; `frames[0]` counts."""
     from agent.decode.decoder import Decoder
 
@@ -85,7 +91,11 @@ def _print_all(source: FileSource, printer: Any, frames: list[int]) -> None:
         block = source.next_block(POLL)
         if block is None:
             continue
-        columns = decoder.block(block, frames[0] + 1)
+        if engine is None:
+            columns = decoder.block(block, frames[0] + 1)
+        else:
+            columns, payloads = decoder.with_payloads(block, frames[0] + 1)
+            engine.add(columns, payloads)
         frames[0] += len(block)
         if printer is not None:
             out.write(printer(columns).encode("utf-8", "backslashreplace"))

@@ -15,7 +15,7 @@ import click
 
 
 def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --hub, --node, --token-file, --tls-ca, --insecure, --l7, --filter and --buffer-bytes to a command."""
+    """Add what says where the hub is and who we are, and how frames are read, to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -29,6 +29,8 @@ _OPTIONS = (
     click.option("--filter", "bpf", envvar="NODETAP_FILTER", help="Capture filter, pcap-filter(7) syntax."),
     click.option("--l7", type=click.Choice(["off", "fast", "all"]), default="fast", show_default=True,
                  envvar="NODETAP_L7", help="How much to look into application protocols."),
+    click.option("--url-query", type=click.Choice(["drop", "keep"]), default="drop", show_default=True,
+                 envvar="NODETAP_URL_QUERY", help="Whether query strings of URLs are kept."),
     click.option("--buffer-bytes", type=click.IntRange(1 << 20), default=64 << 20, show_default=True,
                  envvar="NODETAP_BUFFER_BYTES", help="Bound of the outbox: what may wait for the hub in memory."),
     click.option("--stall-timeout", type=click.FloatRange(0.5, 3600), default=10.0, show_default=True,

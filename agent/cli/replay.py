@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from agent.cli import CannotStart
 from agent.cli.link_options import check_hubs, link_options, read_token, run_to_end, tls_context
 
 
@@ -51,8 +52,7 @@ def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tup
         source.open()
         frames = paced(source, speed)
     except (CaptureError, ValueError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        raise CannotStart(str(error)) from None
     epoch = secrets.randbits(64)
     node = options["node"]
     name = f"{node}/replay-{epoch:016x}"
@@ -64,7 +64,8 @@ def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tup
     log = logger(program="nodetap-agent", agent=name, epoch=f"{epoch:016x}")
     with _progress(source) as on_beat:
         config = AgentConfig(link, options["buffer_bytes"], options["metrics"], on_beat)
-        agent = Agent(config, frames, pipeline_of(frames, name, epoch, log), None, log)
+        pipeline = pipeline_of(frames, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
+        agent = Agent(config, frames, pipeline, None, log)
         code = run_to_end(agent)
     sys.exit(_finish(agent, code, source))
 
@@ -74,7 +75,7 @@ def _finish(agent: Any, code: int, source: Any) -> int:
     if code == 3:
         left, reason = agent.outbox.pending_packets, agent.uplink.view.last_error
         click.echo(
-            f"Error: gave up with {left} of the {captured} packets read not acknowledged"
+            f"nodetap-agent: gave up with {left} of the {captured} packets read not acknowledged"
             f" (cannot go on: {reason}); the acknowledged ones are stored",
             err=True,
         )
@@ -82,7 +83,7 @@ def _finish(agent: Any, code: int, source: Any) -> int:
         click.echo(f"{captured} packets stored as {agent.config.link.agent}", err=True)
     broken = agent.worker.error or source.truncated
     if broken:
-        click.echo(f"Error: {broken}", err=True)
+        click.echo(f"nodetap-agent: {broken}", err=True)
         return code or 1
     return code
 

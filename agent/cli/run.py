@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from agent.cli import CannotStart
 from agent.cli.link_options import check_hubs, hub_endpoints, link_options, read_token, run_to_end, tls_context
 
 
@@ -77,8 +78,7 @@ def run(
     try:
         source.open()
     except CaptureError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        raise CannotStart(str(error)) from None
     from agent.assemble import pipeline_of
     from agent.capture.own import OwnTraffic
     from agent.daemon import Agent, AgentConfig
@@ -98,11 +98,12 @@ def run(
     source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
     config = AgentConfig(link, options["buffer_bytes"], options["metrics"])
-    agent = Agent(config, source, pipeline_of(source, node, epoch, log), own, log)
+    pipeline = pipeline_of(source, node, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
+    agent = Agent(config, source, pipeline, own, log)
     code = run_to_end(agent)
     log.info("stopped", code=code, left_packets=agent.outbox.pending_packets, ledger=agent.pipeline.report.to_map())
     if agent.worker.error:
-        click.echo(f"Error: {agent.worker.error}", err=True)
+        click.echo(f"nodetap-agent: {agent.worker.error}", err=True)
     sys.exit(code)
 
 
@@ -126,5 +127,4 @@ def _source(kind: str, include: list[str], exclude: list[str], options: dict[str
 
         return ScapySource([found.name for found in choose(None, include, exclude)], options["bpf"])
     except CaptureError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        raise CannotStart(str(error)) from None

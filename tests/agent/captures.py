@@ -76,8 +76,8 @@ def frames_of(block: Block, source: FileSource) -> list[Frame]:
 def read(source: FileSource) -> tuple[list[Frame], str]:
     """All frames, and the error that ended the reading."""
     frames: list[Frame] = []
-    source.open()
     try:
+        source.open()
         while not source.done:
             if (block := source.next_block(1)) is not None:
                 frames += frames_of(block, source)

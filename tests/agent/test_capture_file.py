@@ -270,3 +270,10 @@ def wrapped(time: str) -> str:
         return time
     seconds, fraction = time.split(".")
     return nine((int(seconds) * 10**9 + int(fraction) + (1 << 63)) % (1 << 64) - (1 << 63))
+
+
+def test_all_files_are_looked_at_before_the_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(make.pcap(SOME))
+    (tmp_path / "bad").write_bytes(b"hello")
+    with pytest.raises(CaptureError, match="bad: not a capture"):
+        FileSource([tmp_path / "good", tmp_path / "bad"]).open()
