@@ -26,7 +26,10 @@ MAX_NAMES = 60_000
 OTHERS = "(others)"
 
 _MOST_FRAMES = 32768
-_DRAIN_SECONDS = 20 * RETIRE_MS / 1000
+_RETIRED = 2 * RETIRE_MS / 1000
+"""Seconds after which a block that nothing is added to was surely handed over: the timer looks at it twice."""
+_GIVE_UP = 1.0
+"""Seconds after which a drain ends, whatever is missing."""
 _MOST_DEVICES = 3  # interfaces that libpcap is shown for a filter: any one that is up will do
 
 
@@ -125,7 +128,7 @@ class RingSource:
         self._places: dict[tuple[str, int], int] = {}
         self._turn = 0
         self._epoll = select.epoll()
-        self._stopping = 0.0  # when the drain gives up
+        self._stopping = 0.0  # when it began
         self._lock = threading.Lock()  # counters are asked from other threads
         self._discarded: dict[str, int] = {}
 
@@ -294,20 +297,23 @@ class RingSource:
         for service in self._services:
             service.ring.attach(REJECT)
         self._unfollow()
-        self._stopping = time.monotonic() + _DRAIN_SECONDS
+        self._stopping = time.monotonic()
         self.done = self.done or not self._services
 
     def _drained(self) -> bool:
         """Whether every packet the kernel put into a ring was taken out, or it is too late to wait for it.
 
-        A block that is not full is handed over after RETIRE_MS, so waiting longer than that is no use. Reading the
-        kernel's counts resets them: that is why they are added up.
+        For as long as a block takes to be handed over it is too early to say: a packet may have passed the old filter
+        on another processor and not be counted yet. Reading the kernel's counts resets them, so they are added up.
         """
+        waited = time.monotonic() - self._stopping
+        if waited < _RETIRED:
+            return False
         with self._lock:
             self._count()
             rings = [service.ring for service in self._services]
             balanced = all(ring.packets - ring.dropped == ring.taken for ring in rings)
-        return balanced or time.monotonic() > self._stopping
+        return balanced or waited > _GIVE_UP
 
     def close(self) -> None:
         """Close the rings. Their counters can still be asked."""
