@@ -22,7 +22,7 @@ RECORDS = 512  # most questions and records read of one message
 PORTS = {5353: "MDNS", 5355: "LLMNR"}
 JUMPS = 126  # most pointers of one name: 255 bytes hold no more labels
 NAME = 255  # RFC 1035, 2.3.4
-INFO_RECORDS = 20
+INFO_RECORDS, INFO = 20, 400  # most parts, and characters, of the line for people
 
 _head = Struct(">6H").unpack_from
 _pair = Struct(">HH").unpack_from
@@ -46,6 +46,8 @@ TARGETS = {2: (0, "dns.ns"), 6: (0, "dns.soa.mname"), 15: (2, "dns.mx.mail_excha
            64: (2, "dns.svcb.targetname"), 65: (2, "dns.svcb.targetname")}  # fmt: skip
 """Records whose data holds a name worth keeping in `Summary.rest`: at which byte, under which name."""
 COLUMNS = {5: "dns_cname", 12: "dns_ptr"}
+
+_OPCODE = np.array([code in OPCODES for code in range(16)])
 
 Names = dict[int, tuple[str, int]]
 """The names of one message by the place where they begin: text, and where the bytes behind them begin."""
@@ -257,7 +259,7 @@ class Found:
             if self.aaaa:
                 fields["dns_aaaa"] = self.aaaa
             fields.update(self.lists)
-        return Summary(l7, "".join(self.info[:INFO_RECORDS]), fields, self.rest, tuple(self.turns))
+        return Summary(l7, "".join(self.info[:INFO_RECORDS])[:INFO], fields, self.rest, tuple(self.turns))
 
 
 def _bitmap(data: bytes) -> list[int]:
@@ -295,7 +297,7 @@ def plausible(heads: Heads, at: int) -> tuple[NDArray[np.bool_], NDArray[np.bool
     questions, answers = heads.word(at + 4, 2), heads.word(at + 6, 2)
     others, more = heads.word(at + 8, 2), heads.word(at + 10, 2)
     reply, code = flags >> 15 != 0, flags & 15
-    known = np.isin(flags >> 11 & 15, (0, 1, 2, 4, 5)) & (flags & 0x40 == 0)
+    known = _OPCODE[flags >> 11 & 15] & (flags & 0x40 == 0)
     some = np.where(
         reply, (questions + answers + others + more > 0) | (code > 0), (code == 0) & (questions + others > 0)
     )

@@ -13,6 +13,7 @@ from agent.l7.text import printed
 
 CLIENT, SERVER = 1, 2
 NAMES = 16  # most server names and protocols read of one hello
+NAME = 1024  # most bytes told of a server name; host names have 255 at most
 EXTENSIONS = 128
 VERSIONS = 64
 
@@ -113,7 +114,7 @@ class Hellos:
                 return
             size = _u2(data, pos + 1)[0]
             if data[pos] == 0:
-                self.sni.append(printed(data[pos + 3 : pos + 3 + size]))
+                self.sni.append(printed(data[pos + 3 : pos + 3 + min(size, NAME)]))
             pos += 3 + size
 
     def _protocols(self, data: bytes) -> bytes:
