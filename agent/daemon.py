@@ -20,6 +20,7 @@ from agent.pipeline import Pipeline
 from agent.uplink.link import LinkConfig, Uplink
 from agent.uplink.machine import Event, State
 from agent.uplink.outbox import Outbox
+from agent.uplink.threads import DaemonThreads
 from agent.watchdog import LOOP_DEAD, Signs, Verdict, Watchdog
 from agent.worker import Worker
 
@@ -74,6 +75,7 @@ class Agent:
 
     async def _main(self) -> bool:
         self._loop = self.uplink.loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(DaemonThreads())
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._told_to_stop)
         server = serve_metrics(self.config.metrics, self.metrics.text, self._unhealthy, self._unready) \

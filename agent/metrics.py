@@ -128,6 +128,8 @@ def serve(
     }
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # seconds for which a client may say nothing
+
         def do_GET(self) -> None:
             """Answer by the table of routes."""
             route = routes.get(self.path.split("?")[0])
