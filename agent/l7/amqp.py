@@ -1,4 +1,4 @@
-"""AMQP 0-9-1 (RabbitMQ): the frames of a segment by class and method, exchange and routing key of messages."""
+"""AMQP 0-9-1 (RabbitMQ): the frames of a segment by class and method, names of exchanges, routing keys and queues."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ ASKED = frozenset(ANSWERS.values()) - OF_SERVER - {"Connection.Close", "Channel.
 CLOSES = frozenset((CODES["Connection.Close"], CODES["Channel.Close"]))
 ROUTED = {CODES["Basic.Publish"]: 2, CODES["Basic.Return"]: -2, CODES["Basic.Deliver"]: -1, CODES["Basic.Get-Ok"]: 9}
 """Methods with exchange and routing key: bytes before them, where that is a fixed number."""
+
+QUEUED = {CODES[f"Queue.{name}"]: 2 for name in ("Declare", "Bind", "Unbind", "Purge", "Delete")}
+QUEUED |= {CODES["Queue.Declare-Ok"]: 0, CODES["Basic.Get"]: 2, CODES["Basic.Consume"]: 2}
+"""Methods with a queue's name: bytes before it."""
 
 _frame = Struct(">BHI").unpack_from  # type, channel, size
 _word = Struct(">I").unpack_from
@@ -118,9 +122,7 @@ class AmqpParser:
                 break
             said.frame(state, kind, channel, data[at + 7 : min(end - 1, at + 7 + WAIT)])
             at = end
-        state.skip[side] = max(0, at - size)
-        if at < size:
-            conn.keep(side, data[at:])
+        state.leave(conn, side, data, at)
         return said.summary()
 
     def lost(self, conn: Conn, side: int) -> None:
@@ -163,6 +165,10 @@ class _Said:
             self.rest["nodetap.operation"] = name
         if word in ROUTED:
             text += self._route(body, ROUTED[word])
+        elif word in QUEUED:
+            queue = _string(body, 4 + QUEUED[word])[0]
+            self.rest.setdefault("amqp.method.arguments.queue", queue)
+            text += f" q={queue}"
         if len(self.turns) < 64:
             self._call(state, channel, word, name, body)
         self.texts.append(text)

@@ -7,6 +7,7 @@ payload. Header fields are read as their bytes come (`hpack_fields`); bodies are
 from __future__ import annotations
 
 from struct import Struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from agent.l7.stream import Passing, listed, remember
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MOST_FRAMES = 256
-"""Most frames of a segment that are listed."""
+"""Most frames of a segment, values of a column and halves of calls that are told."""
 MOST_STREAMS = 1024
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -161,10 +162,20 @@ class _Said:
 
     def field(self, name: str, value: str) -> None:
         """Put a header field into its column."""
-        if name in TEXT_COLUMNS:
-            self.columns.setdefault(TEXT_COLUMNS[name], []).append(value)  # type: ignore[union-attr,arg-type]
-        elif value.isascii() and value.isdigit() and len(value) < 5:
-            self.columns.setdefault(NUMBER_COLUMNS[name], []).append(int(value))  # type: ignore[union-attr,arg-type]
+        item: int | str = value
+        column = TEXT_COLUMNS.get(name)
+        if column is None:
+            if not value.isascii() or not value.isdigit() or len(value) > 4:
+                return
+            column, item = NUMBER_COLUMNS[name], int(value)
+        values: list[Any] = self.columns.setdefault(column, [])  # type: ignore[assignment]
+        if len(values) < MOST_FRAMES:
+            values.append(item)
+
+    def turn(self, turn: Turn) -> None:
+        """Add half a call."""
+        if len(self.turns) < MOST_FRAMES:
+            self.turns.append(turn)
 
     def summary(self) -> Summary:
         """The whole."""
@@ -289,10 +300,7 @@ class Http2Parser:
             else:
                 self._other(state, side, kind, flags, stream, data[at + 9 : end], said)
             at = end
-        if at > len(data):
-            state.skip[side] = at - len(data)
-        elif at < len(data):
-            conn.keep(side, data[at:])
+        state.leave(conn, side, data, at)
 
     def _broken(self, conn: Conn, side: int, said: _Said) -> None:
         """The bytes make no sense any more: forget what later ones would be read with, and say so."""
@@ -345,12 +353,12 @@ class Http2Parser:
                 block.said = True
                 path = fields.get(":path", "").partition("?")[0]
                 operation = path if known & GRPC else f"{fields[':method']} {path}".rstrip()
-                said.turns.append(Turn(True, operation, key=stream))
+                said.turn(Turn(True, operation, key=stream))
         elif not known & ANSWERED:
             turn = _answer(fields, stream, bool(known & GRPC), ends)
             if turn is not None:
                 known |= ANSWERED
-                said.turns.append(turn)
+                said.turn(turn)
         said.grpc |= bool(known & GRPC)
         remember(state.streams, stream, known, MOST_STREAMS)
         if ends and ":method" not in fields:
@@ -368,7 +376,7 @@ class Http2Parser:
             said.rest["http2.rst_stream.error"] = str(code)
             if state.streams.pop(stream, ANSWERED) & ANSWERED == 0:
                 name = ERRORS[code] if code < len(ERRORS) else str(code)
-                said.turns.append(Turn(False, status=name, error=code != 0, key=stream))
+                said.turn(Turn(False, status=name, error=code != 0, key=stream))
         elif kind == GOAWAY and len(body) >= 8:
             said.rest["http2.goaway.error"] = str(_word(body, 4)[0])
 

@@ -98,10 +98,11 @@ class KafkaParser:
         api, version = heads.word(4, 2).astype(np.int64), heads.word(6, 2).astype(np.int64)
         name = heads.word(12, 2).astype(np.int64)
         readable = (heads.first[:, 14] >= 32) & (heads.first[:, 14] < 127)
-        named = (name == 0xFFFF) | (name == 0) | ((name <= 255) & (name + 10 <= size) & readable)
-        sane = (size >= 10) & (size <= MOST_SIZE) & (heads.length >= 14)
-        fits = (size + 4 == heads.length) | heads.port(*PORTS)
-        request = sane & fits & (api < len(NAMES)) & (version <= MOST_VERSION) & named
+        named = (name > 0) & (name <= 255) & (name + 10 <= size) & readable
+        sane = (size >= 10) & (size <= MOST_SIZE) & (heads.length >= 14) & ~np.isin(heads.sport, PORTS)
+        port = np.isin(heads.dport, PORTS)
+        fits = ((size + 4 == heads.length) & named) | (port & (named | (name == 0xFFFF) | (name == 0)))
+        request = sane & fits & (api < len(NAMES)) & (version <= MOST_VERSION)
         response = (size + 4 == heads.length) & (size >= 6) & np.isin(heads.sport, PORTS)
         claimed: NDArray[np.bool_] = request | response
         return claimed
@@ -109,7 +110,8 @@ class KafkaParser:
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the requests, or the responses, that begin in one segment."""
         if not isinstance(conn.state, _State):
-            conn.state = _State(side if _asks(payload) else 1 - side)
+            asks = sport not in PORTS and (dport in PORTS or _asks(payload))
+            conn.state = _State(side if asks else 1 - side)
         state: _State = conn.state
         data = state.take(conn, side, payload)
         client = side == state.client
@@ -127,9 +129,7 @@ class KafkaParser:
                 texts.append(read(data, at, state, rest, turns))
             at += 4 + length
         else:
-            state.skip[side] = max(0, at - size)
-            if at < size:
-                conn.keep(side, data[at:])
+            state.leave(conn, side, data, at)
         return Summary("Kafka", listed(texts, separator=", "), rest=rest, turns=tuple(turns)) if texts else None
 
     def lost(self, conn: Conn, side: int) -> None:

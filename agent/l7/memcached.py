@@ -153,21 +153,14 @@ class MemcachedParser:
                 said.rest.setdefault("memcache.status", str(status))
                 said.answer(STATUSES.get(status, str(status)), status not in FINE, opaque)
             at += 24 + body
-        _go_on(data, at, side, conn)
+        conn.state.leave(conn, side, data, at)
 
     def _text(self, data: bytes, side: int, conn: Conn, said: _Said) -> None:
         at = _lines(data, conn.state, said)
         if at < 0 or (at < len(data) and len(data) - at > MOST_LINE):
             conn.state.lost(conn, side)
         else:
-            _go_on(data, at, side, conn)
-
-
-def _go_on(data: bytes, at: int, side: int, conn: Conn) -> None:
-    """Pass over what goes on behind this segment, or keep the beginning of what is not whole."""
-    conn.state.skip[side] = max(0, at - len(data))
-    if at < len(data):
-        conn.keep(side, data[at:])
+            conn.state.leave(conn, side, data, at)
 
 
 def _is_datagram(payload: bytes) -> bool:

@@ -85,9 +85,7 @@ class MongoParser:
                 rest.setdefault("mongo.opcode", str(code))
                 texts.append(_message(data, at, min(at + length, size), number, to, code, turns, rest))
             at += length
-        state.skip[side] = max(0, at - size)
-        if at < size:
-            conn.keep(side, data[at:])
+        state.leave(conn, side, data, at)
         return _summary(texts, rest, turns)
 
     def lost(self, conn: Conn, side: int) -> None:

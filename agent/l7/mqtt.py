@@ -72,13 +72,16 @@ class MqttParser:
             going = going & (first[:, i] >= 128)
         whole = size + 1 + width
         named = np.zeros(len(first), dtype=bool)
-        for at in (2, 3, 4):
-            name = heads.word(at, 6)
-            named |= (width == at - 1) & ((name == 0x00044D515454) | (name == 0x00064D514973))
+        topic = np.zeros(len(first), dtype=bool)
+        for at in (2, 3, 4, 5):
+            name, long = heads.word(at, 6), heads.word(at, 2).astype(np.int64)
+            here = width == at - 1
+            named |= here & ((name == 0x00044D515454) | (name == 0x00064D514973))
+            topic |= here & (long + 2 <= size) & (long <= MOST_TOPIC) & ((first[:, at + 2] >= 32) | (long == 0))
         connect = (first[:, 0] == 16) & named
         packet = FLAGS[heads.first[:, 0]] & (heads.length >= 2) & ~going
         small = (size <= 4) & (whole <= heads.length)
-        fits = (whole == heads.length) | ((heads.first[:, 0] >> 4 == PUBLISH) & (size >= 2)) | small
+        fits = np.where(heads.first[:, 0] >> 4 == PUBLISH, topic, (whole == heads.length) | small)
         claimed: NDArray[np.bool_] = connect | (packet & fits & heads.port(PORT))
         return claimed
 
@@ -102,9 +105,7 @@ class MqttParser:
                 break
             said.packet(state, data[at], data[start : min(end, start + WAIT)])
             at = end
-        state.skip[side] = max(0, at - size)
-        if at < size:
-            conn.keep(side, data[at:])
+        state.leave(conn, side, data, at)
         return said.summary()
 
     def lost(self, conn: Conn, side: int) -> None:
@@ -177,7 +178,7 @@ class _Said:
             topic = _topic(state, body)
             self.rest.setdefault("mqtt.topic", topic)
             self._ask(ASKS[kind], f"{ASKS[kind]} {number}")
-            return f" (id={number}) [{topic}]"
+            return f" (id={number}) [{topic}]" if kind == SUBSCRIBE else f" (id={number})"
         code = _reason(state, kind, body)
         if code is not None:
             name = (

@@ -125,10 +125,7 @@ class PostgresParser:
             if kind not in b"dDTtS12n" or (said.client and kind in b"DS"):
                 read(state, kind, data[at + 5 : at + 1 + min(length, 4096)], said)
             at += 1 + length
-        if at > size:
-            state.skip[side] = at - size
-        elif at < size:
-            conn.keep(side, data[at:])
+        state.leave(conn, side, data, at)
         return True
 
 
@@ -206,7 +203,7 @@ def _answered(state: _State, kind: int, body: bytes, said: _Said) -> None:
         said.answer(state.answer(), "EMPTY" if kind == 73 else "SUSPENDED")
     elif kind == 90:  # ReadyForQuery
         state.ready()
-        said.rest["pgsql.status"] = body[:1].decode("ascii", "replace")
+        said.rest["pgsql.status"] = str(body[0]) if body else ""
     elif kind == 82 and len(body) >= 4:  # Authentication
         number = _word(body)[0]
         said.rest["pgsql.authtype"] = str(number)

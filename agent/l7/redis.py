@@ -55,8 +55,11 @@ BULKS = frozenset(b"$!=")
 GROUPS = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # items that follow for each of the number in the line
 LETTERS = np.zeros(256, dtype=bool)
 LETTERS[[*range(65, 91), *range(97, 123)]] = True
-LEADS = np.zeros(256, dtype=bool)
-LEADS[list(KINDS)] = True
+COUNTED = np.zeros(256, dtype=bool)
+COUNTED[list(b"*$:%~>=!|(,")] = True
+WORDED = np.zeros(256, dtype=bool)
+WORDED[list(b"+-#")] = True
+SHOWN = bytes(range(32, 127))
 DIGITS = np.zeros(256, dtype=bool)
 DIGITS[[*range(48, 58), 45]] = True
 
@@ -114,7 +117,8 @@ class RedisParser:
         long = (first[:, 3:6] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 6]]
         array = (first[:, 0] == 42) & DIGITS[first[:, 1]] & (short | (DIGITS[first[:, 2]] & long))
         line = ((first[:, :15] == 13) & (first[:, 1:16] == 10)).any(axis=1)
-        typed = LEADS[first[:, 0]] & (line | (heads.length > 15)) & (first[:, 0] != 10)
+        typed = (COUNTED[first[:, 0]] & DIGITS[first[:, 1]]) | (WORDED[first[:, 0]] & LETTERS[first[:, 1]])
+        typed &= line | (heads.length > 15)
         word = LETTERS[first[:, 0]] & LETTERS[first[:, 1]] & LETTERS[first[:, 2]]
         claimed: NDArray[np.bool_] = (heads.length >= 3) & (array | (heads.port(PORT) & (typed | word)))
         return claimed
@@ -157,6 +161,8 @@ class RedisParser:
                 at = end + 1
                 continue
             group = GROUPS.get(kind, 0)
+            if not todo and not _sound(kind, line):
+                return False
             if not todo and len(said) < MOST_TURNS:
                 turn = _request(data, kind, end + 1) if client else _reply(data, kind, line, end + 1)
                 if turn is not None:
@@ -171,6 +177,13 @@ class RedisParser:
         state.todo[side] = todo
         state.skip[side] = at - size
         return True
+
+
+def _sound(kind: int, line: bytes) -> bool:
+    """Whether the line of a value can be one: a number, or text that can be shown."""
+    if kind in b"+-#,":
+        return line.isascii() and not line.translate(None, SHOWN)
+    return len(line) < 40 and (line.removeprefix(b"-").isdigit() or line in (b"", b"?"))
 
 
 def _inline(line: bytes, said: list[Turn]) -> bool:

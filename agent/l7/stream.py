@@ -24,6 +24,13 @@ class Passing:
         self.skip[side] = max(0, left - len(payload))
         return payload[left:]
 
+    def leave(self, conn: Conn, side: int, data: bytes, at: int) -> None:
+        """`data` was read up to `at`: a message goes on behind the data, or one at `at` is not whole yet."""
+        if at > len(data):
+            self.skip[side] = at - len(data)
+        elif at < len(data):
+            conn.keep(side, data[at:])
+
     def lost(self, conn: Conn, side: int) -> None:
         """Bytes of this side were missed or cut: whatever comes next begins anew."""
         self.skip[side] = 0
