@@ -18,7 +18,7 @@ from agent.l7 import UDP, Conn, Heads, Summary, Turn, Value
 from agent.l7.text import printed
 
 HEADER = 12
-RECORDS = 512  # most questions and records read of one message
+RECORDS = 255  # most questions and records read of one message; a list column holds no more
 PORTS = {5353: "MDNS", 5355: "LLMNR"}
 JUMPS = 126  # most pointers of one name: 255 bytes hold no more labels
 NAME = 255  # RFC 1035, 2.3.4

@@ -49,6 +49,11 @@ class DnsTcpParser:
             found.info.append(" (message continues)" if found.id else "DNS message (continues)")
         return found.summary("DNS") if found.info else None
 
+    def lost(self, conn: Conn, side: int) -> None:
+        """Bytes of this side were missed: whatever comes next begins a message, or is none."""
+        if conn.state is not None:
+            conn.state[side] = 0
+
 
 def _messages(data: bytes, found: Found) -> bytes:
     """Read the whole messages; the unfinished one behind them, empty where what is there is no DNS."""

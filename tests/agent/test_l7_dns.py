@@ -222,6 +222,16 @@ def test_a_tcp_message_longer_than_a_connection_keeps_is_passed_over() -> None:
     assert said[-1].fields["dns_qry_name"] == ["www.example.com"]
 
 
+def test_after_lost_bytes_the_next_segment_begins_anew() -> None:
+    conn, framed = Conn(), len(QUERY).to_bytes(2) + QUERY
+    TCP_PARSER.feed(b"\xff\xff\0\7\1\0\0\1" + bytes(40_000), 0, 40000, 53, conn)
+    assert TCP_PARSER.feed(framed, 0, 40000, 53, conn) is None
+    TCP_PARSER.lost(conn, 0)
+    said = TCP_PARSER.feed(framed, 0, 40000, 53, conn)
+    assert said is not None
+    assert said.fields["dns_id"] == [7]
+
+
 def test_tcp_probe_wants_a_length() -> None:
     framed = len(QUERY).to_bytes(2) + QUERY
     assert claims(TCP_PARSER, framed, 40000, 53)
