@@ -18,7 +18,7 @@ from l7_fuzz import payloads, survives
 from l7_hellos import alpn, client_hello, server_hello, signatures, sni, versions
 from l7_payloads import claims, heads, summaries, tshark_columns, write_pcap
 
-from agent.l7 import Conn, Summary
+from agent.l7 import Conn, Summary, quic_keys
 from agent.l7.quic import CRYPTO_BYTES, CRYPTO_PARTS, OPENINGS, PARSER, QuicState
 from agent.l7.quic_keys import V1, V2, initial_keys
 
@@ -129,6 +129,12 @@ def test_after_a_retry_the_keys_are_new() -> None:
     assert say(retry, conn, 1).info == "Retry, SCID=7778797a"
     again = say(initial(crypto(0, HELLO), 1, token=b"token", keyed=b"wxyz"), conn)
     assert again.fields["tls_sni"] == ["quic.example.com"]
+
+
+def test_without_the_library_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quic_keys, "_library", lambda: None)
+    said = say(initial(crypto(0, HELLO), 0), Conn())
+    assert said.fields == {"quic_version": [1]}
 
 
 def test_a_refusal_tells_its_code() -> None:
