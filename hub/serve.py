@@ -193,6 +193,7 @@ class Hub:
         port = await ingest.start(*self.config.agents, self.config.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))
+        serving.add_done_callback(lambda _: self.stopping.set())
         watchdog.start()
         self._on_signals()
         self.log.info(
@@ -201,6 +202,9 @@ class Hub:
         )  # fmt: skip
         keeper = asyncio.ensure_future(self._keep(store))
         await self.stopping.wait()
+        failed = serving.done()
+        if failed:
+            self.log.error("the API ended by itself; ending the hub", reason=repr(serving.exception()))
         self.log.info("hub drains")
         keeper.cancel()
         await ingest.stop(DRAIN_TIMEOUT)
@@ -209,7 +213,7 @@ class Hub:
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             await asyncio.wait_for(serving, 5.0)
         self.log.info("hub is down", commit=register.commit)
-        return 0
+        return int(failed)
 
     def _people(self, store: Any, register: Any, ingest: Any, watchdog: Any) -> Any:
         import uvicorn
