@@ -5,10 +5,9 @@ from __future__ import annotations
 from struct import Struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Passing, listed, remember
+from agent.l7.stream import Mask, Passing, among, listed, remember
 
 PORT = 5672
 MOST_FRAME = 1 << 24
@@ -76,6 +75,21 @@ class _State(Passing):
         self.other = False
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    first = heads.first
+    begins = (first[:, :4] == np.frombuffer(b"AMQP", dtype=np.uint8)).all(axis=1) & (heads.length == 8)
+    kind, size = first[:, 0], heads.word(3, 4).astype(np.int64)
+    sane = (heads.length >= 8) & (size <= MOST_FRAME)
+    known = np.isin(heads.word(7, 4), np.array(list(NAMES), dtype=np.uint64))
+    method = (kind == METHOD) & known & (size >= 4)
+    header = (kind == HEADER) & (heads.word(7, 4) == 60 << 16) & (size >= 14) & (heads.length >= 16)
+    beat = (kind == HEARTBEAT) & (heads.word(1, 7) == END)
+    body = (kind == BODY) & (size > 0) & heads.port(PORT)
+    claimed: Mask = begins | (sane & (method | header | beat | body))
+    return claimed
+
+
 class AmqpParser:
     """AMQP 0-9-1."""
 
@@ -83,19 +97,9 @@ class AmqpParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """The protocol header, a frame of a known method, a content header, a heartbeat; bodies on AMQP's port only."""
-        first = heads.first
-        begins = (first[:, :4] == np.frombuffer(b"AMQP", dtype=np.uint8)).all(axis=1) & (heads.length == 8)
-        kind, size = first[:, 0], heads.word(3, 4).astype(np.int64)
-        sane = (heads.length >= 8) & (size <= MOST_FRAME)
-        known = np.isin(heads.word(7, 4), np.array(list(NAMES), dtype=np.uint64))
-        method = (kind == METHOD) & known & (size >= 4)
-        header = (kind == HEADER) & (heads.word(7, 4) == 60 << 16) & (size >= 14) & (heads.length >= 16)
-        beat = (kind == HEARTBEAT) & (heads.word(1, 7) == END)
-        body = (kind == BODY) & (size > 0) & heads.port(PORT)
-        claimed: NDArray[np.bool_] = begins | (sane & (method | header | beat | body))
-        return claimed
+        return among(heads, (heads.first[:, 0] <= HEARTBEAT) | (heads.first[:, 0] == 65), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the frames that begin in one segment."""

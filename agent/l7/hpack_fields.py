@@ -100,12 +100,16 @@ class Fields:
         Raises Broken, after which the table is not to be trusted.
         """
         fields: list[Field] = []
-        at, seen = 0, 0
-        while at < len(block):
-            try:
-                found, at = self._field(block, at)
-            except _Short:
-                break
+        at, seen, size = 0, 0, len(block)
+        while at < size:
+            first = block[at]
+            if 128 < first < 255:  # an index of one byte, by far the most frequent
+                found, at = self._at(first - 128), at + 1
+            else:
+                try:
+                    found, at = self._field(block, at)
+                except _Short:
+                    break
             seen += 1
             if seen > MOST_FIELDS:
                 raise Broken

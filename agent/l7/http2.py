@@ -10,11 +10,10 @@ from struct import Struct
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn, Value
 from agent.l7.hpack_fields import Broken, Field, Fields
-from agent.l7.stream import Passing, listed, remember
+from agent.l7.stream import Mask, Passing, among, listed, remember
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MOST_FRAMES = 256
@@ -218,6 +217,26 @@ def grpc_name(code: str) -> str:
     return GRPC_CODES[number] if 0 <= number < len(GRPC_CODES) else code[:16]
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    first, flags = heads.first, heads.first[:, 4]
+    preface = (first[:, :14] == np.frombuffer(PREFACE[:14], dtype=np.uint8)).all(axis=1)
+    size, kind, stream = heads.word(0, 3).astype(np.int64), first[:, 3], heads.word(5, 4)
+    inside = (9 + size <= heads.length) & (heads.length >= 9)
+    control = (stream == 0) & (
+        ((kind == SETTINGS) & (size % 6 == 0) & (size <= 60) & (flags <= 1))
+        | ((kind == PING) & (size == 8) & (flags <= 1))
+        | ((kind == GOAWAY) & (size >= 8) & (size < 1024) & (flags == 0))
+        | ((kind == WINDOW_UPDATE) & (size == 4) & (flags == 0))
+    )
+    whole = (9 + size == heads.length) & (kind == DATA) & (flags & 0xF6 == 0) & (size > 0)
+    block = (kind == HEADERS) & (flags & 0xD2 == 0) & (size > 0)
+    small = (kind == WINDOW_UPDATE) & (size == 4) & (flags == 0) | (kind == RST_STREAM) & (size == 4) & (flags == 0)
+    of_stream = (stream > 0) & (stream < 1 << 24) & (size <= 16_384) & (whole | block | small)
+    claimed: Mask = preface | (inside & (control | of_stream))
+    return claimed
+
+
 class Http2Parser:
     """HTTP/2 and gRPC."""
 
@@ -225,24 +244,9 @@ class Http2Parser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """The preface, or a frame that fits its payload."""
-        first, flags = heads.first, heads.first[:, 4]
-        preface = (first[:, :14] == np.frombuffer(PREFACE[:14], dtype=np.uint8)).all(axis=1)
-        size, kind, stream = heads.word(0, 3).astype(np.int64), first[:, 3], heads.word(5, 4)
-        inside = (9 + size <= heads.length) & (heads.length >= 9)
-        control = (stream == 0) & (
-            ((kind == SETTINGS) & (size % 6 == 0) & (size <= 60) & (flags <= 1))
-            | ((kind == PING) & (size == 8) & (flags <= 1))
-            | ((kind == GOAWAY) & (size >= 8) & (size < 1024) & (flags == 0))
-            | ((kind == WINDOW_UPDATE) & (size == 4) & (flags == 0))
-        )
-        whole = (9 + size == heads.length) & (kind == DATA) & (flags & 0xF6 == 0) & (size > 0)
-        block = (kind == HEADERS) & (flags & 0xD2 == 0) & (size > 0)
-        small = (kind == WINDOW_UPDATE) & (size == 4) & (flags == 0) | (kind == RST_STREAM) & (size == 4) & (flags == 0)
-        of_stream = (stream > 0) & (stream < 1 << 24) & (size <= 16_384) & (whole | block | small)
-        claimed: NDArray[np.bool_] = preface | (inside & (control | of_stream))
-        return claimed
+        return among(heads, (heads.first[:, 0] == 0) | (heads.first[:, 0] == PREFACE[0]), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read one segment; None for one in which no frame begins and no field ends."""
@@ -334,13 +338,8 @@ class Http2Parser:
         for name, value in fields:
             block.fields.setdefault(name, value)
             said.field(name, value)
-        if not said.texts or not fields:
-            return
-        path = block.fields.get(":path", "").partition("?")[0]
-        words = (block.fields.get(":method", ""), path, block.fields.get(":status", ""))
-        text = " ".join(word for word in words if word)
-        if text and len(said.texts) <= 8:
-            said.texts[-1] += ": " + text[:200]
+        if fields and 0 < len(said.texts) <= 8 and (text := _line(block.fields)):
+            said.texts[-1] += f": {text}"
 
     def _call(self, state: _State, block: _Block, ends: bool, said: _Said) -> None:
         """The turn that a header block is, once it is known."""
@@ -395,6 +394,14 @@ def _bare(body: bytes, flags: int, kind: int) -> bytes:
     if start > end:
         raise Broken
     return body[start:end]
+
+
+def _line(fields: dict[str, str]) -> str:
+    """A header block in a few words: method and path without its query, or the status."""
+    method = fields.get(":method")
+    if method is None:
+        return fields.get(":status", "")
+    return f"{method} {fields.get(':path', '').partition('?')[0][:200]}".rstrip()
 
 
 def _answer(fields: dict[str, str], stream: int, grpc: bool, ends: bool) -> Turn | None:

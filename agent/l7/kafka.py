@@ -5,10 +5,9 @@ from __future__ import annotations
 from struct import Struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Passing, listed, remember
+from agent.l7.stream import Mask, Passing, among, listed, remember
 
 PORTS = (9092, 9093, 9094)
 MOST_SIZE = 100 << 20  # socket.request.max.bytes
@@ -85,6 +84,22 @@ def _asks(data: bytes, at: int = 0) -> bool:
     return name <= 255 and name + 10 <= size and text.isascii() and text.isprintable()
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    size = heads.word(0, 4).astype(np.int64)
+    api, version = heads.word(4, 2).astype(np.int64), heads.word(6, 2).astype(np.int64)
+    name = heads.word(12, 2).astype(np.int64)
+    readable = (heads.first[:, 14] >= 32) & (heads.first[:, 14] < 127)
+    named = (name > 0) & (name <= 255) & (name + 10 <= size) & readable
+    sane = (size >= 10) & (size <= MOST_SIZE) & (heads.length >= 14) & ~np.isin(heads.sport, PORTS)
+    port = np.isin(heads.dport, PORTS)
+    fits = ((size + 4 == heads.length) & named) | (port & (named | (name == 0xFFFF) | (name == 0)))
+    request = sane & fits & (api < len(NAMES)) & (version <= MOST_VERSION)
+    response = (size + 4 == heads.length) & (size >= 6) & np.isin(heads.sport, PORTS)
+    claimed: Mask = request | response
+    return claimed
+
+
 class KafkaParser:
     """Kafka's protocol between clients and brokers."""
 
@@ -92,20 +107,9 @@ class KafkaParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """A request header anywhere; on Kafka's ports also a response that is all of its payload."""
-        size = heads.word(0, 4).astype(np.int64)
-        api, version = heads.word(4, 2).astype(np.int64), heads.word(6, 2).astype(np.int64)
-        name = heads.word(12, 2).astype(np.int64)
-        readable = (heads.first[:, 14] >= 32) & (heads.first[:, 14] < 127)
-        named = (name > 0) & (name <= 255) & (name + 10 <= size) & readable
-        sane = (size >= 10) & (size <= MOST_SIZE) & (heads.length >= 14) & ~np.isin(heads.sport, PORTS)
-        port = np.isin(heads.dport, PORTS)
-        fits = ((size + 4 == heads.length) & named) | (port & (named | (name == 0xFFFF) | (name == 0)))
-        request = sane & fits & (api < len(NAMES)) & (version <= MOST_VERSION)
-        response = (size + 4 == heads.length) & (size >= 6) & np.isin(heads.sport, PORTS)
-        claimed: NDArray[np.bool_] = request | response
-        return claimed
+        return among(heads, heads.first[:, 0] <= MOST_SIZE >> 24, _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the requests, or the responses, that begin in one segment."""

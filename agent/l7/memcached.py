@@ -5,10 +5,9 @@ from __future__ import annotations
 from struct import Struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, UDP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Passing, listed
+from agent.l7.stream import Mask, Passing, among, listed
 
 PORT = 11211
 MOST_LINE = 2048
@@ -98,6 +97,20 @@ class _Said:
             self.turns.append(Turn(False, status=status, error=error, key=key))
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    first = heads.first
+    magic, body = first[:, 0], heads.word(8, 4).astype(np.int64)
+    sane = (heads.length >= 16) & (first[:, 1] < len(OPCODES)) & (first[:, 5] == 0) & (body <= MOST_BODY)
+    sane &= heads.word(2, 2).astype(np.int64) + first[:, 4] <= body
+    port = heads.port(PORT)
+    binary = ((magic == 0x80) | (magic == 0x81)) & sane & ((body + 24 == heads.length) | port)
+    datagram = (heads.word(2, 2) < heads.word(4, 2)) & (heads.word(6, 2) == 0) & BEGINNINGS[first[:, 8]]
+    text = (heads.length >= 3) & (BEGINNINGS[magic] | datagram)
+    claimed: Mask = binary | (port & text)
+    return claimed
+
+
 class MemcachedParser:
     """Memcached."""
 
@@ -105,18 +118,9 @@ class MemcachedParser:
     transports = frozenset((TCP, UDP))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """A binary message that is all of its payload; on memcached's port what begins as a verb or a response does."""
-        first = heads.first
-        magic, body = first[:, 0], heads.word(8, 4).astype(np.int64)
-        sane = (heads.length >= 16) & (first[:, 1] < len(OPCODES)) & (first[:, 5] == 0) & (body <= MOST_BODY)
-        sane &= heads.word(2, 2).astype(np.int64) + first[:, 4] <= body
-        port = heads.port(PORT)
-        binary = ((magic == 0x80) | (magic == 0x81)) & sane & ((body + 24 == heads.length) | port)
-        datagram = (heads.word(2, 2) < heads.word(4, 2)) & (heads.word(6, 2) == 0) & BEGINNINGS[first[:, 8]]
-        text = (heads.length >= 3) & (BEGINNINGS[magic] | datagram)
-        claimed: NDArray[np.bool_] = binary | (port & text)
-        return claimed
+        return among(heads, (heads.first[:, 0] & 0xFE == 0x80) | heads.port(PORT), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the requests, or the responses, that begin in one segment or datagram."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from struct import Struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Passing
+from agent.l7.stream import Mask, Passing, among
 
 PORT = 27017
 MOST_SIZE = 48_000_000  # maxMessageSizeBytes
@@ -46,6 +45,18 @@ TEXTS = frozenset((2, 13, 14))
 DOCUMENTS = frozenset((3, 4))
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    word = [heads.first[:, i].astype(np.int64) for i in range(16)]
+    size = word[0] | word[1] << 8 | word[2] << 16 | word[3] << 24
+    code = word[12] | word[13] << 8 | word[14] << 16 | word[15] << 24
+    sane = (heads.length >= 16) & (size >= 20) & (size <= MOST_SIZE)
+    known = np.isin(code, OPS) & ((code != REPLY) | heads.port(PORT))
+    fits = (size == heads.length) | (code >= QUERY) & (size > heads.length) | heads.port(PORT)
+    claimed: Mask = sane & known & fits
+    return claimed
+
+
 class MongoParser:
     """MongoDB and what speaks its protocol."""
 
@@ -53,16 +64,9 @@ class MongoParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """A message header: a sane length and one of the operation codes."""
-        word = [heads.first[:, i].astype(np.int64) for i in range(16)]
-        size = word[0] | word[1] << 8 | word[2] << 16 | word[3] << 24
-        code = word[12] | word[13] << 8 | word[14] << 16 | word[15] << 24
-        sane = (heads.length >= 16) & (size >= 20) & (size <= MOST_SIZE)
-        known = np.isin(code, OPS) & ((code != REPLY) | heads.port(PORT))
-        fits = (size == heads.length) | (code >= QUERY) & (size > heads.length) | heads.port(PORT)
-        claimed: NDArray[np.bool_] = sane & known & fits
-        return claimed
+        return among(heads, (heads.first[:, 14] == 0) & (heads.first[:, 15] == 0) & (heads.first[:, 3] < 3), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the messages that begin in one segment."""

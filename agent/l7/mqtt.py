@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Passing, listed
+from agent.l7.stream import Mask, Passing, among, listed
 
 PORT = 1883
 MOST_TOPIC = 1024
@@ -54,6 +53,31 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     return -2, at
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    first = heads.first.astype(np.int64)
+    more = [first[:, i] >= 128 for i in range(1, 4)]
+    size, width = first[:, 1] & 127, np.ones(len(first), dtype=np.int64)
+    going = more[0]
+    for i in range(2, 5):
+        size, width = np.where(going, size | (first[:, i] & 127) << 7 * (i - 1), size), width + going
+        going = going & (first[:, i] >= 128)
+    whole = size + 1 + width
+    named = np.zeros(len(first), dtype=bool)
+    topic = np.zeros(len(first), dtype=bool)
+    for at in (2, 3, 4, 5):
+        name, long = heads.word(at, 6), heads.word(at, 2).astype(np.int64)
+        here = width == at - 1
+        named |= here & ((name == 0x00044D515454) | (name == 0x00064D514973))
+        topic |= here & (long + 2 <= size) & (long <= MOST_TOPIC) & ((first[:, at + 2] >= 32) | (long == 0))
+    connect = (first[:, 0] == 16) & named
+    packet = FLAGS[heads.first[:, 0]] & (heads.length >= 2) & ~going
+    small = (size <= 4) & (whole <= heads.length)
+    fits = np.where(heads.first[:, 0] >> 4 == PUBLISH, topic, (whole == heads.length) | small)
+    claimed: Mask = connect | (packet & fits & heads.port(PORT))
+    return claimed
+
+
 class MqttParser:
     """MQTT."""
 
@@ -61,29 +85,9 @@ class MqttParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """A CONNECT anywhere; on MQTT's port a packet whose type, flags and length fit."""
-        first = heads.first.astype(np.int64)
-        more = [first[:, i] >= 128 for i in range(1, 4)]
-        size, width = first[:, 1] & 127, np.ones(len(first), dtype=np.int64)
-        going = more[0]
-        for i in range(2, 5):
-            size, width = np.where(going, size | (first[:, i] & 127) << 7 * (i - 1), size), width + going
-            going = going & (first[:, i] >= 128)
-        whole = size + 1 + width
-        named = np.zeros(len(first), dtype=bool)
-        topic = np.zeros(len(first), dtype=bool)
-        for at in (2, 3, 4, 5):
-            name, long = heads.word(at, 6), heads.word(at, 2).astype(np.int64)
-            here = width == at - 1
-            named |= here & ((name == 0x00044D515454) | (name == 0x00064D514973))
-            topic |= here & (long + 2 <= size) & (long <= MOST_TOPIC) & ((first[:, at + 2] >= 32) | (long == 0))
-        connect = (first[:, 0] == 16) & named
-        packet = FLAGS[heads.first[:, 0]] & (heads.length >= 2) & ~going
-        small = (size <= 4) & (whole <= heads.length)
-        fits = np.where(heads.first[:, 0] >> 4 == PUBLISH, topic, (whole == heads.length) | small)
-        claimed: NDArray[np.bool_] = connect | (packet & fits & heads.port(PORT))
-        return claimed
+        return among(heads, (heads.first[:, 0] == 16) | heads.port(PORT), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the packets that begin in one segment."""

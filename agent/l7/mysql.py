@@ -9,11 +9,10 @@ from __future__ import annotations
 from struct import Struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
 from agent.l7.sql import verb
-from agent.l7.stream import remember
+from agent.l7.stream import Mask, among, remember
 
 PORT = 3306
 MOST_STATEMENTS = 512
@@ -73,6 +72,22 @@ class _State:
         self.statements: dict[int, str] = {}
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    first = heads.first
+    size = first[:, 0].astype(np.int64) | first[:, 1].astype(np.int64) << 8 | first[:, 2].astype(np.int64) << 16
+    digit = (first[:, 5] >= 48) & (first[:, 5] <= 57)
+    whole = (size + 4 == heads.length) & (size > 0)
+    greeting = whole & (first[:, 3] == 0) & (first[:, 4] == 10) & digit & (size > 40)
+    names = np.zeros(256, dtype=bool)
+    names[list(NAMES)] = True
+    command = (size > 0) & (first[:, 3] == 0) & names[first[:, 4]] & (heads.dport == PORT)
+    login = whole & ((first[:, 3] == 1) | (first[:, 3] == 2)) & (size >= 32) & (heads.dport == PORT)
+    answer = (size > 0) & (size + 4 <= heads.length) & (first[:, 3] > 0) & (heads.sport == PORT)
+    claimed: Mask = (heads.length > 4) & (greeting | command | login | answer)
+    return claimed
+
+
 class MysqlParser:
     """MySQL and MariaDB."""
 
@@ -80,20 +95,9 @@ class MysqlParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """A greeting anywhere; on MySQL's port a packet that is all of its payload, or a response's first packet."""
-        first = heads.first
-        size = first[:, 0].astype(np.int64) | first[:, 1].astype(np.int64) << 8 | first[:, 2].astype(np.int64) << 16
-        digit = (first[:, 5] >= 48) & (first[:, 5] <= 57)
-        whole = (size + 4 == heads.length) & (size > 0)
-        greeting = whole & (first[:, 3] == 0) & (first[:, 4] == 10) & digit & (size > 40)
-        names = np.zeros(256, dtype=bool)
-        names[list(NAMES)] = True
-        command = (size > 0) & (first[:, 3] == 0) & names[first[:, 4]] & (heads.dport == PORT)
-        login = whole & ((first[:, 3] == 1) | (first[:, 3] == 2)) & (size >= 32) & (heads.dport == PORT)
-        answer = (size > 0) & (size + 4 <= heads.length) & (first[:, 3] > 0) & (heads.sport == PORT)
-        claimed: NDArray[np.bool_] = (heads.length > 4) & (greeting | command | login | answer)
-        return claimed
+        return among(heads, (heads.first[:, 4] == 10) | heads.port(PORT), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read what begins in one segment."""

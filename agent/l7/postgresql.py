@@ -6,11 +6,10 @@ from collections import deque
 from struct import Struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
 from agent.l7.sql import verb
-from agent.l7.stream import Passing, listed, remember
+from agent.l7.stream import Mask, Passing, among, listed, remember
 
 PORT = 5432
 MOST_SIZE = 1 << 30  # the server's own limit of a message
@@ -65,6 +64,20 @@ class _State(Passing):
             pass
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    size, code = heads.word(0, 4).astype(np.int64), heads.word(4, 4)
+    known = np.isin(code, np.array(list(STARTS), dtype=np.uint64))
+    start = known & (size >= 8) & (size <= 10_000) & (heads.length >= 8) & (heads.length <= size)
+    kind, length = heads.first[:, 0], heads.word(1, 4).astype(np.int64)
+    types = np.zeros(256, dtype=bool)
+    types[list(CLIENT | SERVER)] = True
+    message = types[kind] & (length >= 4) & (length < 1 << 24) & (heads.length >= 5)
+    refused = (heads.length == 1) & np.isin(kind, np.frombuffer(b"SNG", dtype=np.uint8)) & (heads.sport == PORT)
+    claimed: Mask = start | (heads.port(PORT) & (message | refused))
+    return claimed
+
+
 class PostgresParser:
     """PostgreSQL and what speaks its protocol."""
 
@@ -72,18 +85,9 @@ class PostgresParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """The start of a session anywhere; a message of plausible type and length on PostgreSQL's port."""
-        size, code = heads.word(0, 4).astype(np.int64), heads.word(4, 4)
-        known = np.isin(code, np.array(list(STARTS), dtype=np.uint64))
-        start = known & (size >= 8) & (size <= 10_000) & (heads.length >= 8) & (heads.length <= size)
-        kind, length = heads.first[:, 0], heads.word(1, 4).astype(np.int64)
-        types = np.zeros(256, dtype=bool)
-        types[list(CLIENT | SERVER)] = True
-        message = types[kind] & (length >= 4) & (length < 1 << 24) & (heads.length >= 5)
-        refused = (heads.length == 1) & np.isin(kind, np.frombuffer(b"SNG", dtype=np.uint8)) & (heads.sport == PORT)
-        claimed: NDArray[np.bool_] = start | (heads.port(PORT) & (message | refused))
-        return claimed
+        return among(heads, (heads.first[:, 0] == 0) | heads.port(PORT), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the messages that begin in one segment."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Passing, listed
+from agent.l7.stream import Mask, Passing, among, listed
 
 PORT = 6379
 MOST_LINE = 4096
@@ -102,6 +101,21 @@ def command(data: bytes, at: int) -> str:
     return b" ".join(words).decode("ascii", "replace")
 
 
+def _closer(heads: Heads) -> Mask:
+    """The candidates that pass all tests. Shape (n,)."""
+    first = heads.first
+    end = b"\r\n$"
+    short = (first[:, 2:5] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 5]]
+    long = (first[:, 3:6] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 6]]
+    array = (first[:, 0] == 42) & DIGITS[first[:, 1]] & (short | (DIGITS[first[:, 2]] & long))
+    line = ((first[:, :15] == 13) & (first[:, 1:16] == 10)).any(axis=1)
+    typed = (COUNTED[first[:, 0]] & DIGITS[first[:, 1]]) | (WORDED[first[:, 0]] & LETTERS[first[:, 1]])
+    typed &= line | (heads.length > 15)
+    word = LETTERS[first[:, 0]] & LETTERS[first[:, 1]] & LETTERS[first[:, 2]]
+    claimed: Mask = (heads.length >= 3) & (array | (heads.port(PORT) & (typed | word)))
+    return claimed
+
+
 class RedisParser:
     """Redis, Valkey and what else speaks RESP."""
 
@@ -109,19 +123,9 @@ class RedisParser:
     transports = frozenset((TCP,))
     stateful = True
 
-    def probe(self, heads: Heads) -> NDArray[np.bool_]:
+    def probe(self, heads: Heads) -> Mask:
         """A command as an array of bulk strings anywhere; any type of RESP, or a word, on Redis's port."""
-        first = heads.first
-        end = b"\r\n$"
-        short = (first[:, 2:5] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 5]]
-        long = (first[:, 3:6] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 6]]
-        array = (first[:, 0] == 42) & DIGITS[first[:, 1]] & (short | (DIGITS[first[:, 2]] & long))
-        line = ((first[:, :15] == 13) & (first[:, 1:16] == 10)).any(axis=1)
-        typed = (COUNTED[first[:, 0]] & DIGITS[first[:, 1]]) | (WORDED[first[:, 0]] & LETTERS[first[:, 1]])
-        typed &= line | (heads.length > 15)
-        word = LETTERS[first[:, 0]] & LETTERS[first[:, 1]] & LETTERS[first[:, 2]]
-        claimed: NDArray[np.bool_] = (heads.length >= 3) & (array | (heads.port(PORT) & (typed | word)))
-        return claimed
+        return among(heads, (heads.first[:, 0] == 42) | heads.port(PORT), _closer)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the commands, or the replies, that begin in one segment."""

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from agent.l7 import Conn
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.l7 import Conn, Heads
+
+Mask = NDArray[np.bool_]
 
 
 class Passing:
@@ -35,6 +42,15 @@ class Passing:
         """Bytes of this side were missed or cut: whatever comes next begins anew."""
         self.skip[side] = 0
         conn.pending[side].clear()
+
+
+def among(heads: Heads, candidates: Mask, closer: Callable[[Heads], Mask]) -> Mask:
+    """Where `closer` says yes, asked only for the candidates: most payloads are ruled out by a byte. Shape (n,)."""
+    claimed = np.zeros(len(heads.length), dtype=bool)
+    rows = np.flatnonzero(candidates)
+    if len(rows):
+        claimed[rows] = closer(Heads(heads.first[rows], heads.length[rows], heads.sport[rows], heads.dport[rows]))
+    return claimed
 
 
 def listed(words: list[str], most: int = 8, separator: str = " ") -> str:
