@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,9 @@ def sort_out(frames: Frames, known: Known) -> tuple[Frames, NDArray[np.uint16], 
     if keep.all():
         return frames, known.place[at], {}
     discarded = {"loopback_copy": int(copy.sum()), "unselected_interface": int((~there).sum())}
-    kept = Frames(**{field.name: getattr(frames, field.name)[keep] for field in fields(Frames)})
-    return kept, known.place[at[keep]], {reason: count for reason, count in discarded.items() if count}
+    arrays: dict[str, Any] = {field.name: getattr(frames, field.name) for field in fields(Frames)}
+    taken: dict[str, Any] = {name: array if array is None else array[keep] for name, array in arrays.items()}
+    return Frames(**taken), known.place[at[keep]], {reason: count for reason, count in discarded.items() if count}
 
 
 @dataclass(slots=True)

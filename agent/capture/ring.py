@@ -254,8 +254,9 @@ class RingSource:
                 self._discarded[reason] = self._discarded.get(reason, 0) + count
         if not len(iface):
             service.ring.give_back()
-        vlan = frames.vlan if (frames.vlan >= 0).any() else None
-        return Block(service.ring.data, frames.offset, frames.cap_len, frames.wire_len, frames.time, iface, vlan=vlan)
+        return Block(
+            service.ring.data, frames.offset, frames.cap_len, frames.wire_len, frames.time, iface, vlan=frames.vlan
+        )
 
     def _wait(self, seconds: float) -> bool:
         """Until a ring may have something, at most so long; False where the time is over."""

@@ -35,6 +35,7 @@ _STATUS, _COUNT, _TS_FIRST = 8, 12, 32  # offsets in a block's header
 _USER = 1
 _STATUS_VLAN_VALID, _STATUS_TPID_VALID = 1 << 4, 1 << 6
 _FRAME_HEADER = 48  # struct tpacket3_hdr; struct sockaddr_ll follows
+_HEAD = 64  # what is read of both; a frame's bytes lie behind it
 _MAP_POPULATE = 0x8000
 _TAG_BYTES = 4
 _LARGE = 400
@@ -43,13 +44,16 @@ _LARGE = 400
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Frames of ring blocks; arrays of shape (n,). `offset` is into the ring, the last two are the kernel's words."""
+    """Frames of ring blocks; arrays of shape (n,). `offset` is into the ring, the last two are the kernel's words.
+
+    `vlan` is as in `Block`; None where no frame of these had a tag.
+    """
 
     offset: NDArray[np.int64]
     cap_len: NDArray[np.uint32]
     wire_len: NDArray[np.uint32]
     time: NDArray[np.int64]
-    vlan: NDArray[np.int64]
+    vlan: NDArray[np.int64] | None
     ifindex: NDArray[np.int32]
     pkttype: NDArray[np.uint8]
 
@@ -99,8 +103,13 @@ def find_frames(block: NDArray[np.uint8]) -> NDArray[np.int64]:
     if length > _LARGE * count:
         return _walk(block, first, count)
     seconds = block[first : length - length % 8].view(np.uint32)[1::2]
-    found: NDArray[np.int64] = np.flatnonzero(seconds - np.uint32(early) <= np.uint32((late - early) & 0xFFFFFFFF))
-    found = found * 8 + first
+    if early == late:
+        likely = seconds == np.uint32(early)
+    else:
+        likely = seconds - np.uint32(early) <= np.uint32((late - early) & 0xFFFFFFFF)
+    found: NDArray[np.int64] = np.flatnonzero(likely)
+    found *= 8
+    found += first
     if len(found) == count and count and found[0] == first:
         steps = words(block, "=u4")[found]
         if np.array_equal(found[:-1] + steps[:-1], found[1:]):
@@ -118,20 +127,30 @@ def _walk(block: NDArray[np.uint8], place: int, count: int) -> NDArray[np.int64]
 
 
 def read_frames(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> Frames:
-    """The frames whose headers start at `starts`, as their headers tell."""
-    view = words(data, "=u4")
-    seconds, nanoseconds, cap_len, wire_len, status = (view[starts + at] for at in (4, 8, 12, 16, 20))
-    tci, tpid = view[starts + 32], words(data, "=u2")[starts + 36]
+    """The frames whose headers start at `starts`, which are multiples of 8, as their headers tell.
+
+    The headers are gathered whole, once: a gather costs by the place, hardly by the byte.
+    """
+    places = np.ndarray(((len(data) - _HEAD) // 8 + 1,), f"V{_HEAD}", data, strides=(8,))
+    heads = places[starts >> 3]
+    numbers, halves = heads.view("=u4").reshape(-1, _HEAD // 4), heads.view("=u2").reshape(-1, _HEAD // 2)
+    status, wire_len, vlan = numbers[:, 5], numbers[:, 4], None
     tagged = status & _STATUS_VLAN_VALID != 0
-    tpid = np.where(status & _STATUS_TPID_VALID != 0, tpid, 0x8100).astype(np.int64)
+    if tagged.any():
+        tpid = np.where(status & _STATUS_TPID_VALID != 0, halves[:, 18], 0x8100).astype(np.int64)
+        vlan = np.where(tagged, tpid << 16 | (numbers[:, 8] & 0xFFFF), -1)
+        wire_len = wire_len + np.where(tagged, np.uint32(_TAG_BYTES), np.uint32(0))
+    time = numbers[:, 1].astype(np.int64)
+    time *= 1_000_000_000
+    time += numbers[:, 2]
     return Frames(
-        offset=starts + words(data, "=u2")[starts + 24],
-        cap_len=cap_len,
-        wire_len=wire_len + np.where(tagged, np.uint32(_TAG_BYTES), np.uint32(0)),
-        time=seconds.astype(np.int64) * 1_000_000_000 + nanoseconds,
-        vlan=np.where(tagged, tpid << 16 | (tci & 0xFFFF), -1),
-        ifindex=view[starts + _FRAME_HEADER + 4].view(np.int32),
-        pkttype=data[starts + _FRAME_HEADER + 10],
+        offset=starts + halves[:, 12],
+        cap_len=numbers[:, 3].copy(),
+        wire_len=wire_len.copy(),
+        time=time,
+        vlan=vlan,
+        ifindex=numbers[:, _FRAME_HEADER // 4 + 1].view(np.int32),
+        pkttype=heads.view(np.uint8).reshape(-1, _HEAD)[:, _FRAME_HEADER + 10],
     )
 
 

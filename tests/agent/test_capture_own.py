@@ -91,3 +91,23 @@ def test_a_frame_cut_anywhere_is_own_only_with_both_ports() -> None:
         for cut in range(len(whole) + 1):
             _, dropped = drop_own(block_of(whole[:cut]), INTERFACES, [8470])
             assert dropped == int(cut >= ports_end)
+
+
+PACKETS = [
+    ether(ip(source, target, *ports, options=options), *tags)
+    for source, target, ports in ((HUB, OTHER, (8470, 1)), (OTHER, HUB, (1, 8470)), (OTHER, OTHER, (8470, 8470)))
+    for options in (0, 2)
+    for tags in ((), (0x8100,), (0x88A8, 0x8100))
+] + [ether(ip6(8470, 1)), ether(ip6(1, 2)), ether(ip6(8470, 1), 0x8100), bytes(12) + b"\x08\x06" + bytes(40)]
+
+
+@given(
+    st.lists(st.sampled_from(PACKETS), min_size=1, max_size=20),
+    st.sampled_from([[(HUB, 8470)], [(HUB6, 8470)], [(HUB, 8470), (HUB6, 8470)], [(OTHER, 1)], [(OTHER, 8470)], []]),
+)
+def test_the_quick_look_misses_nothing(frames: list[bytes], endpoints: list[Endpoint]) -> None:
+    thorough = OwnTraffic(INTERFACES, endpoints)  # not Ethernet alone: every frame is looked at
+    quick = OwnTraffic(INTERFACES[:1], endpoints)
+    block = block_of(*frames, bytes(60))
+    assert thorough.drop(block).offset.tolist() == quick.drop(block).offset.tolist()
+    assert thorough.dropped == quick.dropped
