@@ -1,4 +1,4 @@
-"""Puts the parts of one run together: decoder, flow table, sealer and books for a source."""
+"""Puts the parts of one run together: decoder, L7 engine, flow table, sealer and books for a source."""
 
 from __future__ import annotations
 
@@ -7,22 +7,53 @@ from typing import Any
 
 from agent.capture import Source
 from agent.decode.decoder import Decoder
+from agent.decode.slow import Budget
 from agent.flows import FlowTable
 from agent.pipeline import Pipeline
-from agent.seal import Sealer
+from agent.seal import OnProblem, Sealer
 from protocol.ledger import Report
 
 SLOW_BUDGET = 0.2
 """Seconds of every second that a live agent may spend in the fallback dissector."""
 
 
-def pipeline_of(source: Source, agent: str, epoch: int, log: Any) -> Pipeline:
+L7_BUDGET = 0.5
+"""Seconds of every second that a live agent may spend in L7 parsers."""
+
+
+def engine_of(mode: str, keep_query: bool, live: bool, on_problem: OnProblem = lambda name, error: None) -> Any:
+    """The L7 engine of a run (`agent.l7.engine.Engine`), None for mode `off`: then nothing of it is imported.
+
+    `mode` is off, fast (the parsers of `agent.l7`), or all (and scapy for the rest). `on_problem` is told the name of a
+    parser that cannot be had, and why.
+    """
+    if mode == "off":
+        return None
+    from agent.l7.engine import Engine
+    from agent.l7.registry import parsers
+
+    rest = None
+    if mode == "all":
+        from agent.l7.scapy_rest import Rest
+
+        rest = Rest()
+    budget = Budget(L7_BUDGET, monotonic) if live else None  # a file waits
+    return Engine(parsers(on_problem), rest=rest, keep_query=keep_query, budget=budget)
+
+
+def pipeline_of(
+    source: Source, agent: str, epoch: int, log: Any, *, l7: str = "fast", keep_query: bool = False
+) -> Pipeline:
     """The pipeline of a run over `source`, which must be open."""
     report = Report()
 
     def on_problem(reason: str, error: Exception) -> None:
         log.error("packets lost", reason=reason, exc_info=error)
 
+    def on_parser(name: str, error: Exception) -> None:
+        log.error("an L7 parser is left out", parser=name, error=repr(error))
+
     budget = SLOW_BUDGET if source.live else None  # a file waits
     decoder = Decoder(source.interfaces, slow_budget=budget, clock=monotonic)
-    return Pipeline(decoder, FlowTable(), Sealer(agent, epoch, report), report, on_problem=on_problem)
+    engine = engine_of(l7, keep_query, source.live, on_parser)
+    return Pipeline(decoder, FlowTable(), Sealer(agent, epoch, report), report, engine=engine, on_problem=on_problem)

@@ -1,4 +1,4 @@
-"""The way of one block: decode, number, count into flows, gather rows, seal.
+"""The way of one block: decode, number, read the payloads, count into flows, gather rows, seal.
 
 Every packet fed is in the books from then on: `captured = rows + flow_only + lost + open` holds after every call,
 whatever raised on the way. Pure but for what its parts do; one thread feeds it, any thread may read `report`,
@@ -8,6 +8,7 @@ whatever raised on the way. Pure but for what its parts do; one thread feeds it,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from agent.capture import Block, Counters, pick
 from agent.decode.decoder import Decoder
@@ -16,6 +17,9 @@ from agent.seal import HALVINGS, OnProblem, Sealer
 from protocol.columns import Columns
 from protocol.ledger import Report
 from protocol.messages import Batch, Tombstone
+
+if TYPE_CHECKING:
+    from agent.l7.engine import Engine
 
 LEVELS = ("packets", "flows")
 EXPIRE_STEP_NS = 250_000_000
@@ -59,13 +63,15 @@ class Pipeline:
         report: Report,
         level: str = "packets",
         *,
+        engine: Engine | None = None,
         on_problem: OnProblem = lambda reason, error: None,
     ) -> None:
         self.level = level
         self.frames = 0
         """Frames fed so far; the number of the last one."""
         self.report = report
-        self._decoder, self._flows, self._sealer, self._books = decoder, flows, sealer, report
+        self._decoder, self._engine = decoder, engine
+        self._flows, self._sealer, self._books = flows, sealer, report
         self._on_problem = on_problem
         self._told: set[tuple[str, str]] = set()
         self._looked = 0  # time of the last look through the flows
@@ -85,8 +91,8 @@ class Pipeline:
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory held by rows that are not sealed yet. 0 after `seal`."""
-        return self._sealer.bytes
+        """Memory held by rows that are not sealed yet, and by unfinished L7 messages. 0 after `seal`."""
+        return self._sealer.bytes + (self._engine.bytes if self._engine else 0)
 
     def feed(self, block: Block) -> list[Batch]:
         """Take a block; its memory is not needed after the call. The batches that became full."""
@@ -97,7 +103,7 @@ class Pipeline:
         self._books.captured += len(block)
         self._books.open += len(block)
         batches: list[Batch] = []
-        for columns in decode_parts(self._decoder.block, block, first, self._not_decoded):
+        for columns in decode_parts(self._decode, block, first, self._not_decoded):
             batches += self._take(columns)
         if self._flows.last_time is not None:
             batches += self._expire(self._flows.last_time)
@@ -111,7 +117,9 @@ class Pipeline:
         return batches
 
     def seal(self) -> list[Batch]:
-        """Seal all rows that wait; flows in the table stay open."""
+        """Seal all rows that wait, give up unfinished L7 messages; flows in the table stay open."""
+        if self._engine is not None:
+            self._engine.free()
         batches = self._sealer.seal()
         self._publish()
         return batches
@@ -134,6 +142,17 @@ class Pipeline:
         self._publish()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _decode(self, block: Block, first_number: int) -> Columns:
+        """A block's columns; with those of L7 where packets get rows."""
+        if self._engine is None:
+            return self._decoder.block(block, first_number)
+        if self._level != "packets":
+            self._engine.clear()
+            return self._decoder.block(block, first_number)
+        columns, payloads = self._decoder.with_payloads(block, first_number)
+        self._engine.add(columns, payloads)
+        return columns
 
     def _take(self, columns: Columns) -> list[Batch]:
         """Packets that were decoded: into the flows, and where they get rows, to the sealer."""

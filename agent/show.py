@@ -206,8 +206,8 @@ class FieldStrings:
 
 
 _JSON: dict[str, Callable[[Any], str]] = {
-    "texts": lambda items: json.dumps(items),
-    "map": lambda pairs: json.dumps(dict(pairs)),
+    "texts": lambda items: json.dumps(items, separators=(",", ":")),
+    "map": lambda pairs: json.dumps(dict(pairs), separators=(",", ":")),
 }
 """Kinds whose JSON is not made of the value as people read it."""
 

@@ -124,6 +124,11 @@ def _utf8(string: str) -> bytes:
 
 def text_of(strings: Sequence[str]) -> Text:
     """A `Text` of Python strings; each is cut to MAX_TEXT bytes at a character boundary."""
+    whole = "".join(strings)
+    if whole.isascii():  # as most are, and then ten times faster
+        sizes = np.fromiter(map(len, strings), dtype="<u4", count=len(strings))
+        if not len(sizes) or int(sizes.max()) <= MAX_TEXT:
+            return Text(sizes, np.frombuffer(whole.encode(), dtype=np.uint8))
     parts = [_utf8(s) for s in strings]
     lengths = np.fromiter((len(p) for p in parts), dtype="<u4", count=len(parts))
     return Text(lengths, np.frombuffer(b"".join(parts), dtype=np.uint8))

@@ -15,7 +15,7 @@ from agent.capture import Block, Interface
 from agent.decode import link, network, slow, transport, tunnel
 from agent.decode.encap import ENCAP
 from agent.decode.kinds import LINKTYPE, Kind
-from agent.decode.walk import Array, Handler, Walk
+from agent.decode.walk import Array, Handler, Payloads, Walk
 from protocol.columns import Columns, Dict
 from protocol.schema import Has
 
@@ -96,7 +96,16 @@ class Decoder:
 
     def block(self, block: Block, first_number: int) -> Columns:
         """Every column of PACKETS for the frames of a block, numbered from `first_number`. Never raises on input."""
-        walk = Walk(block)
+        return self._walk(Walk(block), block, first_number)
+
+    def with_payloads(self, block: Block, first_number: int) -> tuple[Columns, Payloads]:
+        """As `block`, and where the payloads are; they lie in the block's memory."""
+        walk = Walk(block, payloads=True)
+        columns = self._walk(walk, block, first_number)
+        assert walk.payloads is not None
+        return columns, walk.payloads
+
+    def _walk(self, walk: Walk, block: Block, first_number: int) -> Columns:
         self._frame_columns(walk, block, first_number)
         _stripped_tag(walk, block)
         left = self._start(walk, block.iface)

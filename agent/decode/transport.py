@@ -56,6 +56,7 @@ def tcp(walk: Walk, rows: Array) -> None:
 
 def _tcp_length(walk: Walk, rows: Array, off: Array, hlen: Array) -> None:
     length = walk.end[rows] - off - hlen
+    walk.payload(rows, off + hlen, np.where(hlen >= 20, walk.end[rows], 0))
     known = (length >= 0) & (walk.array("frag_more")[rows] == 0)
     walk.malformed(rows[(length < 0) | (walk.cap[rows] < off + hlen)])
     if not known.all():
@@ -85,15 +86,17 @@ def udp(walk: Walk, rows: Array) -> None:
     walk.malformed(rows[bad])
     kinds = UDP_DESTINATION[head["dst"]]
     kinds = np.where(kinds, kinds, UDP_SOURCE[head["src"]])
+    size = np.where(jumbo, walk.end[rows] - off, length)
+    walk.payload(rows, off + 8, off + np.where(bad, 0, size))
     if kinds.any():
         ephemeral = (head["src"] >= LEAST_PORT) & (head["dst"] >= LEAST_PORT)
         chosen = ephemeral & ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0)
-        size = np.where(jumbo, walk.end[rows] - off, length)
         _into(walk, rows[chosen], off[chosen], size[chosen], kinds[chosen])
 
 
 def _into(walk: Walk, rows: Array, off: Array, size: Array, kinds: Array) -> None:
     walk.off[rows] = off + 8
+    walk.payload(rows, off, off)  # the packet described is another one
     walk.trim(rows, off + size)
     walk.split(rows, kinds)
 

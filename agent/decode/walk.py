@@ -8,6 +8,7 @@ moves its rows forward, and `MAX_LAYERS` bounds how often.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +46,18 @@ def record(size: int, **fields: tuple[str, int]) -> np.dtype[Any]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Payloads:
+    """Where the TCP or UDP payload of every described packet is in `data`: first byte and captured bytes, shape (n,).
+
+    Length 0 where there is none: no such layer, nothing captured of it, a fragment that is not the first.
+    """
+
+    data: Array
+    start: Array
+    length: Array
+
+
 class Walk:
     """One block on its way into columns. `off`, `cap`, `end` are int64 positions in `data`, one per frame.
 
@@ -52,7 +65,7 @@ class Walk:
     bytes ended on the wire (beyond `cap` where the frame was cut). Always `cap <= end` and `cap <= len(data)`.
     """
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, payloads: bool = False) -> None:
         self.data = block.data
         self.n = len(block)
         self.off = block.offset.astype(np.int64)
@@ -62,6 +75,9 @@ class Walk:
             column.name: (empty if column.wire in _PLAIN else absent)(column, self.n) for column in PACKETS.columns
         }
         self.layers = self.array("layers")
+        self.payloads: Payloads | None = None  # noted only where somebody asks
+        if payloads:
+            self.payloads = Payloads(self.data, np.zeros(self.n, np.int64), np.zeros(self.n, np.int64))
         self._pending: dict[int, list[Array]] = {}
         self._lists: dict[str, list[tuple[Array, Array]]] = {name: [] for name in _LISTS}
         self._tunnels = np.zeros(self.n, dtype="<u4")
@@ -138,6 +154,12 @@ class Walk:
         end = np.minimum(self.end[rows], end)
         self.end[rows] = end
         self.cap[rows] = np.minimum(self.cap[rows], end)
+
+    def payload(self, rows: Array, start: Array, end: Array) -> None:
+        """The payload of these rows lies between `start` and `end`, as far as it was captured."""
+        if self.payloads is not None:
+            self.payloads.start[rows] = start
+            self.payloads.length[rows] = np.maximum(np.minimum(self.cap[rows], end) - start, 0)
 
     # -- going on --------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ connections that it claimed before. Content decides first, ports second.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -41,6 +42,8 @@ class Heads:
 
     def word(self, at: int, size: int) -> NDArray[np.uint64]:
         """The big-endian integer of `size` bytes at `at` of every payload, shape (n,)."""
+        if size in (1, 2, 4, 8):
+            return self.first[:, at : at + size].view(f">u{size}")[:, 0].astype(np.uint64)
         value = np.zeros(len(self.length), dtype=np.uint64)
         for i in range(at, at + size):
             value = (value << np.uint64(8)) | self.first[:, i]
@@ -48,11 +51,18 @@ class Heads:
 
     def port(self, *ports: int) -> NDArray[np.bool_]:
         """Where either port is one of these."""
-        chosen = np.array(ports, dtype=np.uint16)
-        return np.isin(self.sport, chosen) | np.isin(self.dport, chosen)
+        chosen = _port_table(ports)
+        return chosen[self.sport] | chosen[self.dport]
 
 
-@dataclass(frozen=True, slots=True)
+@cache
+def _port_table(ports: tuple[int, ...]) -> NDArray[np.bool_]:
+    table = np.zeros(65536, dtype=np.bool_)
+    table[list(ports)] = True
+    return table
+
+
+@dataclass(slots=True)  # not frozen: that costs a microsecond each
 class Turn:
     """One half of a call: a request or a response. Halves with the same `key` of one connection belong together.
 
@@ -109,7 +119,10 @@ class Conn:
 
 
 class Parser(Protocol):
-    """One protocol (or a family that shares a header)."""
+    """One protocol (or a family that shares a header).
+
+    A stateful parser may also have `lost(conn, side)`: bytes of that side were missed, cut off or freed.
+    """
 
     name: str
     transports: frozenset[int]  # of TCP, UDP, SCTP
