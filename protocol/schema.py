@@ -220,7 +220,12 @@ _FLOW_COLUMNS = (
     Column("tcp_flags", "u2", "UInt16", "TCP flags seen from source to destination, or-ed"),
     Column("tcp_flags_rev", "u2", "UInt16", "TCP flags seen from destination to source, or-ed"),
     Column("zero_windows", "u4", "UInt32", "TCP segments that announced window 0, both ways, without RST"),
-    Column("rtt", "i8", "Int64", "SYN to SYN-ACK, nanoseconds; -1 where not seen"),
+    Column("resets", "u4", "UInt32", "TCP segments with RST, both ways"),
+    Column("retransmissions", "u4", "UInt32", "TCP segments sent again from source to destination"),
+    Column("retransmissions_rev", "u4", "UInt32", "TCP segments sent again from destination to source"),
+    Column("out_of_order", "u4", "UInt32", "TCP segments out of order from source to destination"),
+    Column("out_of_order_rev", "u4", "UInt32", "TCP segments out of order from destination to source"),
+    Column("rtt", "i8", "Int64", "SYN to SYN-ACK of the conversation, nanoseconds; -1 where not seen"),
 )
 
 _V4, _V6, _ARP4 = int(Has.IPV4), int(Has.IPV6), int(Has.ARP_IPV4)
@@ -383,6 +388,11 @@ _FLOW_FIELDS = (
     Field("tcp.flags", "tcp_flags", "uint", int(Has.TCP_FLAGS), "TCP flags from source to destination, or-ed"),
     Field("flow.tcp_flags_rev", "tcp_flags_rev", "uint", int(Has.TCP_FLAGS), "TCP flags of the other way, or-ed"),
     Field("flow.zero_windows", "zero_windows", "uint", int(Has.TCP_FLAGS), "segments that announced window 0"),
+    Field("flow.resets", "resets", "uint", int(Has.TCP_FLAGS), "segments with RST"),
+    Field("flow.retransmissions", "retransmissions", "uint", int(Has.TCP_FLAGS), "segments sent again"),
+    Field("flow.retransmissions_rev", "retransmissions_rev", "uint", int(Has.TCP_FLAGS), "the same, the other way"),
+    Field("flow.out_of_order", "out_of_order", "uint", int(Has.TCP_FLAGS), "segments out of order"),
+    Field("flow.out_of_order_rev", "out_of_order_rev", "uint", int(Has.TCP_FLAGS), "the same, the other way"),
     Field("flow.rtt", "rtt", "seconds", int(Has.TCP_FLAGS), "SYN to SYN-ACK, seconds; absent where not seen"),
 )
 

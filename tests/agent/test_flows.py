@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import flow_keys, flows
+from agent import flow_keys, flow_seq, flows
 from agent.flow_cuts import FIN_FIRST, FIN_SECOND, RESET
+from agent.flow_items import KEEP_NS
 from agent.flows import FlowTable
 from protocol.columns import Columns, Dict, empty, pack_columns
 from protocol.schema import FLOWS, PACKETS, Has
 
 S = 1_000_000_000
 SYN, ACK, FIN, RST = 2, 16, 1, 4
-TCP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.TCP | Has.TCP_FLAGS | Has.TCP_WINDOW)
+SEQUENCED = int(Has.TCP_FLAGS | Has.TCP_WINDOW | Has.TCP_SEQ | Has.TCP_ACK | Has.TCP_LEN)
+TCP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.TCP) | SEQUENCED
 UDP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.UDP)
 FRAGMENT = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.FRAG)
 V6 = int(Has.TIME | Has.IP | Has.IPV6 | Has.UDP)
@@ -41,6 +43,9 @@ class Packet:
     size: int = 60
     iface: str = "eth0"
     ethertype: int = 0x0800
+    seq: int = 0
+    ack: int = 0
+    length: int = 0
 
     @property
     def has_flags(self) -> bool:
@@ -58,6 +63,9 @@ def columns_of(packets: list[Packet]) -> Columns:
         "proto": "proto",
         "tcp_flags": "flags",
         "tcp_window": "window",
+        "tcp_seq": "seq",
+        "tcp_ack": "ack",
+        "tcp_len": "length",
         "len": "size",
         "ethertype": "ethertype",
         "eth_src": "src",
@@ -89,32 +97,104 @@ def rows_of(columns: Columns | None) -> list[dict[str, Any]]:
 # -- the naive table -----------------------------------------------------------------------------------------------
 
 
+def ahead(a: int, b: int) -> int:
+    """How far sequence number a is before b, modulo 2**32."""
+    return (a - b + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+@dataclass
+class Way:
+    """One direction of a session."""
+
+    next: int
+    reached: int
+    ack: int = 0
+    time: int = 0
+    window: int = 0
+    duplicates: int = 0
+    syn: bool = False
+
+
+@dataclass
+class Session:
+    source: tuple[int, int]
+    opened: bool = False
+    state: int = 0
+    syn: tuple[int, tuple[int, int]] | None = None
+    rtt: int = -1
+    round_trip: int = -1
+    ways: dict[tuple[int, int], Way] = field(default_factory=dict)
+
+    def finished(self) -> bool:
+        return bool(self.state & RESET) or self.state & 3 == FIN_FIRST | FIN_SECOND
+
+    def judge(self, p: Packet, time: int, sender: Any, receiver: Any) -> str:
+        """Wireshark's rules, one segment at a time."""
+        way, other = self.ways.get(sender), self.ways.get(receiver) if sender != receiver else None
+        control = bool(p.flags & (SYN | FIN))
+        plain = not p.flags & (SYN | FIN | RST)
+        end = (p.seq + p.length + control) % (1 << 32)
+        behind = ahead(p.seq, way.next) if way else 0
+        word = self.kind(p, time, way, other, end, behind)
+        if way is None:
+            way = self.ways[sender] = Way(p.seq, time, ack=-1)
+            behind = -1  # no duplicate
+            first = True
+        else:
+            first = False
+        repeats = plain and not p.length and not behind and p.window and p.window == way.window and p.ack == way.ack
+        way.duplicates = 0 if p.ack != way.ack else way.duplicates + bool(repeats)
+        if way.syn and p.flags & (SYN | RST | ACK) == ACK and self.round_trip < 0:
+            self.round_trip = time - way.time
+        probe = p.length == 1 and other is not None and other.window == 0
+        if probe:
+            end = p.seq
+        if first or ahead(end, way.next) > 0:
+            way.next, way.reached = end, time
+        way.ack, way.time, way.window = p.ack, time, p.window
+        way.syn = p.flags & (SYN | ACK) == SYN
+        return word
+
+    def kind(self, p: Packet, time: int, way: Way | None, other: Way | None, end: int, behind: int) -> str:
+        control = bool(p.flags & (SYN | FIN))
+        if not p.length and not control:
+            return ""
+        if behind == -1 and p.length <= 1 and not p.flags & (SYN | FIN | RST):
+            return ""
+        if p.length and other and other.ack and ahead(p.seq + p.length, other.ack) <= 0:
+            return "again"
+        if way is None or behind >= 0 or (behind == -1 and p.length > 1):
+            return ""
+        if other and other.duplicates >= 2 and other.ack == p.seq and time - other.time < flow_seq.FAST_NS:
+            return "again"
+        allowed = self.round_trip if self.round_trip > 0 else flow_seq.ROUND_TRIP_NS
+        sent = (p.seq + p.length + control) % (1 << 32)
+        return "late" if time - way.reached < allowed and way.next != sent else "again"
+
+
 @dataclass
 class Record:
     key: tuple[Any, ...]
+    session: Session
     layers: int
     ethertype: int
     base: int
     seen: int
-    first: tuple[int, int]
     start: int
     end: int
+    source: tuple[int, int] = (0, 0)
+    rtt: int = -1
     flow_only: int = 0
     zero_windows: int = 0
-    rtt: int = -1
-    syn: tuple[int, tuple[int, int]] | None = None
-    source: tuple[int, int] | None = None
-    state: int = 0
+    resets: int = 0
     sums: dict[tuple[int, int], list[int]] = field(default_factory=dict)
-
-    def finished(self) -> bool:
-        return bool(self.state & RESET) or self.state & 3 == FIN_FIRST | FIN_SECOND
 
 
 class Naive:
     def __init__(self, active: int, idle: int) -> None:
         self.active, self.idle = active, idle
         self.open: dict[tuple[Any, ...], Record] = {}
+        self.isn: dict[Any, int] = {}
         self.out: list[Record] = []
         self.last: int | None = None
 
@@ -126,6 +206,15 @@ class Naive:
             elif self.last is None:
                 self.last = timed[0] if timed else 0
             self.add(packet, self.last, with_rows)
+
+    def begins(self, p: Packet, key: Any, sender: Any) -> bool:
+        """Whether the packet begins a connection."""
+        if p.layers & SEQUENCED != SEQUENCED:
+            return False
+        before, syn = self.isn.get((key, sender)), p.flags & (SYN | ACK) == SYN
+        if before is None or syn:
+            self.isn[key, sender] = p.seq if p.flags & SYN else (p.seq - 1) % (1 << 32)
+        return syn and before is not None and before != p.seq
 
     def add(self, p: Packet, time: int, with_rows: bool) -> None:
         ip = bool(p.layers & Has.IP)
@@ -141,37 +230,47 @@ class Naive:
         flags = p.flags if p.has_flags else 0
         syn = flags & (SYN | ACK) == SYN
         record = self.open.get(key)
-        state = 0
-        if record is not None:
-            idle = abs(time - record.seen) >= self.idle
-            active = time - record.base >= self.active
-            if idle or active or (syn and record.finished()):
-                state = 0 if idle or (syn and record.finished()) else record.state
+        anew = self.begins(p, key, sender)
+        session = None if record is None else record.session
+        if record is not None and session is not None:
+            silent = abs(time - record.seen)
+            keep = max(KEEP_NS, self.idle) if bits & Has.TCP else self.idle
+            if anew or silent >= keep or (syn and session.finished()):
+                session = None
+            if session is None or silent >= self.idle or time - record.base >= self.active:
                 self.out.append(self.open.pop(key))
                 record = None
+        session = session or Session(sender)
         if record is None:
             shown = bits | p.layers & int(Has.ETHERTYPE)
-            record = Record(key, shown, p.ethertype, time, time, sender, time, time, state=state)
-            record.sums = {receiver: [0, 0, 0], sender: [0, 0, 0]}
+            record = Record(key, session, shown, p.ethertype, time, time, time, time)
+            record.sums = {receiver: [0] * 5, sender: [0] * 5}
             self.open[key] = record
-        self.count(record, p, time, sender, lower, flags, 0 if with_rows else 1)
+        self.count(record, p, time, (sender, receiver), lower, flags, 0 if with_rows else 1)
 
-    def count(self, r: Record, p: Packet, time: int, sender: Any, lower: Any, flags: int, flow_only: int) -> None:
+    def count(self, r: Record, p: Packet, time: int, way: Any, lower: Any, flags: int, flow_only: int) -> None:
+        sender, session = way[0], r.session
         if flags & (SYN | ACK) == SYN:
-            r.state = 0
-            r.source = r.source or sender
-            r.syn = (time, sender)
-        if flags & (SYN | ACK) == SYN | ACK and r.rtt < 0 and r.syn and r.syn[1] != sender and time >= r.syn[0]:
-            r.rtt = time - r.syn[0]
-        r.state |= (RESET if flags & RST else 0) | (
+            session.state = 0
+            if not session.opened:
+                session.source, session.opened = sender, True
+            session.syn = (time, sender)
+        syn = session.syn
+        if flags & (SYN | ACK) == SYN | ACK and session.rtt < 0 and syn and syn[1] != sender and time >= syn[0]:
+            session.rtt = time - syn[0]
+        session.state |= (RESET if flags & RST else 0) | (
             0 if not flags & FIN else FIN_FIRST if sender == lower else FIN_SECOND
         )
+        r.source, r.rtt = session.source, session.rtt
         r.layers |= p.layers & int(Has.TCP_FLAGS)
         r.seen, r.start, r.end = time, min(r.start, time), max(r.end, time)
         r.flow_only += flow_only
         r.zero_windows += bool(p.layers & Has.TCP_WINDOW and p.window == 0 and not flags & RST)
+        r.resets += bool(flags & RST)
+        word = session.judge(p, time, *way) if p.layers & SEQUENCED == SEQUENCED else ""
         sums = r.sums[sender]
         sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + p.size, sums[2] | flags
+        sums[3], sums[4] = sums[3] + (word == "again"), sums[4] + (word == "late")
 
     def flush(self) -> list[dict[str, Any]]:
         records = [*self.out, *self.open.values()]
@@ -180,10 +279,10 @@ class Naive:
 
     def row(self, r: Record) -> dict[str, Any]:
         iface, bits, proto, _, lower, upper = r.key
-        source = r.source or r.first
+        source = r.source
         target = upper if source == lower else lower
         there = r.sums[source]
-        back = [0, 0, 0] if source == target else r.sums[target]
+        back = [0] * 5 if source == target else r.sums[target]
         ip = bool(bits & Has.IP)
         return {
             "start": r.start,
@@ -206,6 +305,11 @@ class Naive:
             "tcp_flags": there[2],
             "tcp_flags_rev": back[2],
             "zero_windows": r.zero_windows,
+            "resets": r.resets,
+            "retransmissions": there[3],
+            "retransmissions_rev": back[3],
+            "out_of_order": there[4],
+            "out_of_order_rev": back[4],
             "rtt": r.rtt,
         }
 
@@ -231,6 +335,7 @@ packets = st.builds(
     iface=st.sampled_from(["eth0", "eth1"]),
     ethertype=st.sampled_from([0x0800, 0x0806]),
 )
+near = st.one_of(st.integers(0, 12), st.integers((1 << 32) - 3, (1 << 32) - 1))  # sequence numbers, wrapping
 few = st.builds(  # one or two conversations, so that every rule about one of them is met
     Packet,
     time=st.integers(0, 30).map(lambda s: s * S),
@@ -240,8 +345,25 @@ few = st.builds(  # one or two conversations, so that every rule about one of th
     dst_port=st.sampled_from([1, 2]),
     flags=st.sampled_from([SYN, SYN | ACK, ACK, FIN | ACK, RST]),
 )
+talk = st.builds(  # segments of one connection, close to each other
+    Packet,
+    time=st.integers(0, 400).map(lambda tenths: tenths * 100_000),
+    src=st.just(1),
+    dst=st.just(1),
+    src_port=st.sampled_from([1, 2]),
+    dst_port=st.sampled_from([1, 2]),
+    flags=st.sampled_from([ACK, ACK, ACK, ACK, SYN, SYN | ACK, FIN | ACK]),
+    seq=near,
+    ack=st.integers(0, 5),
+    length=st.sampled_from([0, 0, 1, 2, 5]),
+    window=st.sampled_from([0, 9, 9]),
+)
 blocks = st.lists(
-    st.tuples(st.one_of(st.lists(packets, max_size=30), st.lists(few, max_size=40)), st.booleans()), max_size=5
+    st.tuples(
+        st.one_of(st.lists(packets, max_size=30), st.lists(few, max_size=40), st.lists(talk, max_size=60)),
+        st.booleans(),
+    ),
+    max_size=5,
 )
 in_order = blocks.map(
     lambda parts: [(sorted(part, key=lambda p: p.time), rows) for part, rows in parts]
@@ -329,7 +451,7 @@ def test_a_conversation_is_one_record_whatever_the_blocks() -> None:
 def test_the_first_sender_is_the_source_unless_the_other_sends_the_syn() -> None:
     assert [r["src"] for r in records([back(), Packet()])] == [2]
     assert [r["src"] for r in records([back(), Packet(flags=SYN)])] == [1]
-    assert [r["src"] for r in records([back()], [Packet(flags=SYN)], [back(flags=SYN)])] == [1]
+    assert [r["src"] for r in records([back(seq=1)], [Packet(flags=SYN)], [back(flags=SYN)])] == [1]
 
 
 def test_a_record_ends_ten_seconds_after_its_first_packet() -> None:
@@ -337,6 +459,103 @@ def test_a_record_ends_ten_seconds_after_its_first_packet() -> None:
     assert [(r["start"] // S, r["packets"]) for r in rows] == [(0, 4), (10, 4), (20, 1)]
     far = [Packet(time=4 * s * S) for s in range(3000)]
     assert [r["packets"] for r in records(far)] == [3] * 1000
+
+
+MS = 1_000_000
+
+
+def data(time: int, seq: int, length: int = 100, **values: Any) -> Packet:
+    return Packet(time=time * MS, seq=seq % (1 << 32), length=length, **values)
+
+
+def reply(time: int, ack: int, seq: int = 500, length: int = 0, window: int = 100) -> Packet:
+    return back(time=time * MS, seq=seq, ack=ack, length=length, window=window)
+
+
+def events(*parts: list[Packet]) -> tuple[int, int, int, int]:
+    rows = records(*parts)
+    names = ("retransmissions", "out_of_order", "retransmissions_rev", "out_of_order_rev")
+    first, second, third, fourth = (sum(row[name] for row in rows) for name in names)
+    return first, second, third, fourth
+
+
+@pytest.mark.parametrize("begin", [1000, (1 << 32) - 150])  # the second wraps
+def test_what_is_sent_again_and_what_comes_late(begin: int) -> None:
+    sent = [data(0, begin), data(1, begin + 100), data(2, begin + 200)]
+    assert events(sent) == (0, 0, 0, 0)
+    assert events([*sent, data(300, begin + 100)]) == (1, 0, 0, 0)
+    assert events([*sent, data(300, begin + 200)]) == (1, 0, 0, 0)
+    assert events([sent[0], sent[2], data(3, begin + 100)]) == (0, 1, 0, 0)
+    assert events([sent[0], sent[2], data(9, begin + 100)]) == (1, 0, 0, 0)  # not within 3 ms
+
+
+def test_acknowledged_data_is_sent_again_whenever_it_comes() -> None:
+    assert events([data(0, 1000), data(1, 1100), reply(2, 1200), data(3, 1000)]) == (1, 0, 0, 0)
+    assert events([reply(0, 1200), data(1, 1000)]) == (0, 0, 1, 0)
+
+
+def test_what_duplicate_acknowledgements_ask_for_is_sent_again() -> None:
+    sent = [data(0, 1000), data(1, 1200), data(1, 1300)]
+    once = [reply(1, 1100, length=1, seq=500), reply(1, 1100, seq=501), reply(1, 1100, seq=501)]
+    assert events([*sent, *once[:2], data(2, 1100)]) == (0, 1, 0, 0)
+    assert events([*sent, *once, data(2, 1100)]) == (1, 0, 0, 0)
+
+
+def test_a_round_trip_is_how_long_segments_may_be_late() -> None:
+    shake = [
+        data(0, 999, 0, flags=SYN),
+        back(time=40 * MS, flags=SYN | ACK, seq=499, ack=1000),
+        data(50, 1000, 0, ack=500),
+    ]
+    sent = [data(60, 1000), data(61, 1200), data(100, 1100)]
+    assert events(shake + sent) == (0, 1, 0, 0)
+    assert events(sent) == (1, 0, 0, 0)
+
+
+def test_keep_alives_and_probes_are_not_sent_again() -> None:
+    assert events([data(0, 1000), data(9000, 1099, 0), data(9900, 1099, 1)]) == (0, 0, 0, 0)
+    closed = [data(0, 1000), reply(1, 1100, window=0), data(500, 1100, 1), data(900, 1100, 1), data(1500, 1100)]
+    assert events(closed) == (0, 0, 0, 0)
+
+
+def test_handshakes_sent_again_count() -> None:
+    syn = Packet(flags=SYN, seq=5)
+    assert events([syn, Packet(time=S, flags=SYN, seq=5)]) == (1, 0, 0, 0)
+    assert len(records([syn, Packet(time=S, flags=SYN, seq=5)])) == 1
+
+
+def test_another_syn_is_another_connection() -> None:
+    other = [data(0, 1000), Packet(time=S, flags=SYN, seq=5), data(1001, 6)]
+    assert events(other) == (0, 0, 0, 0)
+    assert [r["packets"] for r in records(other)] == [1, 2]
+    assert [r["packets"] for r in records(other[:1], other[1:2], other[2:])] == [1, 2]
+
+
+def test_sequence_numbers_are_known_beyond_a_record() -> None:
+    table = FlowTable()
+    rows = []
+    for seconds, packet in enumerate([data(0, 1000), *[data(11_000 * i, 1000) for i in range(1, 5)]]):
+        table.add(columns_of([packet]), False)
+        rows += rows_of(table.expire(packet.time + 10 * S + seconds))
+        assert (len(table), table.open_packets, table.open_flow_only) == (1, 0, 0)
+    assert [row["retransmissions"] for row in rows] == [0, 1, 1, 1, 1]
+    assert [row["packets"] for row in rows] == [1] * 5
+    assert table.expire(200 * S) is None
+    assert len(table) == 0
+
+
+def test_who_opened_a_flow_and_its_round_trip_hold_for_all_its_records() -> None:
+    table = FlowTable()
+    table.add(columns_of([Packet(flags=SYN), back(time=7, flags=SYN | ACK)]), True)
+    rows = rows_of(table.expire(10 * S))
+    table.add(columns_of([back(time=11 * S)]), True)
+    rows += rows_of(table.expire(21 * S))
+    assert [(r["src"], r["packets"], r["packets_rev"], r["rtt"]) for r in rows] == [(1, 1, 1, 7), (1, 0, 1, 7)]
+
+
+def test_resets_are_counted() -> None:
+    (row,) = records([Packet(), back(flags=RST), Packet(flags=RST | ACK)])
+    assert row["resets"] == 2
 
 
 def test_a_new_syn_after_the_end_is_a_new_record() -> None:
