@@ -109,19 +109,20 @@ GRPC, ANSWERED = 1, 2
 class _Block:
     """A header block that is being read: the fields so far, bytes of an unfinished field."""
 
-    __slots__ = ("fields", "rest", "said", "stream")
+    __slots__ = ("fields", "partial", "rest", "said", "stream")
 
     def __init__(self, stream: int) -> None:
         self.stream = stream
         self.fields: dict[str, str] = {}
         self.rest = b""
         self.said = False  # its turn was given
+        self.partial = False  # fields were left out, see `hpack_fields`
 
 
 class _State(Passing):
     """A connection: what HPACK remembers, header blocks that are open, and the streams."""
 
-    __slots__ = ("blocks", "fields", "listed", "streams", "synced")
+    __slots__ = ("blocks", "fields", "grpc", "listed", "streams", "synced")
 
     def __init__(self, complete: bool) -> None:
         super().__init__()
@@ -130,6 +131,7 @@ class _State(Passing):
         self.listed = [False, False]  # the frame that is pending was listed when it began
         self.synced = [complete, complete]  # we know where frames begin
         self.streams: dict[int, int] = {}  # stream -> GRPC | ANSWERED
+        self.grpc = False  # gRPC was seen here: a header block that cannot be read in full is taken for it
 
     def lost(self, conn: Conn, side: int) -> None:
         super().lost(conn, side)
@@ -250,15 +252,9 @@ class Http2Parser:
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read one segment; None for one in which no frame begins and no field ends."""
-        if payload.startswith(PREFACE[:14]):
-            conn.state = _State(True)
-            conn.pending[0].clear()
-            conn.pending[1].clear()
-        elif not isinstance(conn.state, _State):
-            if not chained(payload):
-                return None
-            conn.state = _State(False)
-        state: _State = conn.state
+        state = self._state(payload, side, conn)
+        if state is None:
+            return None
         data = state.take(conn, side, payload)
         if not data:
             return None
@@ -268,6 +264,16 @@ class Http2Parser:
         said = _Said()
         self._frames(data, side, conn, said)
         return said.summary() if said.texts or said.columns or said.turns or said.rest else None
+
+    def _state(self, payload: bytes, side: int, conn: Conn) -> _State | None:
+        """The connection's state, new where it begins here; None where this is not HTTP/2."""
+        known = conn.state if isinstance(conn.state, _State) else None
+        begins = payload.startswith(PREFACE[:14]) and (known is None or not known.skip[side])
+        if begins or (known is None and chained(payload)):
+            conn.state = known = _State(begins)
+            conn.pending[0].clear()
+            conn.pending[1].clear()
+        return known
 
     def lost(self, conn: Conn, side: int) -> None:
         """Bytes of this side were missed or cut: the header table is no longer known, frames are looked for anew."""
@@ -328,6 +334,7 @@ class Http2Parser:
         if (flags & END_HEADERS and block.rest) or len(block.rest) > 16_384:
             raise Broken
         if decoder.unknown > unknown:
+            block.partial = True
             said.rest["nodetap.hpack"] = "incomplete"
         self._fields(block, fields, said)
         if kind != PUSH_PROMISE and block.stream:
@@ -345,7 +352,10 @@ class Http2Parser:
         """The turn that a header block is, once it is known."""
         fields, stream = block.fields, block.stream
         known = state.streams.get(stream, 0)
-        if is_grpc(fields.get("content-type", "")):
+        if is_grpc(fields.get("content-type", "")) or "grpc-status" in fields:
+            known |= GRPC
+            state.grpc = True
+        elif state.grpc and block.partial and "content-type" not in fields:
             known |= GRPC
         if ":method" in fields:
             if not block.said:
@@ -410,6 +420,8 @@ def _answer(fields: dict[str, str], stream: int, grpc: bool, ends: bool) -> Turn
     if grpc and code is not None:
         return Turn(False, status=grpc_name(code), error=code != "0", key=stream)
     status = fields.get(":status", "")[:3]
+    if grpc and ends and not status:
+        return Turn(False, key=stream)  # trailers whose fields are not known
     if not status or status < "200" or (grpc and not ends and status == "200"):
         return None
     return Turn(False, status=status, error=status >= "400", key=stream)

@@ -193,6 +193,29 @@ def test_a_connection_from_its_middle():
     assert said.rest["nodetap.hpack"] == "incomplete"
 
 
+def test_grpc_after_a_loss_is_answered_by_its_trailers():
+    """Content type and status stand in the table that was lost: still no call is answered before its trailers."""
+    ask, answer, conn = Encoder(), Encoder(), Conn()
+    feed(conn, PREFACE + frame(4, 0, 0))
+    answers = []
+    for stream in (1, 3, 5):
+        if stream > 1:
+            PARSER.lost(conn, 0)
+            PARSER.lost(conn, 1)
+        head = answer.encode([(":status", "200"), ("content-type", "application/grpc+proto")])
+        tail = answer.encode([("grpc-status", "14")])
+        for side, data in (
+            (0, frame(1, 4, stream, ask.encode(GRPC))),
+            (1, frame(1, 4, stream, head)),
+            (1, frame(1, 5, stream, tail)),
+        ):
+            said = feed(conn, data, side)
+            assert said is not None
+            assert said.l7 == "gRPC"
+            answers += [(turn.key, turn.status) for turn in said.turns if not turn.request]
+    assert answers == [(1, "UNAVAILABLE"), (3, ""), (5, "")]
+
+
 def test_bytes_that_make_no_sense_are_marked_and_survived():
     conn = Conn()
     feed(conn, PREFACE + frame(4, 0, 0))
