@@ -67,9 +67,12 @@ class Worker(threading.Thread):
         self._put(self._pipeline.tick(time_ns()))
         if self.eager:
             self._put(self._pipeline.seal())
-        level = self._outbox.level(self._pipeline.level)
+        pressed = getattr(self._source, "pressed", False)  # the ring fills up: before it drops, rows go
+        level = "flows" if pressed else self._outbox.level(self._pipeline.level)
         if level != self._pipeline.level:
-            self._log.warning("level", level=level, was=self._pipeline.level, outbox_bytes=self._outbox.bytes)
+            self._log.warning(
+                "level", level=level, was=self._pipeline.level, outbox_bytes=self._outbox.bytes, ring_pressed=pressed
+            )
             self._pipeline.level = level
 
     def _count(self) -> None:

@@ -38,6 +38,8 @@ MARKS = ("<!-- live: begin -->", "<!-- live: end -->")
 SENDER, RECEIVER = 0, 1  # cores; trafgen's only child binds itself to the first
 FIRST, LAST = -19, 19
 """Priorities: of the agent and trafgen, as if each had its core to itself; of the hub, which takes what is left."""
+DRAIN = 120
+"""Seconds for which the agent may take its time to send what the hub was too slow for."""
 FLOWS = 512
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -160,10 +162,25 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Figure]:
     config = configuration(folder, given.payload)
     with pair() as (left, right), right.entered():
         hub = Hub(folder).ready()
-        agent = Agent(folder, "run", "--hub", hub.ws, "--interface", right.device, "--node", "bench", *given.agent)
+        agent = Agent(
+            folder,
+            "run",
+            "--hub",
+            hub.ws,
+            "--interface",
+            right.device,
+            "--node",
+            "bench",
+            "--drain-timeout",
+            str(DRAIN),
+            *given.agent,
+        )
         with ending(hub, agent):
             pid = agent.popen.pid
-            until("streaming", lambda: agent.state == "streaming")
+            until(
+                "streaming",
+                lambda: agent.state == "streaming" or (agent.popen.poll() is not None and sys.exit(agent.text)),
+            )
             arrange(pid, FIRST, {RECEIVER})
             arrange(hub.popen.pid, LAST, {SENDER, RECEIVER})
             idle = Watch(pid).over(given.idle) if given.idle else None
@@ -176,15 +193,18 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Figure]:
                   >= link_counter(right, "rx.packets") - before)  # fmt: skip
             sent = link_counter(left, "tx.packets")
             received = link_counter(right, "rx.packets") - before
+            outbox = agent.metric("nodetap_agent_buffer_bytes")
+            prefer_session("self", 0)
+            arrange(hub.popen.pid, 0, {SENDER, RECEIVER})
             agent.send(signal.SIGTERM)
-            code = agent.wait(60)
+            code = agent.wait(DRAIN + 10)
             books = books_of(hub)
-    return figures(given, idle, load, sent, received, books, code)
+    return figures(given, idle, load, sent, received, outbox, books, code)
 
 
 def figures(
-    given: argparse.Namespace, idle: Watch | None, load: Watch, sent: int, received: int, books: dict[str, Any],
-    code: int,
+    given: argparse.Namespace, idle: Watch | None, load: Watch, sent: int, received: int, outbox: float,
+    books: dict[str, Any], code: int,
 ) -> list[Figure]:  # fmt: skip
     """The table."""
     captured, dropped = books["captured"], books["kernel_dropped"]
@@ -199,6 +219,7 @@ def figures(
         Figure("agent CPU, share of its core", f"{load.cpu / load.seconds:.0%}"),
         Figure("RssAnon, largest", f"{peak / 1e6:.0f} MB", "< 150 MB", peak < 150e6),
         Figure("RssAnon, growth over the last two thirds", f"{load.growth / 1e6:+.1f} MB", "flat", load.growth < 5e6),
+        Figure("outbox at the end of the load", f"{outbox / 1e6:.0f} MB"),
         Figure("packets with a row / in flows only", f"{books['row']:,} / {books['flow_only']:,}"),
         Figure("lost", json.dumps(books["lost"])),
         Figure("ledger", "balanced" if books["balanced"] else "not balanced", "balanced", books["balanced"]),

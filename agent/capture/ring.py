@@ -19,6 +19,7 @@ from agent.capture.bpf import REJECT, accept, compile_filter, fits, only_interfa
 from agent.capture.interfaces import InterfaceInfo, choose, matching, of_link
 from agent.capture.members import Members, sort_out
 from agent.capture.netlink import Links
+from agent.capture.pressure import Pressure
 from agent.capture.tpacket import RETIRE_MS, Frames, Ring
 
 MAX_NAMES = 60_000
@@ -127,10 +128,16 @@ class RingSource:
         self._services: list[_Service] = []
         self._places: dict[tuple[str, int], int] = {}
         self._turn = 0
+        self._pressure = Pressure()
         self._epoll = select.epoll()
         self._stopping = 0.0  # when it began
         self._lock = threading.Lock()  # counters are asked from other threads
         self._discarded: dict[str, int] = {}
+
+    @property
+    def pressed(self) -> bool:
+        """Whether packets come faster than they are read, so that each should cost less."""
+        return self._pressure.high
 
     @property
     def linktypes(self) -> set[int]:
@@ -216,9 +223,11 @@ class RingSource:
 
     def next_block(self, timeout: float) -> Block | None:
         """The frames that are there, of one ring. None where none came in time or the source is done."""
-        deadline = time.monotonic() + timeout
+        now = time.monotonic()
+        deadline = now + timeout
         for service in self._services:
             service.ring.give_back()
+        self._pressure.look(max((service.ring.waiting() for service in self._services), default=0.0), now)
         while not self.done:
             self._follow()
             block = self._take()

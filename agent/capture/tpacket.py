@@ -192,6 +192,7 @@ class Ring:
         self.socket.setsockopt(_SOL_PACKET, _RX_RING, request)
         memory = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED | _MAP_POPULATE)
         self.data: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
+        self._statuses = np.ndarray((self.blocks,), "=u4", self.data, offset=_STATUS, strides=(BLOCK_BYTES,))
         self._words = memoryview(memory).cast("I")  # one store per item: the kernel never sees half a status
         self.bind(ifindex)
 
@@ -210,6 +211,10 @@ class Ring:
     def ready(self) -> bool:
         """Whether the kernel has handed over a block that was not taken yet."""
         return len(self._held) < self.blocks and bool(self._words[_status(self._next)] & _USER)
+
+    def waiting(self) -> float:
+        """The share of the ring that is not the kernel's to fill."""
+        return int((self._statuses & _USER).sum()) / self.blocks
 
     def take(self, most_blocks: int, most_frames: int) -> Frames | None:
         """The frames of the blocks that are ready, or None. They stay where they are until `give_back`."""
@@ -249,4 +254,5 @@ class Ring:
         self.socket.close()
         self.data = np.frombuffer(b"", dtype=np.uint8)
         self._words = memoryview(b"").cast("I")
+        self._statuses = np.zeros(1, dtype="=u4")
         self._held.clear()

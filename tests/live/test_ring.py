@@ -237,3 +237,17 @@ def test_what_is_sent_after_stop_is_not_taken() -> None:
         source.stop()
         ping(left, right.address)
         assert len(drained(source)) == 6
+
+
+def test_a_ring_that_fills_up_is_told() -> None:
+    with pair() as (left, right), closing(opened(left)) as source:
+        ping(left, right.address)
+        assert source.next_block(1) is not None
+        assert not source.pressed
+        transfer(left, right, 12 << 20)
+        assert source.next_block(1) is not None
+        assert source.pressed
+        while source.next_block(0.2) is not None:
+            pass
+        assert source.pressed, "for some seconds, or it would come and go with each burst"
+        assert source.counters().kernel_dropped == 0
