@@ -35,6 +35,7 @@ class AgentConfig:
     link: LinkConfig
     buffer_bytes: int = 64 << 20
     metrics: tuple[str, int] | None = None
+    metrics_must: bool = True  # a metrics address that cannot be had is an error
     on_beat: Callable[[], None] | None = None
 
 
@@ -47,6 +48,7 @@ class Agent:
         self.config, self.log = config, log
         self.source, self.pipeline = source, pipeline
         self.outbox = Outbox(config.buffer_bytes, self._news)
+        self._own = own
         self.worker = Worker(source, pipeline, self.outbox, log, own)
         self.uplink = Uplink(
             config.link,
@@ -78,8 +80,7 @@ class Agent:
         self._loop.set_default_executor(DaemonThreads())
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._told_to_stop)
-        server = serve_metrics(self.config.metrics, self.metrics.text, self._unhealthy, self._unready) \
-            if self.config.metrics else None  # fmt: skip
+        server = self._serve_metrics()
         self.worker.start()
         self.watchdog.start()
         self._beat()
@@ -92,6 +93,18 @@ class Agent:
             await asyncio.to_thread(self.worker.join, 2.0)
             if server is not None:
                 server.shutdown()
+
+    def _serve_metrics(self) -> Any:
+        """The metrics' server; None where there is none. Raises OSError where it must be and cannot."""
+        if self.config.metrics is None:
+            return None
+        try:
+            return serve_metrics(self.config.metrics, self.metrics.text, self._unhealthy, self._unready)
+        except OSError as error:
+            if self.config.metrics_must:
+                raise
+            self.log.warning("metrics are not shown", address="{}:{}".format(*self.config.metrics), reason=str(error))
+            return None
 
     def _beat(self) -> None:
         if self.config.on_beat is not None and self._loop is not None:
@@ -125,6 +138,8 @@ class Agent:
         self.worker.eager = new in (State.BACKOFF, State.CONNECTING)
         if new is State.BACKOFF and self._lost_at is None:
             self._lost_at = monotonic()
+        if new is State.STREAMING and self._own is not None:
+            self._own.add(self.uplink.view.own)
         if new is State.STREAMING and self._lost_at is not None:
             self.metrics.reconnect_seconds.observe(monotonic() - self._lost_at)
             self._lost_at = None

@@ -185,11 +185,12 @@ class Hub:
         from hub.ingest.listener import Ingest
         from hub.watchdog import HubWatchdog
 
+        listener = _bind(*self.config.api)
         register = Register(store.epochs())
         register.commit = store.committed()
-        ingest = Ingest(store, register, self.log, token=self.config.token)
+        api_port = int(listener.getsockname()[1])
+        ingest = Ingest(store, register, self.log, token=self.config.token, api_port=api_port)
         watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, COMMIT_DEADLINE, self.log)
-        listener = _bind(*self.config.api)
         port = await ingest.start(*self.config.agents, self.config.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))

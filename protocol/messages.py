@@ -138,8 +138,10 @@ class Welcome:
     window_bytes: int
     software: str = ""
     wall: int = 0  # the hub's clock, ns since 1970
+    api_port: int = 0  # where people ask this hub: not to be captured, as the link is not; 0 where it does not say
 
     def __post_init__(self) -> None:
+        _check(0 <= self.api_port < 1 << 16, "a port has 16 bits")
         _check_words(MAX_NAME, store=self.store, software=self.software)
         _check_numbers(version=self.version, session=self.session, wall=self.wall)
         _check_numbers(window_batches=self.window_batches, window_bytes=self.window_bytes)

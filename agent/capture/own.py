@@ -46,11 +46,16 @@ class OwnTraffic:
         self._interfaces = interfaces
         self._anybodys = np.zeros(65536, dtype=np.bool_)
         self._pairs: list[tuple[bytes, int]] = []
+        self.add(endpoints)
+
+    def add(self, endpoints: Iterable[Endpoint]) -> None:
+        """Leave these out as well, from the next block on."""
         for endpoint in endpoints:
             if isinstance(endpoint, int):
                 self._anybodys[endpoint] = True
             else:
-                self._pairs.append((ipaddress.ip_address(endpoint[0].partition("%")[0]).packed, endpoint[1]))
+                pair = (ipaddress.ip_address(endpoint[0].partition("%")[0]).packed, endpoint[1])
+                self._pairs += [] if pair in self._pairs else [pair]
         self._any_port = bool(self._anybodys.any())
         self._tails = {
             width: {int.from_bytes(address[-4:], sys.byteorder) for address, _ in self._pairs if len(address) == width}

@@ -39,13 +39,23 @@ _OPTIONS = (
                  envvar="NODETAP_ECHO_INTERVAL", help="Seconds between two echoes through the hub's queue."),
     click.option("--backoff-max", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True,
                  envvar="NODETAP_BACKOFF_MAX", help="Longest wait between two connections, seconds."),
-    click.option("--metrics", callback=lambda c, p, v: _address(v), envvar="NODETAP_METRICS",
-                 help="Where to show /metrics, /healthz and /readyz, HOST:PORT; off by default."),
     click.option("--token-file", envvar="NODETAP_TOKEN_FILE", help="File with the hub's token."),
     click.option("--tls-ca", envvar="NODETAP_TLS_CA", help="CA certificates (PEM) to trust for wss://."),
     click.option("--insecure", is_flag=True, envvar="NODETAP_INSECURE",
                  help="Allow ws:// beyond loopback, and wss:// without checking the certificate."),
 )  # fmt: skip
+
+
+def metrics_option(default: str | None) -> Callable[[Any], Any]:
+    """The option --metrics, an address as (host, port) or None."""
+    return click.option(
+        "--metrics",
+        default=default,
+        show_default=default or "off",
+        callback=lambda c, p, v: _address(v),
+        envvar="NODETAP_METRICS",
+        help="Where to show /metrics, /healthz and /readyz, HOST:PORT.",
+    )
 
 
 def _hubs(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -123,5 +133,5 @@ def run_to_end(agent: Any) -> int:
     try:
         return int(agent.run())
     except OSError as error:
-        click.echo(f"Error: cannot show metrics: {error}", err=True)
+        click.echo(f"nodetap-agent: cannot show metrics: {error}; choose another --metrics", err=True)
         return 2

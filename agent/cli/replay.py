@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent.cli import CannotStart
-from agent.cli.link_options import check_hubs, link_options, read_token, run_to_end, tls_context
+from agent.cli.link_options import check_hubs, link_options, metrics_option, read_token, run_to_end, tls_context
 
 
 @click.command()
@@ -31,7 +31,8 @@ from agent.cli.link_options import check_hubs, link_options, read_token, run_to_
     envvar="NODETAP_CONNECT_TIMEOUT",
     help="Seconds without any progress after which to give up.",
 )
-@link_options  # fmt: skip
+@metrics_option(None)
+@link_options
 def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tuple[str, ...], **options: Any) -> None:
     """Send the frames of capture files (pcap, pcapng, gzip; - for standard input) to a hub.
 
@@ -63,7 +64,7 @@ def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tup
     )  # fmt: skip
     log = logger(program="nodetap-agent", agent=name, epoch=f"{epoch:016x}")
     with _progress(source) as on_beat:
-        config = AgentConfig(link, options["buffer_bytes"], options["metrics"], on_beat)
+        config = AgentConfig(link, options["buffer_bytes"], options["metrics"], on_beat=on_beat)
         pipeline = pipeline_of(frames, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
         agent = Agent(config, frames, pipeline, None, log)
         code = run_to_end(agent)

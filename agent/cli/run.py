@@ -7,9 +7,18 @@ import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from agent.cli import CannotStart
-from agent.cli.link_options import check_hubs, hub_endpoints, link_options, read_token, run_to_end, tls_context
+from agent.cli.link_options import (
+    check_hubs,
+    hub_endpoints,
+    link_options,
+    metrics_option,
+    read_token,
+    run_to_end,
+    tls_context,
+)
 
 
 @click.command()
@@ -61,9 +70,17 @@ from agent.cli.link_options import check_hubs, hub_endpoints, link_options, read
     envvar="NODETAP_DRAIN_TIMEOUT",
     help="Seconds that a stop may take.",
 )
-@link_options  # fmt: skip
+@metrics_option("127.0.0.1:9470")
+@link_options
+@click.pass_context
 def run(
-    interfaces: tuple[str, ...], exclude: tuple[str, ...], kind: str, hubs: tuple[str, ...], **options: Any
+    ctx: click.Context,
+    /,
+    interfaces: tuple[str, ...],
+    exclude: tuple[str, ...],
+    kind: str,
+    hubs: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Capture on this machine's interfaces and stream summaries to a hub.
 
@@ -97,7 +114,8 @@ def run(
     log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
     source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
-    config = AgentConfig(link, options["buffer_bytes"], options["metrics"])
+    asked_for = ctx.get_parameter_source("metrics") is not ParameterSource.DEFAULT
+    config = AgentConfig(link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for)
     pipeline = pipeline_of(source, node, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
     agent = Agent(config, source, pipeline, own, log)
     code = run_to_end(agent)

@@ -48,6 +48,11 @@ class Connection:
         self._leaving = False
         self._echoes = 0
 
+    @property
+    def peer(self) -> tuple[str, int]:
+        """The hub's address and port."""
+        return ("", 0) if self._ws is None else tuple(self._ws.remote_address[:2])
+
     # -- from the uplink -------------------------------------------------------------------------------------------
 
     def start(self) -> None:

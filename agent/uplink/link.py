@@ -59,6 +59,7 @@ class LinkView:
     clock_offset: float = 0.0  # the hub's clock minus ours, seconds, give or take half a round trip
     since: float = field(default_factory=monotonic)
     last_error: str = ""
+    own: tuple[tuple[str, int], ...] = ()  # addresses and ports of the hub: traffic of our own
 
 
 class Uplink:
@@ -180,7 +181,9 @@ class Uplink:
         if new is not old:
             self.view.since = monotonic()
             left = {"outbox_batches": self.outbox.batches, "outbox_bytes": self.outbox.bytes}
-            self.log.info("state", state=str(new), was=str(old), event_=str(event), connection=self._id(), **left)
+            again = self.backoff.attempts > 1 and {old, new} == {State.CONNECTING, State.BACKOFF}
+            say = self.log.debug if again else self.log.info  # `reconnecting` says it, once an attempt
+            say("state", state=str(new), was=str(old), event_=str(event), connection=self._id(), **left)
             self._on_transition(old, event, new)
         for command in commands:
             self._perform[command]()
@@ -276,6 +279,7 @@ class Uplink:
         positions = {e: _ranges(p[0], p[1]) for e, p in welcome.positions.items()}
         done = self.outbox.welcome(welcome.store, positions, (welcome.window_batches, welcome.window_bytes))
         self.view.session, self.view.pong = welcome.session, monotonic()  # the handshake's time is not the link's
+        self.view.own = tuple((connection.peer[0], port) for port in (connection.peer[1], welcome.api_port) if port)
         self.log.info(
             "welcome", connection=connection.id, session=welcome.session, store=welcome.store, already_stored=len(done)
         )
@@ -301,7 +305,8 @@ class Uplink:
             return
         self.view.last_error = reason
         self._floor = floor
-        self.log.warning("connection ended", connection=connection.id, hub=connection.hub, reason=reason)
+        if self.view.state is not State.CONNECTING:
+            self.log.warning("connection ended", connection=connection.id, hub=connection.hub, reason=reason)
         self._happen(event)
 
     def status(self) -> Status:

@@ -34,7 +34,10 @@ RETRY_AFTER = 2.0
 class Ingest:
     """Everything between the agents' sockets and the store, on the hub's loop (the writer has its own thread)."""
 
-    def __init__(self, store: Store, register: Register, log: Any, *, token: str | None = None) -> None:
+    def __init__(
+        self, store: Store, register: Register, log: Any, *, token: str | None = None, api_port: int = 0
+    ) -> None:
+        self.api_port = api_port
         self.store_id = store.id
         self.register = register
         self.log = log

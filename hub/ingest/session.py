@@ -122,6 +122,7 @@ class Session:
                 window_bytes=window[1],
                 software=protocol.VERSION,
                 wall=time_ns(),
+                api_port=self.ingest.api_port,
             )
         )
         self.log.info("agent connected", node=self.node, peer=self._peer(), software=hello.software)

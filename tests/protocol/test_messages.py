@@ -92,6 +92,7 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Welcome, "software", ["", "0.1"], ["s" * (MAX_NAME + 1), "\n"]),
     (Welcome, "window_batches", [0, 1], [-1, I63]),
     (Welcome, "window_bytes", [0, 1], [-1, I63]),
+    (Welcome, "api_port", [0, 65535], [-1, 65536]),
     (Welcome, "wall", [0], [-1, I63]),
     (
         Welcome,
