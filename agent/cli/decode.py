@@ -73,6 +73,8 @@ def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | N
 
 
 def _engine(options: dict[str, Any]) -> Any:
+    if options["l7"] == "off":
+        return None
     from agent.assemble import engine_of
 
     def on_problem(name: str, error: Exception) -> None:

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ _QUERY = re.compile(r"\?\S*")
 
 Ints = NDArray[np.int64]
 Data = bytes
+Plain: TypeAlias = "tuple[Any, ...]"  # a `_Row` that is not one yet: making them takes longer than reading most of them
 Rest = Callable[[int, int, int, Data], Summary | None]
 """What reads what no parser claims: transport, source port, destination port, payload."""
 
@@ -67,7 +68,7 @@ class _Row(NamedTuple):
     row: int
     claims: int  # bit set of parsers whose probe took it
     key: int
-    way: bool
+    way: int  # 0 or 1
     tcp: bool
     start: int
     length: int
@@ -143,7 +144,8 @@ class Engine:
             l7_columns.write(columns, said)
         self._tracks.expire(int(np.asarray(columns["time"])[-1]))
 
-    def __len__(self) -> int:
+    @property
+    def connections(self) -> int:
         """Connections remembered."""
         return len(self._tracks)
 
@@ -182,20 +184,46 @@ class Engine:
 
     # -- reading rows ----------------------------------------------------------------------------------------------
 
-    def _feed_all(self, rows: list[_Row], data: NDArray[np.uint8], columns: Columns) -> l7_columns.Said:
+    def _feed_all(self, rows: list[Plain], data: NDArray[np.uint8], columns: Columns) -> l7_columns.Said:
         said: l7_columns.Said = []
-        view = data.data
         for first in range(0, len(rows), STEP):
             if not self._budget.open():
-                self._skip(columns, [row.row for row in rows[first:] if row.length])
+                self._skip(columns, [row[0] for row in rows[first:] if row[6]])
                 break
-            for row in rows[first : first + STEP]:
-                summary = self._one(row, view)
-                if summary is not None:
-                    said.append((row.row, summary))
+            self._feed(rows[first : first + STEP], data.data, said)
             self._budget.spend()
         self.counts.said += len(said)
         return said
+
+    def _feed(self, rows: list[Plain], data: memoryview, said: l7_columns.Said) -> None:
+        """Read some payloads. What needs no connection (most of it) is read here, without a detour."""
+        known, strip, fed = self._tracks.get, not self._keep_query, 0
+        for plain in rows:
+            row, claims, key, way, _, start, length, sport, dport, _, _, _, _ = plain
+            summary = None
+            if known(key) is not None:
+                summary = self._one(_Row._make(plain), data)
+            elif claims and length:
+                bit = claims & -claims
+                parser = self._bits[bit]
+                if parser.stateful:
+                    summary = self._one(_Row._make(plain), data)
+                else:
+                    fed += 1
+                    try:
+                        payload = bytes(data[start : start + (length if length < MAX_PAYLOAD else MAX_PAYLOAD)])
+                        summary = parser.feed(payload, way, sport, dport, self._none)
+                    except Exception:  # a parser's bug must not cost a row
+                        self.counts.failed += 1
+                    if summary is not None:
+                        self._turn(summary, row, key, way)
+                    elif claims != bit:
+                        summary = self._one(_Row._make(plain)._replace(claims=claims ^ bit), data)
+            if summary is not None:
+                if strip and "http_uri" in summary.fields:
+                    _strip(summary)
+                said.append((row, summary))
+        self.counts.fed += fed
 
     def _skip(self, columns: Columns, rows: list[int]) -> None:
         """These rows keep what the decoder saw; what their connections were in the middle of is lost."""
@@ -222,8 +250,6 @@ class Engine:
             summary = self._begin(track, row, payload)
         if track is not None:
             self._end(row, track)
-        if summary is not None and "http_uri" in summary.fields and not self._keep_query:
-            _strip(summary)
         return summary
 
     def _end(self, row: _Row, track: Track | None) -> None:
@@ -269,7 +295,7 @@ class Engine:
             if known is not None and parser is known.parser:
                 continue
             if not parser.stateful:
-                summary = self._call(parser, payload, int(row.way), row, self._none)
+                summary = self._call(parser, payload, row.way, row, self._none)
                 if summary is not None:
                     return summary
                 continue
@@ -291,9 +317,13 @@ class Engine:
         except Exception:  # a parser's bug must not cost a row
             self.counts.failed += 1
             return None
-        if summary is not None and self._with_turns and summary.turns:
-            self.turns += [Said(row.row, row.key, side, turn) for turn in summary.turns]
+        if summary is not None:
+            self._turn(summary, row.row, row.key, side)
         return summary
+
+    def _turn(self, summary: Summary, row: int, key: int, side: int) -> None:
+        if self._with_turns and summary.turns:
+            self.turns += [Said(row, key, side, turn) for turn in summary.turns]
 
     def _read_rest(self, columns: Columns, payloads: Payloads, rows: Ints, done: set[int]) -> l7_columns.Said:
         """What no parser said anything of, by the dissector for the rest."""
@@ -301,7 +331,7 @@ class Engine:
         said: l7_columns.Said = []
         left = rows[~np.isin(rows, np.fromiter(done, dtype=np.int64, count=len(done)))]
         every = np.zeros(len(left), dtype=np.uint64)
-        for row in _rows(columns, payloads, left, every, every, every != 0, np.arange(len(left))):
+        for row in map(_Row._make, _rows(columns, payloads, left, every, every, every, np.arange(len(left)))):
             if not self._budget.open():
                 self._skip(columns, left[left >= row.row].tolist())
                 break
@@ -333,8 +363,8 @@ def gather(columns: Columns, payloads: Payloads, rows: Ints) -> Heads:
 
 def _rows(
     columns: Columns, payloads: Payloads, rows: Ints, claims: Any, keys: Any, ways: Any, chosen: Ints
-) -> list[_Row]:
-    """The rows chosen of `rows` as Python's numbers."""
+) -> list[Plain]:
+    """The rows chosen of `rows` as Python's numbers, in the order of `_Row`."""
     at = rows[chosen]
     layers = np.asarray(columns["layers"])[at]
     wire = np.where((layers & np.uint64(int(Has.TCP_LEN))) != 0, np.asarray(columns["tcp_len"])[at], 0)
@@ -344,7 +374,7 @@ def _rows(
         at,
         claims[chosen],
         keys[chosen],
-        ways[chosen],
+        ways[chosen].astype(np.uint8),
         (layers & np.uint64(int(Has.TCP))) != 0,
         payloads.start[at],
         length,
@@ -352,7 +382,7 @@ def _rows(
         np.maximum(wire, length),
         np.asarray(columns["time"])[at],
     )
-    return list(map(_Row._make, zip(*(array.tolist() for array in arrays), strict=True)))
+    return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
 def _strip(summary: Summary) -> None:

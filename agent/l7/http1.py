@@ -94,7 +94,7 @@ def _end(payload: bytes, at: int) -> tuple[int, int]:
 
 
 def _shown(text: str) -> str:
-    return text if text.isprintable() else printed(text.encode())
+    return printed(text.encode())
 
 
 class _Found:
@@ -125,11 +125,11 @@ class _Found:
             if not lenient or rest.rstrip().endswith(("SIP/2.0", "RTSP/1.0")):
                 return False
             target = rest.partition(" ")[0]
-        uri = _shown(target)
+        uri = target if target.isprintable() else _shown(target)
         self.code = 0
         self.put("http_method", method)
         self.put("http_uri", uri)
-        self.info.append(_shown(line))
+        self.info.append(line if line.isprintable() else _shown(line))
         self.turns.append(Turn(True, f"{method} {uri.partition('?')[0]}"))
         return True
 
@@ -140,7 +140,7 @@ class _Found:
             return False
         self.code = int(code)
         self.put("http_status", self.code)
-        self.info.append(_shown(line))
+        self.info.append(line if line.isprintable() else _shown(line))
         if self.code >= 200 or self.code == 101:
             self.turns.append(Turn(False, "", code, self.code >= 400))
         return True
@@ -152,7 +152,9 @@ class _Found:
             while place >= 0:
                 start = place + len(name)
                 stop = text.find("\n", start)
-                value = _shown((text[start:stop] if stop >= 0 else text[start:]).strip(" \t\r"))
+                value = (text[start:stop] if stop >= 0 else text[start:]).strip(" \t\r")
+                if not value.isprintable():
+                    value = _shown(value)
                 if value:
                     self.put(column, value)
                 if self.code and column == "http_content_type":

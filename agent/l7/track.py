@@ -29,7 +29,7 @@ class Track:
     """One connection: who reads it, what it remembers, and where each side's stream stands."""
 
     parser: Parser
-    way: bool  # direction of the first packet seen: its sender is side 0
+    way: int  # direction of the first packet seen: its sender is side 0
     last: int  # packet time of the last payload, ns
     conn: Conn = field(default_factory=Conn)
     quiet: int = 0

@@ -163,7 +163,7 @@ def test_a_connection_ends_with_a_reset_and_begins_with_syn(flags: int) -> None:
         "",
         "",
     ]
-    assert len(stream.engine) == 0
+    assert stream.engine.connections == 0
 
 
 def test_a_connection_ends_when_both_have_finished() -> None:
@@ -171,7 +171,7 @@ def test_a_connection_ends_when_both_have_finished() -> None:
     stream.block(stream.segment(b"@a\n"), stream.segment(b"", flags=0x11))
     assert stream.info(stream.segment(b"still\n", client=False)) == ["still"]
     stream.block(stream.segment(b"", client=False, flags=0x11))
-    assert len(stream.engine) == 0
+    assert stream.engine.connections == 0
 
 
 def test_udp_is_kept_apart_from_tcp() -> None:
@@ -184,9 +184,9 @@ def test_silence_ends_a_connection() -> None:
     stream = Stream(Lines())
     stream.block(stream.segment(b"@a"), times=[0])
     stream.block(stream.segment(b"other", client=False), times=[track.IDLE_NS])
-    assert len(stream.engine) == 1
+    assert stream.engine.connections == 1
     stream.block(_udp(True, 9, b"x"), times=[2 * track.IDLE_NS])
-    assert (len(stream.engine), stream.engine.bytes) == (0, 0)
+    assert (stream.engine.connections, stream.engine.bytes) == (0, 0)
 
 
 def test_free_gives_up_bytes_and_clear_connections() -> None:
@@ -194,10 +194,10 @@ def test_free_gives_up_bytes_and_clear_connections() -> None:
     stream = Stream(parser)
     stream.block(stream.segment(b"@a"))
     stream.engine.free()
-    assert (stream.engine.bytes, len(stream.engine)) == (0, 1)
+    assert (stream.engine.bytes, stream.engine.connections) == (0, 1)
     assert stream.info(stream.segment(b"b\n")) == ["b"]
     stream.engine.clear()
-    assert (len(stream.engine), stream.info(stream.segment(b"c\n"))) == (0, [""])
+    assert (stream.engine.connections, stream.info(stream.segment(b"c\n"))) == (0, [""])
 
 
 def test_connections_and_bytes_are_bounded() -> None:
@@ -336,6 +336,19 @@ def test_every_parser_there_is_keeps_the_contract() -> None:
     found = registry.parsers(lambda name, error: problems.append((name, error)))
     assert problems == []
     assert {type(parser).__module__.split(".")[-1] for parser in found} >= set(registry.BUILT_IN)
+
+
+def test_the_worked_example_of_the_guide_works() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-protocol.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(code, "add-a-protocol.md", "exec"), names)
+    stream = Stream(names["PARSER"])
+    frames = [_udp(True, 4711, b"TH\2\0\7"), _udp(True, 4711, b"TH\3\0\7"), _udp(True, 4712, b"TH\2\0\7")]
+    said, *others = rows(stream.block(*frames))
+    assert (said["nodetap.l7"], said["nodetap.info"]) == ("Thermostat", "answer room 7")
+    assert said["nodetap.fields"] == {"thermostat.kind": "answer"}
+    assert not any("nodetap.l7" in row for row in others)
 
 
 class UserParser(Lines):
