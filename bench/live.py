@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the live agent against trafgen at full speed. Needs root, two cores, trafgen and ip.
 
-    bench/live.py [--seconds 30] [--idle 30] [--payload BYTES] [--write] [-- AGENT OPTIONS]
+    bench/live.py [--seconds 30] [--idle 30] [--payload BYTES] [--rate N] [--write] [-- AGENT OPTIONS]
 
 Two network namespaces joined by a veth pair: trafgen sends on one core; the agent captures on the other end, on the
 other core, and streams to a real hub with the embedded store, which runs on what is left of both. Everything is
@@ -108,9 +108,10 @@ def configuration(folder: Path, payload: int) -> Path:
 
 
 @contextlib.contextmanager
-def trafgen(netns: Netns, config: Path) -> Iterator[None]:
-    """Send at full speed from a namespace, on one core."""
+def trafgen(netns: Netns, config: Path, rate: int = 0) -> Iterator[None]:
+    """Send from a namespace, on one core: `rate` packets a second, at full speed without."""
     command = ["trafgen", "--dev", netns.device, "--conf", str(config), "--cpus", "1", "--no-cpu-stats"]
+    command += ["--rate", f"{rate}pps"] if rate else []
     log = (config.parent / "trafgen.log").open("wb")
     process = subprocess.Popen(netns.command(*command), stdout=log, stderr=log, start_new_session=True)
     os.setpriority(os.PRIO_PROCESS, process.pid, FIRST)  # before it forks
@@ -186,7 +187,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Figure]:
             idle = Watch(pid).over(given.idle) if given.idle else None
             before = link_counter(right, "rx.packets")
             load = Watch(pid)
-            with trafgen(left, config):
+            with trafgen(left, config, given.rate):
                 load.over(given.seconds)
             until("all is read", lambda: agent.metric("nodetap_agent_captured_packets_total")
                   + agent.metric("nodetap_agent_kernel_dropped_packets_total")
@@ -246,6 +247,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of load")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds without any; 0 = not measured")
     parser.add_argument("--payload", type=int, default=18, help="bytes in each packet behind the UDP or TCP header")
+    parser.add_argument("--rate", type=int, default=0, help="packets a second; 0 = as many as go")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
     parser.add_argument("agent", nargs="*", help="options for nodetap-agent run, after --")
     given = parser.parse_args()

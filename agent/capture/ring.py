@@ -44,9 +44,15 @@ class _Service:
         self._chosen = b""  # the user's filter
         self._for_live = False  # ... was compiled for an interface that was up
 
-    def open(self, ring_bytes: int) -> None:
+    def open(self, ring_bytes: int, fanout: int | None) -> None:
         """Make the ring. Raises CaptureError."""
-        self.ring = Ring(self._target(), self._program(), ring_bytes)
+        program = self._program()
+        if fanout is None:
+            self.ring = Ring(self._target(), program, ring_bytes)
+            return
+        self.ring = Ring(self._target(), REJECT, ring_bytes)
+        self.ring.share(fanout ^ self.linktype)  # a group for each link type
+        self.ring.attach(program)  # not before: what others take would be taken here too
 
     def follow(self) -> None:
         """Serve the members that are there now."""
@@ -103,7 +109,8 @@ class RingSource:
 
     `ring_bytes` is the kernel memory of each ring. `vlan` primitives in the filter work: where the kernel took the
     tag off, the compiled program asks the kernel for it. An interface that comes back under its name keeps its place
-    in `interfaces`. `on_change(came, went)` is told the names of the interfaces that came and went after `open`.
+    in `interfaces`. Sources with the same `fanout`, 16 bits, share the packets by flow. `on_change(came, went)` is
+    told the names of the interfaces that came and went after `open`.
     """
 
     live = True
@@ -117,13 +124,16 @@ class RingSource:
         snaplen: int = 262144,
         ring_bytes: int = 64 << 20,
         promisc: bool = False,
+        fanout: int | None = None,
     ) -> None:
         self.interfaces: list[Interface] = []
         self.done = False
         self.on_change: Callable[[list[str], list[str]], None] = lambda came, went: None
         self._include, self._exclude = include, exclude
         self._bpf, self._snaplen, self._ring_bytes, self._promisc = bpf, snaplen, ring_bytes, promisc
-        self._single = len(set(include)) == 1 and not set(include[0]) & set("*?[")
+        self._fanout = fanout
+        literal = len(set(include)) == 1 and not set(include[0]) & set("*?[")
+        self._single = literal and fanout is None  # who shares cannot be bound anew
         self._links: Links | None = None
         self._services: list[_Service] = []
         self._places: dict[tuple[str, int], int] = {}
@@ -194,7 +204,7 @@ class RingSource:
         members = Members(lambda name: self._place(name, linktype))
         members.update(present, time.monotonic())
         service = _Service(linktype, members, self._bpf, self._snaplen, self._single)
-        service.open(self._ring_bytes)
+        service.open(self._ring_bytes, self._fanout)
         with self._lock:
             self._services.append(service)
         self._epoll.register(service.ring.socket, select.EPOLLIN | select.EPOLLERR)

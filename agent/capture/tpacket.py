@@ -28,7 +28,8 @@ RETIRE_MS = 50
 """A block that is not full is handed over after this many milliseconds."""
 
 _SOL_PACKET = 263
-_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION = 1, 5, 6, 10
+_ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _FANOUT = 1, 5, 6, 10, 18
+_FANOUT_HASH = 0
 _MR_PROMISC, _V3, _ETH_P_ALL = 1, 2, 0x0003
 _SO_ATTACH_FILTER = 26
 _STATUS, _COUNT, _TS_FIRST = 8, 12, 32  # offsets in a block's header
@@ -203,6 +204,16 @@ class Ring:
     def attach(self, program: bytes) -> None:
         """Replace the filter; frames already in the ring stay."""
         _attach(self.socket, program)
+
+    def share(self, group: int) -> None:
+        """Take only a part of the packets, whole flows, beside other rings of this group. Raises CaptureError.
+
+        Without PACKET_FANOUT_FLAG_DEFRAG: it would hand over packets that never were on the wire.
+        """
+        try:
+            self.socket.setsockopt(_SOL_PACKET, _FANOUT, group & 0xFFFF | _FANOUT_HASH << 16)
+        except OSError as error:
+            raise CaptureError(f"cannot share packets among workers: {error.strerror}") from None
 
     def promiscuous(self, ifindex: int) -> None:
         """Ask the interface for frames that are not addressed to it, as long as this ring is open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from typing import Any
@@ -55,6 +56,14 @@ from agent.cli.link_options import (
     envvar="NODETAP_RING_BYTES",
     help="Size of the kernel's ring.",
 )
+@click.option(
+    "--capture-workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    envvar="NODETAP_CAPTURE_WORKERS",
+    help="Processes that share the packets, each an agent of its own: NODE/w1, NODE/w2, ... with a ring of its own.",
+)
 @click.option("--promisc", is_flag=True, envvar="NODETAP_PROMISC", help="Take frames for other machines too.")
 @click.option(
     "--include-self",
@@ -88,6 +97,7 @@ def run(
     packets left at the drain deadline, 1 when the capture failed, 2 when it cannot start.
     """
     check_hubs(hubs, options["insecure"])
+    options["worker"] = _worker(kind, options)
     token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
     source = _source(kind, _split(interfaces) or ["*"], _split(exclude), options)
     from agent.capture import CaptureError
@@ -103,26 +113,43 @@ def run(
     from protocol.logs import logger
 
     epoch = secrets.randbits(64)
-    node = options["node"]
+    node, worker = options["node"], options["worker"]
+    name = f"{node}/w{worker}" if worker else node
     link = LinkConfig(
-        hubs=hubs, agent=node, node=node, epoch=epoch, token=token, tls=tls,
+        hubs=hubs, agent=name, node=node, epoch=epoch, token=token, tls=tls,
         stall_timeout=options["stall_timeout"], echo_interval=options["echo_interval"],
         backoff_max=options["backoff_max"], drain_timeout=options["drain_timeout"],
     )  # fmt: skip
-    log = logger(program="nodetap-agent", agent=node, epoch=f"{epoch:016x}")
+    log = logger(program="nodetap-agent", agent=name, epoch=f"{epoch:016x}")
     names = [interface.name for interface in source.interfaces]
     log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
     source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
     asked_for = ctx.get_parameter_source("metrics") is not ParameterSource.DEFAULT
     config = AgentConfig(link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for)
-    pipeline = pipeline_of(source, node, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
+    pipeline = pipeline_of(source, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
     agent = Agent(config, source, pipeline, own, log)
     code = run_to_end(agent)
     log.info("stopped", code=code, left_packets=agent.outbox.pending_packets, ledger=agent.pipeline.report.to_map())
     if agent.worker.error:
         click.echo(f"nodetap-agent: {agent.worker.error}", err=True)
     sys.exit(code)
+
+
+def _worker(kind: str, options: dict[str, Any]) -> int:
+    """Where several processes capture, the number of this one, whose metrics get a port of their own; else 0."""
+    if options["capture_workers"] == 1:
+        return 0
+    if kind != "ring":
+        raise click.UsageError("--capture-workers needs --source ring")
+    from agent.capture_workers import fork_workers
+
+    options["fanout"] = os.getpid() & 0xFFFF
+    number = fork_workers(options["capture_workers"])
+    if options["metrics"]:
+        host, port = options["metrics"]
+        options["metrics"] = host, port + number - 1 if port else 0
+    return number
 
 
 def _split(values: tuple[str, ...]) -> list[str]:
@@ -138,7 +165,7 @@ def _source(kind: str, include: list[str], exclude: list[str], options: dict[str
 
             return RingSource(
                 include, exclude, bpf=options["bpf"], snaplen=options["snaplen"],
-                ring_bytes=options["ring_bytes"], promisc=options["promisc"],
+                ring_bytes=options["ring_bytes"], promisc=options["promisc"], fanout=options.get("fanout"),
             )  # fmt: skip
         from agent.capture.interfaces import choose
         from agent.capture.scapy_socket import ScapySource
