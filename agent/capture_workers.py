@@ -9,11 +9,11 @@ workers, one direction each.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -45,10 +45,15 @@ def _bind_to(parent: int) -> None:
         sys.exit(1)
 
 
-def _supervise(children: set[int], kill: Callable[[int, int], None] = os.kill) -> int:
+def _supervise(children: set[int]) -> int:
+    told = False
+
     def tell(number: int, _frame: object = None) -> None:
+        nonlocal told
+        told = True
         for pid in children:
-            kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     for number in _STOPS:
         signal.signal(number, tell)
@@ -59,5 +64,6 @@ def _supervise(children: set[int], kill: Callable[[int, int], None] = os.kill) -
         children.discard(pid)
         code = os.waitstatus_to_exitcode(status)
         worst = max(worst, code if code >= 0 else 1)
-        tell(signal.SIGTERM)
+        if not told:  # a second word would mean: at once, with what is left lost
+            tell(signal.SIGTERM)
     return worst
