@@ -1,10 +1,11 @@
-"""Puts the parts of one run together: decoder, L7 engine, flow table, sealer and books for a source."""
+"""Puts the parts of one run together: decoder, L7 engine, flow table, calls, sealer and books for a source."""
 
 from __future__ import annotations
 
 from time import monotonic
 from typing import Any
 
+from agent.calls import Calls
 from agent.capture import Source
 from agent.decode.decoder import Decoder
 from agent.decode.slow import Budget
@@ -21,11 +22,18 @@ L7_BUDGET = 0.5
 """Seconds of every second that a live agent may spend in L7 parsers."""
 
 
-def engine_of(mode: str, keep_query: bool, live: bool, on_problem: OnProblem = lambda name, error: None) -> Any:
+def engine_of(
+    mode: str,
+    keep_query: bool,
+    live: bool,
+    on_problem: OnProblem = lambda name, error: None,
+    *,
+    with_turns: bool = False,
+) -> Any:
     """The L7 engine of a run (`agent.l7.engine.Engine`), None for mode `off`: then nothing of it is imported.
 
     `mode` is off, fast (the parsers of `agent.l7`), or all (and scapy for the rest). `on_problem` is told the name of a
-    parser that cannot be had, and why.
+    parser that cannot be had, and why. `with_turns` asks for the requests and responses that `agent.calls` pairs.
     """
     if mode == "off":
         return None
@@ -38,7 +46,7 @@ def engine_of(mode: str, keep_query: bool, live: bool, on_problem: OnProblem = l
 
         rest = Rest()
     budget = Budget(L7_BUDGET, monotonic) if live else None  # a file waits
-    return Engine(parsers(on_problem), rest=rest, keep_query=keep_query, budget=budget)
+    return Engine(parsers(on_problem), rest=rest, keep_query=keep_query, budget=budget, with_turns=with_turns)
 
 
 def pipeline_of(
@@ -55,5 +63,7 @@ def pipeline_of(
 
     budget = SLOW_BUDGET if source.live else None  # a file waits
     decoder = Decoder(source.interfaces, slow_budget=budget, clock=monotonic)
-    engine = engine_of(l7, keep_query, source.live, on_parser)
-    return Pipeline(decoder, FlowTable(), Sealer(agent, epoch, report), report, engine=engine, on_problem=on_problem)
+    engine = engine_of(l7, keep_query, source.live, on_parser, with_turns=True)
+    calls = None if engine is None else Calls()
+    sealer = Sealer(agent, epoch, report)
+    return Pipeline(decoder, FlowTable(), sealer, report, engine=engine, calls=calls, on_problem=on_problem)

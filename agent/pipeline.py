@@ -1,4 +1,4 @@
-"""The way of one block: decode, number, read the payloads, count into flows, gather rows, seal.
+"""The way of one block: decode, number, read the payloads, count into flows, pair calls, gather rows, seal.
 
 Every packet fed is in the books from then on: `captured = rows + flow_only + lost + open` holds after every call,
 whatever raised on the way. Pure but for what its parts do; one thread feeds it, any thread may read `report`,
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from agent.calls import Calls
 from agent.capture import Block, Counters, pick
 from agent.decode.decoder import Decoder
 from agent.flows import FlowTable
@@ -51,6 +52,8 @@ def decode_parts(
 class Pipeline:
     """Blocks in, sealed batches out. `report` are the books that `sealer` was made with.
 
+    `calls` gets what `engine` says of requests and responses (made `with_turns`).
+
     At level `packets` every packet gets a row; at `flows` none does, and it counts as `flow_only` once its flow record
     is sealed. `on_problem(reason, error)` is called once per kind of problem.
     """
@@ -64,13 +67,14 @@ class Pipeline:
         level: str = "packets",
         *,
         engine: Engine | None = None,
+        calls: Calls | None = None,
         on_problem: OnProblem = lambda reason, error: None,
     ) -> None:
         self.level = level
         self.frames = 0
         """Frames fed so far; the number of the last one."""
         self.report = report
-        self._decoder, self._engine = decoder, engine
+        self._decoder, self._engine, self._calls = decoder, engine, calls
         self._flows, self._sealer, self._books = flows, sealer, report
         self._on_problem = on_problem
         self._told: set[tuple[str, str]] = set()
@@ -117,16 +121,23 @@ class Pipeline:
         return batches
 
     def seal(self) -> list[Batch]:
-        """Seal all rows that wait, give up unfinished L7 messages; flows in the table stay open."""
+        """Seal all rows that wait, give up unfinished L7 messages and requests; flows in the table stay open."""
         if self._engine is not None:
             self._engine.free()
-        batches = self._sealer.seal()
+        batches = []
+        if self._calls is not None:
+            self._calls.clear()
+            batches = self._add_calls(self._calls.flush())
+        batches += self._sealer.seal()
         self._publish()
         return batches
 
     def finish(self) -> list[Batch | Tombstone]:
         """Seal all rows, close and seal all flows, then the final books: nothing is open after it."""
-        items: list[Batch | Tombstone] = [*self._add_flows(self._flows.flush()), *self._sealer.seal()]
+        items: list[Batch | Tombstone] = [*self._add_flows(self._flows.flush())]
+        if self._calls is not None:
+            items += self._add_calls(self._calls.flush())
+        items += self._sealer.seal()
         self._publish()
         return [*items, self._sealer.report(final=True)]
 
@@ -164,16 +175,35 @@ class Pipeline:
             self._problem("encode_error", error)
             if not with_rows:
                 self._lose("encode_error", rows)
+        self._pair(columns, with_rows)
         return self._sealer.add("packets", columns) if with_rows else []
+
+    def _pair(self, columns: Columns, with_rows: bool) -> None:
+        """Requests and responses of packets that get rows; without rows nothing is read, and nothing is answered."""
+        if self._calls is None or self._engine is None:
+            return
+        if not with_rows:
+            self._calls.clear()
+            return
+        try:
+            self._calls.add(columns, self._engine.turns)
+        except Exception as error:  # costs no packet
+            self._problem("calls", error)
 
     def _expire(self, now_ns: int) -> list[Batch]:
         if abs(now_ns - self._looked) < EXPIRE_STEP_NS:
             return []
         self._looked = now_ns
-        return self._add_flows(self._flows.expire(now_ns))
+        batches = self._add_flows(self._flows.expire(now_ns))
+        if self._calls is not None:
+            batches += self._add_calls(self._calls.take(now_ns))
+        return batches
 
     def _add_flows(self, columns: Columns | None) -> list[Batch]:
         return [] if columns is None else self._sealer.add("flows", columns)
+
+    def _add_calls(self, columns: Columns | None) -> list[Batch]:
+        return [] if columns is None else self._sealer.add("calls", columns)
 
     def _not_decoded(self, packets: int, error: Exception) -> None:
         self._lose("capture_error", packets)

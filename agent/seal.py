@@ -188,6 +188,8 @@ def _weight(kind: str, columns: Columns) -> tuple[int, int]:
     """Packets that rows stand for, and those of them without a row of their own."""
     if kind == "packets":
         return len(columns["layers"]), 0
+    if kind == "calls":  # their packets are counted as rows and in flows
+        return 0, 0
     sums = [int(np.asarray(columns[name]).sum()) for name in ("packets", "packets_rev", "flow_only")]
     return sums[0] + sums[1], sums[2]
 

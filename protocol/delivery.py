@@ -131,7 +131,7 @@ class Sender:
         if self.connected:
             self._queue.append(item.key)
 
-    def shed(self, down_to: int, reason: str, kinds: Iterable[str] = ("packets", "flows")) -> list[Item]:
+    def shed(self, down_to: int, reason: str, kinds: Iterable[str] = ("packets", "calls", "flows")) -> list[Item]:
         """Turn never-sent batches into tombstones, kind by kind, oldest first, until `bytes` is at most `down_to`.
 
         Returns the tombstones made.

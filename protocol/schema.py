@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 
-__all__ = ["EITHER", "FLOWS", "PACKETS", "TABLES", "WRAP_NS", "Column", "Field", "Has", "Table", "fields_of"]
+__all__ = ["CALLS", "EITHER", "FLOWS", "PACKETS", "TABLES", "WRAP_NS", "Column", "Field", "Has", "Table", "fields_of"]
 
 
 class Has(IntFlag):
@@ -228,6 +228,21 @@ _FLOW_COLUMNS = (
     Column("rtt", "i8", "Int64", "SYN to SYN-ACK of the conversation, nanoseconds; -1 where not seen"),
 )
 
+_CALL_COLUMNS = (
+    Column("start", "i8", "Int64", "time of the request, nanoseconds since 1970-01-01 UTC"),
+    Column(
+        "end", "i8", "Int64", "time of the response, nanoseconds since 1970-01-01 UTC; the start where none was seen"
+    ),
+    Column("latency", "i8", "Int64", "request to response, nanoseconds; -1 where no response was seen"),
+    *(column for column in _KEY if column.name not in ("ethertype", "eth_src", "eth_dst")),
+    Column("l7", "dict", "LowCardinality(String)", "application protocol"),
+    Column("operation", "text", "String", "what was asked for: verb, query type, method and path"),
+    Column("status", "dict", "LowCardinality(String)", "what the response said; empty where none was seen"),
+    Column("error", "u1", "UInt8", "1 where the response said that the call failed"),
+    Column("request_bytes", "u8", "UInt64", "payload of the packet with the request, shared among its requests"),
+    Column("response_bytes", "u8", "UInt64", "payload of the packet with the response, shared among its responses"),
+)
+
 _V4, _V6, _ARP4 = int(Has.IPV4), int(Has.IPV6), int(Has.ARP_IPV4)
 _TCP, _UDP, _SCTP = int(Has.TCP), int(Has.UDP), int(Has.SCTP)
 
@@ -396,9 +411,26 @@ _FLOW_FIELDS = (
     Field("flow.rtt", "rtt", "seconds", int(Has.TCP_FLAGS), "SYN to SYN-ACK, seconds; absent where not seen"),
 )
 
+_CALL_FIELDS = (
+    Field("call.start", "start", "time", 0, "request, seconds since the epoch"),
+    Field("call.end", "end", "time", 0, "response, seconds since the epoch; the start where none was seen"),
+    *_ORIGIN_FIELDS,
+    *_addresses(),
+    Field("nodetap.proto", "proto", "uint", int(Has.IP), "upper-layer protocol"),
+    *_ports(),
+    Field("nodetap.l7", "l7", "text", 0, "application protocol"),
+    Field("call.operation", "operation", "text", 0, "what was asked for"),
+    Field("call.status", "status", "text", 0, "what the response said"),
+    Field("call.error", "error", "uint", 0, "1 where the response said that the call failed"),
+    Field("call.latency", "latency", "seconds", 0, "request to response, seconds; absent where none was seen"),
+    Field("call.request_bytes", "request_bytes", "uint", 0, "payload bytes of the request's packet"),
+    Field("call.response_bytes", "response_bytes", "uint", 0, "payload bytes of the response's packet"),
+)
+
 PACKETS = Table("packets", _PACKET_COLUMNS, _PACKET_FIELDS, "time, agent, epoch, frame_number", "time", "time")
 FLOWS = Table("flows", _FLOW_COLUMNS, _FLOW_FIELDS, "start, agent, epoch", "start", "end")
-TABLES = {table.name: table for table in (PACKETS, FLOWS)}
+CALLS = Table("calls", _CALL_COLUMNS, _CALL_FIELDS, "start, agent, epoch", "start", "end")
+TABLES = {table.name: table for table in (PACKETS, FLOWS, CALLS)}
 
 WRAP_NS = (1 << 64) * 1000
 """What is added to a time below zero where it is printed. Capture files count unsigned microseconds in 64 bits, of

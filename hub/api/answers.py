@@ -1,4 +1,4 @@
-"""`/v1/packets` and `/v1/flows`: rows as the store makes them, and how complete they are."""
+"""`/v1/packets`, `/v1/flows` and `/v1/calls`: rows as the store makes them, and how complete they are."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ async def packets(hub: Hub, request: Request) -> Response:
 async def flows(hub: Hub, request: Request) -> Response:
     """Flow records, or their sums."""
     return await _answer(hub, "flows", params.read(request, params.FLOWS, hub.now_ns()))
+
+
+async def calls(hub: Hub, request: Request) -> Response:
+    """Calls, or their sums."""
+    return await _answer(hub, "calls", params.read(request, params.CALLS, hub.now_ns()))
 
 
 def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:

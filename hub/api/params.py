@@ -63,10 +63,11 @@ LIMIT = Param("limit", _whole, "the newest rows; 0 = all", "100")
 FORMAT = Param("format", _text, "how rows are printed", "ndjson", tuple(OUTPUTS))
 COMPLETENESS = Param("completeness", _text, "only: no rows, but how complete they would be", "with", ("with", "only"))
 BY = Param("by", _names, "public names by comma: one row of sums per group", "")
-TOP = Param("top", _whole, "with by: the groups with the most bytes; 0 = all", "10")
+TOP = Param("top", _whole, "with by: the groups with the most bytes, of calls with the most calls; 0 = all", "10")
 
 PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, FORMAT, COMPLETENESS)
 FLOWS = (*PACKETS, BY, TOP)
+CALLS = FLOWS
 FOLLOW = (
     Param("table", _text, "what to follow", "packets", ("packets", "flows")),
     FILTER,

@@ -29,6 +29,7 @@ _ROWS = ("application/x-ndjson", "application/json", "text/csv", "application/vn
 ROUTES = (
     Row("GET", "/v1/packets", TOKEN, answers.packets, "packet rows", params.PACKETS, _ROWS),
     Row("GET", "/v1/flows", TOKEN, answers.flows, "flow records, or sums of them with by", params.FLOWS, _ROWS),
+    Row("GET", "/v1/calls", TOKEN, answers.calls, "calls, or figures of them with by", params.CALLS, _ROWS),
     Row("GET", "/v1/follow", TOKEN, follow.follow, "rows as they are stored, resumable", params.FOLLOW, _ROWS[:1]),
     Row("GET", "/v1/agents", TOKEN, resources.agents, "one object per agent"),
     Row("DELETE", "/v1/agents/{name:path}", TOKEN, resources.forget, "forgets an agent that left"),

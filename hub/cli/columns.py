@@ -1,4 +1,4 @@
-"""The columns of each table: packets, flows, sums of flows. Pure; times are shown in local time."""
+"""The columns of each table: packets, flows, calls, and what is worked out of groups. Pure; times are local."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from protocol.schema import fields_of
 
 _RIGHT = ("uint", "bool", "seconds", "time")
 _SUMS = ("flow.packets", "flow.bytes", "flow.packets_rev", "flow.bytes_rev", "flow.records")
+_FIGURES = (
+    "call.count",
+    "call.errors",
+    "call.error_rate",
+    "call.unanswered",
+    *(f"call.latency_p{percent}" for percent in (50, 95, 99)),
+)
+_GROUPED = {"flows": _SUMS, "calls": _FIGURES}
 _PORTS = ("tcp", "udp", "sctp")
 
 
@@ -97,8 +105,12 @@ def _duration(row: Row) -> str:
     return f"{float(row['flow.end']) - float(row['flow.start']):.3f}"
 
 
-def _milliseconds(row: Row) -> str:
-    return f"{row['flow.rtt'] * 1000:.3f}" if "flow.rtt" in row else ""
+def _milliseconds(name: str) -> Any:
+    return lambda row: f"{row[name] * 1000:.3f}" if row.get(name) is not None else ""
+
+
+def _status(row: Row) -> str:
+    return str(row.get("call.status", "")) if "call.latency" in row else "no response"
 
 
 FLOWS = (
@@ -120,9 +132,36 @@ FLOWS_WIDE = (
     Column("packets ←", _get("flow.packets_rev"), right=True),
     Column("bytes ←", _get("flow.bytes_rev"), right=True),
     Column("seconds", _duration, right=True, drop=5),
-    Column("rtt ms", _milliseconds, right=True, drop=6),
+    Column("rtt ms", _milliseconds("flow.rtt"), right=True, drop=6),
+    Column("sent again", _get("flow.retransmissions"), right=True, drop=10),
+    Column("sent again ←", _get("flow.retransmissions_rev"), right=True, drop=10),
     Column("zero win", _get("flow.zero_windows"), right=True, drop=8),
     Column("flow only", _get("flow.flow_only"), right=True, drop=7),
+)
+
+_CALLED = (
+    Column("l7", _get("nodetap.l7"), style="green"),
+    Column("operation", _get("call.operation"), flexible=True, least=10),
+    Column("status", _status, drop=4),
+    Column("ms", _milliseconds("call.latency"), right=True),
+)
+
+CALLS = (
+    Column("start", lambda row: clock(row.get("call.start"), digits=3), drop=3),
+    Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
+    *_ENDS[:3],
+    *_CALLED,
+)
+
+CALLS_WIDE = (
+    Column("start", lambda row: clock(row.get("call.start"), "%Y-%m-%d %H:%M:%S", 9)),
+    Column("agent", _get("nodetap.agent"), style="magenta"),
+    Column("iface", _get("nodetap.iface"), drop=7),
+    *_ENDS,
+    *_CALLED,
+    Column("error", _get("call.error"), right=True, drop=5),
+    Column("bytes", _get("call.request_bytes"), right=True, drop=6),
+    Column("bytes ←", _get("call.response_bytes"), right=True, drop=6),
 )
 
 DEFAULT = {
@@ -130,15 +169,20 @@ DEFAULT = {
     ("packets", "wide"): PACKETS_WIDE,
     ("flows", "table"): FLOWS,
     ("flows", "wide"): FLOWS_WIDE,
+    ("calls", "table"): CALLS,
+    ("calls", "wide"): CALLS_WIDE,
 }
 
 
 def of_fields(names: Sequence[str], table: str) -> list[Column]:
     """A column per public field, numbers to the right; unknown names are the hub's to refuse."""
     known = fields_of(table)
-    return [field_column(name, right=name in _SUMS or (name in known and known[name].kind in _RIGHT)) for name in names]
+    return [
+        field_column(name, right=name in (*_SUMS, *_FIGURES) or (name in known and known[name].kind in _RIGHT))
+        for name in names
+    ]
 
 
-def of_groups(by: Sequence[str]) -> list[Column]:
-    """The columns of flows summed by fields."""
-    return of_fields([*by, *_SUMS], "flows")
+def of_groups(by: Sequence[str], table: str) -> list[Column]:
+    """The columns of flows summed by fields, and of the figures of calls."""
+    return of_fields([*by, *_GROUPED[table]], table)

@@ -22,6 +22,7 @@ COMMANDS = {
     "agents": ("hub.cli.agents:agents", "Show the agents, their states and verdicts."),
     "packets": ("hub.cli.rows:packets", "Show stored packets."),
     "flows": ("hub.cli.rows:flows", "Show stored flows, or sums of them."),
+    "calls": ("hub.cli.calls:calls", "Show stored calls, or figures of them."),
     "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
     "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),
     "fields": ("hub.cli.fields:fields", "List the fields to show and filter by."),

@@ -50,16 +50,21 @@ def flows(ctx: click.Context, /, words: tuple[str, ...], by: str | None, top: in
 
     FILTER is a display filter with Wireshark's names; its words are joined by spaces. `nodetap fields` lists the names.
     """
+    return ask_grouped(ctx, "flows", words, by, top, given)
+
+
+def ask_grouped(
+    ctx: click.Context, table: str, words: tuple[str, ...], by: str | None, top: int | None, given: Options
+) -> int:
+    """Ask for rows of a table, or with `by` for figures of groups of them; the exit code."""
     params = _params(words, given)
     if by is None:
-        wanted = columns.of_fields(_names(given["fields"]), "flows") or columns.DEFAULT.get(
-            ("flows", given["output"]), ()
-        )
+        wanted = columns.of_fields(_names(given["fields"]), table) or columns.DEFAULT.get((table, given["output"]), ())
     else:
-        wanted = columns.of_groups(_names(by))
+        wanted = columns.of_groups(_names(by), table)
         params |= {"by": ",".join(_names(by)), "top": top}
     with connect(ctx) as client:
-        return _ask(client, "flows", wanted, params, given)
+        return _ask(client, table, wanted, params, given)
 
 
 def _names(text: str | None) -> list[str]:

@@ -23,6 +23,7 @@ ABSENT = ("stalled", "gone", "lagging")
 """Verdicts of an agent whose newest packets are not here."""
 
 _LOST = {"packets": "if(kind = 'packets', packets, flow_only)", "flows": "if(kind = 'flows', packets, 0)"}
+_LOST["calls"] = f"if(kind = 'calls', 1, {_LOST['packets']})"  # calls are read of packets with rows; a batch has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ class Completeness:
     flow_only: int = 0
 
     def to_map(self, table: str) -> dict[str, Any]:
-        """The JSON object. Flow records speak for every packet, so `flow_only` counts against packets alone."""
-        rows_left_out = self.flow_only if table == "packets" else 0
+        """The JSON object. Flow records speak for every packet, so `flow_only` counts not against them."""
+        rows_left_out = 0 if table == "flows" else self.flow_only
         return {
             "since": self.window.since,
             "until": self.window.until,

@@ -12,10 +12,36 @@ from hub.query.output import OUTPUTS, clickhouse_type, columns, csv_header, expr
 from hub.query.sql import Params, compile_filter
 from protocol.schema import TABLES, Field, Table, fields_of
 
-ORDER = {"packets": ("time", "agent", "epoch", "frame_number"), "flows": ("start", "agent", "epoch", "seq", "end")}
+ORDER = {
+    "packets": ("time", "agent", "epoch", "frame_number"),
+    "flows": ("start", "agent", "epoch", "seq", "end"),
+    "calls": ("start", "agent", "epoch", "seq", "end"),
+}
 """Order of display: time, agent, run, frame number."""
-SUMS = ("packets", "bytes", "packets_rev", "bytes_rev")
-RECORDS = "flow.records"
+_SECONDS = "Nullable(Float64)"
+SUMS = {
+    "flows": (
+        *((f"flow.{name}", f"sum(`{name}`)", "UInt64") for name in ("packets", "bytes", "packets_rev", "bytes_rev")),
+        ("flow.records", "count()", "UInt64"),
+    ),
+    "calls": (
+        ("call.count", "count()", "UInt64"),
+        ("call.errors", "countIf(error = 1)", "UInt64"),
+        ("call.error_rate", "countIf(error = 1) / count()", "Float64"),
+        ("call.unanswered", "countIf(latency < 0)", "UInt64"),
+        *(
+            (
+                f"call.latency_p{percent}",
+                f"quantileTDigestOrNullIf({percent / 100})(latency, latency >= 0) / 1e9",
+                _SECONDS,
+            )
+            for percent in (50, 95, 99)
+        ),
+    ),
+}
+"""What is worked out of each group: public name, expression, type."""
+_FIRST = {"flows": "sum(bytes + bytes_rev)", "calls": "count()"}
+"""The groups with the most of this come first."""
 
 
 class WrongQuestion(ValueError):
@@ -109,29 +135,29 @@ def _newest(table: str, shown: str, source: str, limit: str) -> str:
 
 
 def _groups(question: Question) -> Query:
-    """Sums of flow records per group, most bytes first."""
-    if question.table != "flows":
-        raise WrongQuestion("only flows can be grouped with by")
+    """Sums per group: of flows, most bytes first; of calls, most calls first."""
+    if question.table not in SUMS:
+        raise WrongQuestion("only flows and calls can be grouped with by")
     if question.fields:
         raise WrongQuestion("with by the fields are those of the groups: leave fields out")
     table = TABLES[question.table]
     keys = chosen(question.table, question.by)
     params = Params()
     groups = ", ".join(f"{expression(table, key)} AS g{index}" for index, key in enumerate(keys))
-    sums = ", ".join(f"sum(`{name}`) AS s_{name}" for name in SUMS)
+    results = SUMS[table.name]
+    sums = ", ".join(f"{value} AS s{index}" for index, (_, value, _) in enumerate(results))
     limit = f" LIMIT {params.add('UInt64', question.top)}" if question.top else ""
     names = ", ".join(f"g{index}" for index in range(len(keys)))
     inner = (
-        f"SELECT {groups}, {sums}, count() AS records FROM {table.name}{where(table, question, params)} "
-        f"GROUP BY {names} ORDER BY s_bytes + s_bytes_rev DESC, {names}{limit}"
+        f"SELECT {groups}, {sums}, {_FIRST[table.name]} AS most FROM {table.name}{where(table, question, params)} "
+        f"GROUP BY {names} ORDER BY most DESC, {names}{limit}"
     )
     members = [
         *((key.name, f"g{index}", f"Nullable({clickhouse_type(table, key)})") for index, key in enumerate(keys)),
-        *((f"flow.{name}", f"s_{name}", "UInt64") for name in SUMS),
-        (RECORDS, "records", "UInt64"),
+        *((name, f"s{index}", kind) for index, (name, _, kind) in enumerate(results)),
     ]
     json = question.output in ("ndjson", "json")
     shown = json_row(members) if json else ", ".join(f"{value} AS `{name}`" for name, value, _ in members)
-    sql = f"SELECT {shown} FROM ({inner}) ORDER BY s_bytes + s_bytes_rev DESC, {names}"
+    sql = f"SELECT {shown} FROM ({inner}) ORDER BY most DESC, {names}"
     head = csv_header(name for name, _, _ in members) if question.output == "csv" else b""
     return Query(sql, params.values, OUTPUTS[question.output].store_format, head)

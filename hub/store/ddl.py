@@ -20,7 +20,7 @@ BATCHES = Table(
         Column("source", "dict", "LowCardinality(String)", "live or replay"),
         Column("epoch", "u8", "UInt64", "the agent's run"),
         Column("seq", "u8", "UInt64", "the batch within the run, from 1"),
-        Column("kind", "dict", "LowCardinality(String)", "packets, flows or report"),
+        Column("kind", "dict", "LowCardinality(String)", "packets, flows, calls or report"),
         Column("rows", "u8", "UInt64", "rows stored; 0 for tombstones and reports"),
         Column("packets", "u8", "UInt64", "packets the batch or tombstone stands for"),
         Column("flow_only", "u8", "UInt64", "of them without a row of their own"),

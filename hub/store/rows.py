@@ -35,6 +35,9 @@ FROM packets WHERE commit > {commit:UInt64} GROUP BY commit, agent, epoch, seq""
 SELECT commit, agent, epoch, seq, count(), sum(packets + packets_rev), sum(flow_only), 0, min(start), max(end),
     toUInt16(any(ingest_day))
 FROM flows WHERE commit > {commit:UInt64} GROUP BY commit, agent, epoch, seq""",
+    "calls": """
+SELECT commit, agent, epoch, seq, count(), 0, 0, 0, min(start), max(end), toUInt16(any(ingest_day))
+FROM calls WHERE commit > {commit:UInt64} GROUP BY commit, agent, epoch, seq""",
 }
 
 

@@ -21,7 +21,7 @@ from hub.api.routes import OPEN, ROUTES
 from hub.api.runner import Runner
 from hub.query.filter import names_of
 from protocol.messages import Hello
-from protocol.schema import fields_of
+from protocol.schema import TABLES, fields_of
 
 PACKETS = [row | {"time": NOW - 10**9 + row["frame_number"]} for row in random_rows("packets", 300, 5)]
 FLOWS = [row | {"start": NOW - 10**9, "end": NOW} for row in random_rows("flows", 30, 6)]
@@ -166,9 +166,11 @@ def test_ledger_is_the_registers(api: Served) -> None:
 
 def test_fields_are_the_schemas(api: Served) -> None:
     found = {field["name"]: field for field in api.get("/v1/fields").json()["fields"]}
-    assert set(found) == {*names_of("packets"), *names_of("flows")}
-    assert found["ip.src"]["tables"] == ["packets", "flows"]
-    assert {name for name, field in found.items() if field["shown"]} == {*fields_of("packets"), *fields_of("flows")}
+    assert set(found) == {name for table in TABLES for name in names_of(table)}
+    assert found["ip.src"]["tables"] == ["packets", "flows", "calls"]
+    assert {name for name, field in found.items() if field["shown"]} == {
+        name for table in TABLES for name in fields_of(table)
+    }
 
 
 def test_status(api: Served) -> None:

@@ -87,6 +87,12 @@ def test_lost_flows_count_against_flows_and_flow_only_packets_against_packets(st
     assert say(store, table="flows")["lost"] == {"shed": 9}
 
 
+def test_a_lost_batch_of_calls_counts_as_one(store: Store) -> None:
+    store.commit([batch(1), lost(2, packets=0, kind="calls")], NOW)
+    assert say(store, table="calls")["lost"] == {"shed": 1}
+    assert say(store)["lost"] == {}
+
+
 def test_flow_only_packets_make_packets_incomplete_and_flows_not(store: Store) -> None:
     store.commit([batch(1, table="flows"), batch(2, NOW - 60 * MINUTE, "flows")], NOW)
     told = say(store)

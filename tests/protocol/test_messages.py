@@ -131,11 +131,11 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
             ("ledger", PLAIN_OK, PLAIN_BAD),
         )
     ),
-    (Batch, "kind", ["packets", "flows"], ["", "calls", "report", "x" * 9999]),
+    (Batch, "kind", ["packets", "flows", "calls"], ["", "call", "report", "x" * 9999]),
     (Batch, "rows", [1, MAX_ROWS], [0, -1, MAX_ROWS + 1]),
     (Batch, "raw_size", [0, MAX_RAW], [-1, MAX_RAW + 1]),
     (Batch, "zstd", [0, 1], [-1, 2]),
-    (Tombstone, "kind", ["packets", "flows", "report"], ["", "calls"]),
+    (Tombstone, "kind", ["packets", "flows", "calls", "report"], ["", "call"]),
     (Tombstone, "reason", ["", "shed", "x" * MAX_WORD], ["two words", "x" * (MAX_WORD + 1), "a\n", "né", '"', "1"]),
     (Tombstone, "final", [0, 1], [-1, 2]),
     *(
