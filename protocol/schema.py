@@ -276,7 +276,7 @@ _DNS, _TLS, _DTLS, _QUIC = int(Has.DNS), int(Has.TLS), int(Has.DTLS), int(Has.QU
 _HTTP, _HTTP2, _SSH = int(Has.HTTP), int(Has.HTTP2), int(Has.SSH)
 _RESPONSE = 1 << 15  # QR (RFC 1035, 4.1.1)
 
-_L7_FIELDS = (
+L7_FIELDS = (
     Field("nodetap.l7", "l7", "text", 0, "application protocol"),
     Field("nodetap.info", "info", "text", 0, "one line about the frame"),
     Field("nodetap.fields", "l7_fields", "map", 0, "fields of other application protocols, by Wireshark's names"),
@@ -381,7 +381,7 @@ _PACKET_FIELDS = (
     Field("icmp.code", "icmp_code", "uint", int(Has.ICMP_CODE), "ICMP code"),
     Field("icmpv6.type", "icmp_type", "uint", int(Has.ICMPV6), "ICMPv6 type"),
     Field("icmpv6.code", "icmp_code", "uint", int(Has.ICMPV6_CODE), "ICMPv6 code"),
-    *_L7_FIELDS,
+    *L7_FIELDS,
     Field("nodetap.malformed", "layers", "bool", int(Has.MALFORMED), "1 where a header was cut or wrong", 23),
 )
 

@@ -25,7 +25,7 @@ POLL = 1.0
     default="table",
     show_default=True,
     envvar="NODETAP_OUTPUT",
-    help="How frames are printed; none: decode everything, print nothing.",
+    help="How frames are printed; none: decode and print nothing, for timing.",
 )
 @click.option(
     "--fields", envvar="NODETAP_FIELDS", metavar="A,B,C", help="Fields to show, by their public names, in this order."
@@ -34,8 +34,7 @@ POLL = 1.0
 @click.option(
     "--l7",
     type=click.Choice(["off", "fast", "all"]),
-    default="fast",
-    show_default=True,
+    show_default="fast where something shown comes from it, else off",
     envvar="NODETAP_L7",
     help="How much to look into application protocols.",
 )
@@ -58,7 +57,7 @@ def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | N
     printer = _printer(output, fields)
     source = FileSource(files, bpf=bpf)
     frames = [0]
-    engine = _engine(options)
+    engine = _engine(options["l7"] or _depth(output, fields), options["url_query"] == "keep")
     try:
         source.open()
         _print_all(source, printer, engine, frames)
@@ -72,15 +71,25 @@ def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | N
     return 1 if source.truncated else 0
 
 
-def _engine(options: dict[str, Any]) -> Any:
-    if options["l7"] == "off":
+def _depth(output: str, names: str | None) -> str:
+    """How far to look where nobody said: as far as what is shown needs."""
+    from protocol.schema import L7_FIELDS
+
+    if output == "none":
+        return "off"
+    shown = {field.name for field in (L7_FIELDS if names is None else _chosen(names))}
+    return "fast" if shown & {field.name for field in L7_FIELDS} else "off"
+
+
+def _engine(depth: str, keep_query: bool) -> Any:
+    if depth == "off":
         return None
     from agent.assemble import engine_of
 
     def on_problem(name: str, error: Exception) -> None:
         click.echo(f"nodetap-agent decode: the L7 parser {name} is left out: {error!r}", err=True)
 
-    return engine_of(options["l7"], options["url_query"] == "keep", live=False, on_problem=on_problem)
+    return engine_of(depth, keep_query, live=False, on_problem=on_problem)
 
 
 def _print_all(source: FileSource, printer: Any, engine: Any, frames: list[int]) -> None:
