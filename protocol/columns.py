@@ -34,6 +34,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -136,8 +137,10 @@ def text_of(strings: Sequence[str]) -> Text:
 
 def texts_of(rows: Sequence[Sequence[str]]) -> Texts:
     """A `Texts` of Python strings; 255 of a row at most, each cut as `text_of` does."""
-    counts = np.fromiter((min(len(row), MAX_COUNT) for row in rows), dtype="u1", count=len(rows))
-    return Texts(counts, text_of([string for row in rows for string in row[:MAX_COUNT]]))
+    counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    if len(rows) and int(counts.max()) > MAX_COUNT:
+        return texts_of([row[:MAX_COUNT] for row in rows])
+    return Texts(counts.astype("u1"), text_of(list(chain.from_iterable(rows))))
 
 
 def maps_of(rows: Sequence[Mapping[str, str]]) -> Maps:

@@ -102,13 +102,13 @@ def _integers(wire: str, values: list[list[int]]) -> Lists:
     top = int(np.iinfo(dtype).max)
     try:
         flat = np.fromiter(chain.from_iterable(values), dtype=np.int64)
-        fine = max(map(len, values)) <= MAX_COUNT and not (len(flat) and (flat.min() < 0 or flat.max() > top))
+        lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
+        fine = not len(flat) or (int(flat.min()) >= 0 and int(flat.max()) <= top and int(lengths.max()) <= MAX_COUNT)
     except (TypeError, ValueError, OverflowError):
         fine = False
     if not fine:
-        values = [[v for v in row if isinstance(v, int) and 0 <= v <= top][:MAX_COUNT] for row in values]
-        flat = np.fromiter(chain.from_iterable(values), dtype=np.int64)
-    return Lists(np.fromiter(map(len, values), dtype="u1", count=len(values)), flat.astype(dtype))
+        return _integers(wire, [[v for v in row if isinstance(v, int) and 0 <= v <= top][:MAX_COUNT] for row in values])
+    return Lists(lengths.astype("u1"), flat.astype(dtype))
 
 
 def _strings(wire: str, values: list[list[str]]) -> Texts:

@@ -40,7 +40,9 @@ _STARTS = (b"HTTP/1.", *(f"{method} ".encode() for method in METHODS))
 _PAIR = np.zeros(65536, dtype=np.bool_)  # the first two bytes of any of them
 _PAIR[[int.from_bytes(start[:2]) for start in _STARTS]] = True
 _WORDS = np.array(sorted({int.from_bytes(start[:4]) for start in _STARTS}), dtype=np.uint64)
-_HEADERS = (("\nhost:", "http_host"), ("\nuser-agent:", "http_user_agent"), ("\ncontent-type:", "http_content_type"))
+_HEADERS = tuple(
+    (f"\n{name}:", len(name) + 2, f"http_{name.replace('-', '_')}") for name in ("host", "user-agent", "content-type")
+)
 _BODILESS = (204, 304)
 _ALL = 1 << 40
 
@@ -68,14 +70,14 @@ class Http1Parser:
             end, behind = _end(payload, at)
             raw = payload[at:end]
             text = raw.decode("utf-8", "replace")
-            line, ended, _ = text.partition("\n")
-            line = line.rstrip("\r")
+            stop = text.find("\n")
+            line, ended = (text[:stop] if stop >= 0 else text).rstrip("\r"), stop >= 0
             read = found.status(line) if line.startswith("HTTP/1.") else found.request(line, lenient or not ended)
             if not read:
                 break
             low = text.lower() if raw.isascii() else raw.lower().decode("utf-8", "replace")  # as long as `text`
             found.headers(text, low)
-            if not behind or payload.find(b"HTTP/1.", behind) < 0:
+            if not behind or behind == len(payload) or payload.find(b"HTTP/1.", behind) < 0:
                 break
             at = behind + found.body(low)
         if not found.info:
@@ -147,19 +149,19 @@ class _Found:
 
     def headers(self, text: str, low: str) -> None:
         """The headers that have columns; `low` is `text` in small letters."""
-        for name, column in _HEADERS:
+        for name, size, column in _HEADERS:
             place = low.find(name)
             while place >= 0:
-                start = place + len(name)
-                stop = text.find("\n", start)
-                value = (text[start:stop] if stop >= 0 else text[start:]).strip(" \t\r")
+                place += size
+                stop = text.find("\n", place)
+                value = (text[place:stop] if stop >= 0 else text[place:]).strip(" \t\r")
                 if not value.isprintable():
                     value = _shown(value)
                 if value:
                     self.put(column, value)
                 if self.code and column == "http_content_type":
                     self.info[-1] += f"  ({value.partition(';')[0]})"
-                place = low.find(name, start)
+                place = low.find(name, stop) if stop >= 0 else -1
 
     def body(self, low: str) -> int:
         """Bytes to the next message; many where it cannot be known."""
