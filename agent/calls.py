@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 TIMEOUT_NS = 60_000_000_000
 MAX_OPEN = 16_384
 """Requests that may wait for a response: about 600 bytes each."""
+RETRIES = 8
+"""Requests of one key that are compared with a new one."""
 MAX_PLACES = 16_384
 """Directions of connections of which the last segment is remembered."""
 
@@ -141,15 +144,20 @@ class Calls:
 
     def _ask(self, said: Said, packet: _Packet) -> None:
         key = (said.connection, said.side, said.turn.key)
-        waiting = self._waiting.setdefault(key, deque())
-        asked = (self._open[number].operation for number in waiting)
-        if packet.proto == UDP and said.turn.key is not None and said.turn.operation in asked:
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = deque()
+        elif packet.proto == UDP and said.turn.key is not None and self._asks_again(said.turn.operation, waiting):
             return
         self._count += 1
         waiting.append(self._count)
         self._open[self._count] = _Open(key, packet, said.turn.operation)
         if len(self._open) > self._max_open:
             self._give_up()
+
+    def _asks_again(self, operation: str, waiting: deque[int]) -> bool:
+        """Whether one of the newest requests that wait asked for the same."""
+        return any(self._open[number].operation == operation for number in islice(reversed(waiting), RETRIES))
 
     def _answer(self, said: Said, packet: _Packet) -> None:
         waiting = self._waiting.get((said.connection, 1 - said.side, said.turn.key))
@@ -189,15 +197,13 @@ def _packets(columns: Columns, said: Sequence[Said]) -> Iterable[_Packet]:
     layers = np.asarray(columns["layers"])[rows]
     _, at, counts = np.unique(rows, return_inverse=True, return_counts=True)
     payload = _payloads(columns, rows, layers) // counts[at]
-    src, dst = (np.ascontiguousarray(np.asarray(columns[name])[rows]) for name in ("src", "dst"))
+    src, dst = (np.ascontiguousarray(np.asarray(columns[name])[rows]).view("V16")[:, 0] for name in ("src", "dst"))
     plain = [np.asarray(columns[name])[rows].tolist() for name in ("time", "proto", "src_port", "dst_port", "tcp_seq")]
     time, proto, src_port, dst_port, seq = plain
     kept = (layers & np.uint64(_KEPT)).tolist()
     names = [_names(columns[name], rows) for name in ("iface", "l7")]
-    sources, targets = ([row.tobytes() for row in side] for side in (src, dst))
-    return map(
-        _Packet, time, kept, names[0], sources, targets, proto, src_port, dst_port, names[1], payload.tolist(), seq
-    )  # fmt: skip
+    ends = (src.tolist(), dst.tolist(), proto, src_port, dst_port)
+    return map(_Packet._make, zip(time, kept, names[0], *ends, names[1], payload.tolist(), seq, strict=True))
 
 
 def _payloads(columns: Columns, rows: NDArray[np.int64], layers: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ one pair of endpoints added up; retransmissions and segments out of order with t
 `tcp.analysis.retransmission` and `tcp.analysis.out_of_order`. Nothing is put together (no IP or TCP reassembly).
 Captures with tunnels are left out: what is inside is a conversation of its own for tshark too, beside the outer one.
 
-Captures are read from NODETAP_CORPUS. Exit status 1 where anything differs.
+Captures are read from NODETAP_CORPUS. Exit status 1 where a difference is not explained.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ EVENTS = {"retransmission": "retransmissions", "out_of_order": "out_of_order"}
 """Flags of `tcp.analysis`, and our columns."""
 LOOSE = ("ip.defragment", "ipv6.defragment", "tcp.desegment_tcp_streams")
 TUNNELS = {"mpls", "ppp", "gre", "pppoes", "vxlan", "geneve", "gtp"}
+
+EXPLAINED = {
+    "fuzzed-bigendian-http.pcap": "conversations leave out frames whose TCP header is damaged",
+    "ipv6-fragmented-dns.pcap": "conv,ipv6 leaves out the fragments behind the first",
+}
+"""Captures of which tshark says something else, and why: docs/fidelity.md."""
 
 Endpoint: TypeAlias = "tuple[str, int]"
 """Address and port; 0 where only addresses count."""
@@ -231,6 +237,11 @@ def measure(paths: list[Path]) -> dict[str, Score]:
     }
 
 
+def unexplained(scores: dict[str, Score]) -> list[str]:
+    """The differences in captures of which nobody has said why."""
+    return [text for score in scores.values() for text in score.differences if text.split()[0] not in EXPLAINED]
+
+
 BEGIN, END = "<!-- measured: tools/flow_fidelity.py --write docs/fidelity.md -->", "<!-- end of flows -->"
 
 
@@ -249,7 +260,7 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> int:
-    """Print the scores and the differences; 1 where anything differs, 2 where nothing can be compared."""
+    """Print the scores and the differences; 1 where one is not explained, 2 where nothing can be compared."""
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from fidelity import captures, corpus
 
@@ -265,7 +276,7 @@ def main() -> int:
     print(report(scores))
     if options.write:
         write(options.write, report(scores))
-    return 0 if all(score.count == score.equal for score in scores.values()) else 1
+    return 1 if unexplained(scores) else 0
 
 
 if __name__ == "__main__":

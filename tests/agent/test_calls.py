@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.assemble import engine_of, pipeline_of
@@ -17,8 +17,9 @@ from agent.capture.file import FileSource
 from agent.l7 import Turn
 from agent.l7.engine import Said
 from protocol.codec import unpack_body
-from protocol.columns import Columns, Dict, Text, empty, pack_columns
+from protocol.columns import Columns, Dict, Text, empty
 from protocol.messages import Batch
+from protocol.packing import pack_columns
 from protocol.schema import CALLS, PACKETS, Has
 
 MS = 1_000_000
@@ -195,6 +196,7 @@ turns = st.tuples(st.integers(0, 90), st.integers(1, 2), st.integers(0, 1), st.b
 
 
 @given(st.lists(st.lists(turns, min_size=1, max_size=12), max_size=5), st.integers(1, 4))
+@settings(deadline=None)
 def test_every_request_is_one_row(parts: list[Any], max_open: int) -> None:
     calls = Calls(max_open=max_open)
     asked = answers = 0
