@@ -16,7 +16,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -78,9 +77,9 @@ class Watch:
 
     @property
     def growth(self) -> int:
-        """How much the median of the last third is above that of the second, bytes."""
+        """By how many bytes the last third's least is above the second's: rows come and go, a leak stays."""
         third = len(self.rss) // 3
-        return int(statistics.median(self.rss[-third:]) - statistics.median(self.rss[third : 2 * third]))
+        return min(self.rss[-third:]) - min(self.rss[third : 2 * third])
 
 
 def frame(number: int, payload: int) -> bytes:
@@ -152,6 +151,13 @@ def prefer_session(pid: int | str, priority: int) -> None:
         Path(f"/proc/{pid}/autogroup").write_text(str(priority))
 
 
+def streaming(agent: Agent) -> bool:
+    """Whether the agent streams; the program ends where the agent has."""
+    if agent.popen.poll() is not None:
+        sys.exit(f"the agent ended:\n{agent.text}")
+    return agent.state == "streaming"
+
+
 def books_of(hub: Hub) -> dict[str, Any]:
     """The books of the only agent."""
     found: dict[str, Any] = hub.ledger()["agents"][0]
@@ -178,10 +184,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Figure]:
         )
         with ending(hub, agent):
             pid = agent.popen.pid
-            until(
-                "streaming",
-                lambda: agent.state == "streaming" or (agent.popen.poll() is not None and sys.exit(agent.text)),
-            )
+            until("streaming", lambda: streaming(agent))
             arrange(pid, FIRST, {RECEIVER})
             arrange(hub.popen.pid, LAST, {SENDER, RECEIVER})
             idle = Watch(pid).over(given.idle) if given.idle else None
