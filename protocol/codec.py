@@ -18,10 +18,11 @@ from typing import Any
 
 import msgpack
 
-from protocol.columns import Columns, pack_columns, unpack_columns
+from protocol.columns import Columns
 from protocol.errors import LocalError, RemoteError, WrongBatch, WrongMessage
 from protocol.limits import MAX_COLUMNS, MAX_MESSAGE, MAX_RAW, MAX_STRINGS, VERSIONS
 from protocol.messages import MESSAGES, Batch, Message
+from protocol.packing import pack_columns, unpack_columns
 from protocol.schema import TABLES
 from protocol.survey import survey
 

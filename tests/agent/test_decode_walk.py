@@ -33,7 +33,7 @@ from scapy.packet import Packet
 from agent.capture import Interface
 from agent.decode.decoder import HANDLERS, Decoder
 from agent.decode.kinds import Kind
-from protocol.columns import pack_columns, unpack_columns
+from protocol.packing import pack_columns, unpack_columns
 from protocol.schema import PACKETS, Has
 
 TCP4 = bytes(ether() / PAYLOADS["tcp"])

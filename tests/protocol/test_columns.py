@@ -25,16 +25,13 @@ from protocol.columns import (
     empty,
     join,
     maps_of,
-    pack_column,
-    pack_columns,
     take,
     text_of,
     texts_of,
-    unpack_column,
-    unpack_columns,
 )
 from protocol.errors import LocalError, WrongBatch
 from protocol.limits import MAX_ROWS
+from protocol.packing import pack_column, pack_columns, unpack_column, unpack_columns
 from protocol.schema import TABLES, Column
 
 KINDS = ("u1", "u2", "u4", "u8", "i8", "addr", "dict", "text", "list_u2", "list_u4", "list_text", "map")
@@ -462,7 +459,7 @@ def test_lengths_that_promise_more_than_nothing_are_our_own_mistake() -> None:
 
 
 def test_too_many_strings_are_refused_before_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocol.columns.MAX_ITEMS", 3)
+    monkeypatch.setattr("protocol.packing.MAX_ITEMS", 3)
     with pytest.raises(WrongBatch) as caught:
         unpack_column(COLUMNS["list_text"], ["texts", b"\2\2", bytes(16), b""], 2)
     assert caught.value.code == "too_large"

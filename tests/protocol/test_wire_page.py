@@ -17,10 +17,11 @@ import pytest
 
 from protocol import limits
 from protocol.codec import WINDOW_LOG, encode
-from protocol.columns import MAX_DICT, MAX_ITEMS, MAX_TEXT, Dict, Lists, maps_of, pack_column, text_of, texts_of
+from protocol.columns import MAX_DICT, MAX_ITEMS, MAX_TEXT, Dict, Lists, maps_of, text_of, texts_of
 from protocol.errors import CODES
 from protocol.ledger import DISCARDED, LOST
 from protocol.messages import MESSAGES, Echo
+from protocol.packing import pack_column
 from protocol.schema import TABLES, Column
 
 ROOT = Path(__file__).resolve().parents[2]
