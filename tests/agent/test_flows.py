@@ -15,7 +15,8 @@ from agent import flow_keys, flow_seq, flows
 from agent.flow_cuts import FIN_FIRST, FIN_SECOND, RESET
 from agent.flow_items import KEEP_NS
 from agent.flows import FlowTable
-from protocol.columns import Columns, Dict, empty, pack_columns
+from protocol.columns import Columns, Dict, empty
+from protocol.packing import pack_columns
 from protocol.schema import FLOWS, PACKETS, Has
 
 S = 1_000_000_000
