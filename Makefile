@@ -48,6 +48,7 @@ $(BENCH): bench/make_pcap.py | $(STAMP)
 
 fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
 	$(BIN)/python tools/fidelity.py $(ARGS)
+	$(BIN)/python tools/flow_fidelity.py
 
 docs: $(STAMP) ## write the reference pages from the schema and the programs
 	$(BIN)/python tools/reference.py

@@ -7,6 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("nodetap", deadline=None)  # speed is shown in benchmarks, never asserted in tests
+settings.load_profile("nodetap")
 
 ROOT = Path(__file__).resolve().parent.parent
 
