@@ -76,6 +76,25 @@ class Decoded:
     skipped: int = 0
 
 
+class _Faces:
+    """What the interfaces say of their frames: arrays with one item per interface (one of nothing where there is none).
+
+    On a busy node interfaces come and go by the thousand, so this is made when one comes and not with each block.
+    """
+
+    def __init__(self, interfaces: list[Interface]) -> None:
+        self.count = len(interfaces)
+        faces = list(interfaces) or [Interface("", -1)]
+        places = {name: place for place, name in enumerate(dict.fromkeys(face.name for face in faces))}
+        self.names = tuple(places)
+        self.codes = np.array([places[face.name] for face in faces], dtype="<u4")
+        self.ids = np.array([face.id or 0 for face in faces], dtype="<u4")
+        self.has = np.array([Has.IFACE_ID if face.id is not None else 0 for face in faces], dtype="<u8")
+        self.encap = np.array([ENCAP.get(face.linktype, 0) for face in faces], dtype="<u2")
+        self.kinds = np.array([_first(face.linktype) for face in faces], dtype=np.uint8)
+        self.slow = np.array([face.linktype in slow.MODULES for face in faces])
+
+
 class Decoder:
     """Decodes the blocks of one source. `interfaces` is the source's own list, which may grow.
 
@@ -93,6 +112,7 @@ class Decoder:
         self._interfaces = interfaces
         self._budget = slow.Budget(slow_budget, clock)
         self.decoded = Decoded()
+        self._faces = _Faces(interfaces)
 
     def block(self, block: Block, first_number: int) -> Columns:
         """Every column of PACKETS for the frames of a block, numbered from `first_number`. Never raises on input."""
@@ -106,6 +126,8 @@ class Decoder:
         return columns, walk.payloads
 
     def _walk(self, walk: Walk, block: Block, first_number: int) -> Columns:
+        if self._faces.count != len(self._interfaces):  # they only ever grow
+            self._faces = _Faces(self._interfaces)
         self._frame_columns(walk, block, first_number)
         _stripped_tag(walk, block)
         left = self._start(walk, block.iface)
@@ -123,27 +145,21 @@ class Decoder:
         if block.timeless is not None:
             walk.layers[block.timeless] = 0
             walk.array("time")[block.timeless] = 0
-        faces = self._interfaces
-        names = tuple(dict.fromkeys(face.name for face in faces)) or ("",)
-        codes = np.array([names.index(face.name) for face in faces] or [0], dtype="<u4")
-        walk.columns["iface"] = Dict(codes[block.iface], names)
-        ids = np.array([face.id if face.id is not None else 0 for face in faces] or [0], dtype="<u4")
-        has = np.array([Has.IFACE_ID if face.id is not None else 0 for face in faces] or [0], dtype="<u8")
-        walk.array("iface_id")[:] = ids[block.iface]
-        walk.layers |= has[block.iface]
-        encap = np.array([ENCAP.get(face.linktype, 0) for face in faces] or [0], dtype="<u2")
-        walk.array("encap_type")[:] = encap[block.iface]
+        faces = self._faces
+        walk.columns["iface"] = Dict(faces.codes[block.iface], faces.names)
+        walk.array("iface_id")[:] = faces.ids[block.iface]
+        walk.layers |= faces.has[block.iface]
+        walk.array("encap_type")[:] = faces.encap[block.iface]
 
     def _start(self, walk: Walk, iface: Array) -> Array:
         """Every frame stands at the layer that its interface's link type names; the rows left are the fallback's."""
-        kinds = np.array([_first(face.linktype) for face in self._interfaces] or [Kind.NONE], dtype=np.uint8)
-        walk.split(np.arange(walk.n), kinds[iface])
-        return np.flatnonzero(kinds[iface] == Kind.NONE)
+        kinds = self._faces.kinds[iface]
+        walk.split(np.arange(walk.n), kinds)
+        return np.flatnonzero(kinds == Kind.NONE)
 
     def _fallback(self, walk: Walk, block: Block, rows: Array) -> int:
         """Ask scapy where the network layer of these rows begins; how many rows were its to answer."""
-        worth = np.array([face.linktype in slow.MODULES for face in self._interfaces] or [False])
-        rows = rows[worth[block.iface[rows]]]
+        rows = rows[self._faces.slow[block.iface[rows]]]
         for row in rows:
             if self._budget.open():
                 self._dissect(walk, block, row)
