@@ -36,7 +36,8 @@ from agent.cli.link_options import check_hubs, link_options, metrics_option, rea
 def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tuple[str, ...], **options: Any) -> None:
     """Send the frames of capture files (pcap, pcapng, gzip; - for standard input) to a hub.
 
-    Exits 0 once everything is acknowledged, 3 after --connect-timeout without progress, 1 when a file is broken.
+    Exits 0 once everything is acknowledged, 3 after --connect-timeout without progress, 1 when a file is damaged. A
+    file that is cut short gives its whole frames; a line says so.
     """
     check_hubs(hubs, options["insecure"])
     token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
@@ -82,10 +83,8 @@ def _finish(agent: Any, code: int, source: Any) -> int:
         )
     elif code == 0:
         click.echo(f"{captured} packets stored as {agent.config.link.agent}", err=True)
-    broken = agent.worker.error or source.truncated
-    if broken:
-        click.echo(f"nodetap-agent: {broken}", err=True)
-        return code or 1
+    for said in filter(None, (agent.worker.error, source.truncated)):
+        click.echo(f"nodetap-agent: {said}", err=True)
     return code
 
 

@@ -132,3 +132,14 @@ def test_every_frame_once_through_hub_restarts(tmp_path: Path) -> None:
     finally:
         hub.kill()
         agent.kill()
+
+
+def test_a_capture_that_is_cut_short_gives_its_whole_frames(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "cut.pcap", 1000)
+    capture.write_bytes(capture.read_bytes()[:-30])
+    hub = Hub(tmp_path).ready()
+    agent = Agent(tmp_path, "replay", str(capture), "--hub", hub.ws)
+    with ending(hub, agent):
+        assert agent.wait(30) == 0, agent.text[-2000:]
+        assert "cut short" in agent.text
+        assert len(hub.rows("--fields", "frame.number")) == 999
