@@ -27,7 +27,7 @@ _OPTIONS = (
     click.option("--node", default=socket.gethostname, show_default="the host's name", envvar="NODETAP_NODE",
                  help="Name of this node."),
     click.option("--filter", "bpf", envvar="NODETAP_FILTER", help="Capture filter, pcap-filter(7) syntax."),
-    click.option("--l7", type=click.Choice(["off", "fast", "all"]), default="fast", show_default=True,
+    click.option("--l7", type=click.Choice(["off", "fast", "all"]), default="off", show_default=True,
                  envvar="NODETAP_L7", help="How much to look into application protocols."),
     click.option("--url-query", type=click.Choice(["drop", "keep"]), default="drop", show_default=True,
                  envvar="NODETAP_URL_QUERY", help="Whether query strings of URLs are kept."),

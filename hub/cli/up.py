@@ -79,7 +79,7 @@ class Plan:
     def agent(self) -> list[str]:
         """The agent's command line: a live capture, or the replay of files."""
         hub = ["--hub", f"ws://{self.agents}"]
-        named = [*_repeat("--node", self.node), *_repeat("--filter", self.filter)]
+        named = ["--l7", "fast", *_repeat("--node", self.node), *_repeat("--filter", self.filter)]
         if self.read:
             speed = _repeat("--speed", self.speed)
             return [program("nodetap-agent"), "replay", *hub, *named, *speed, "--", *self.read]
