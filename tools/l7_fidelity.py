@@ -1,0 +1,213 @@
+"""How many cells of the application protocols equal tshark's: what `nodetap-agent decode` prints, and the oracle.
+
+    python tools/l7_fidelity.py [FILE|FOLDER ...] [--write docs/fidelity-l7.md]
+
+Both read each segment on its own (tshark with reassembly off; ours with `--l7 fast --url-query keep`). Every column of
+the oracle's header that is a DNS, TLS, QUIC, HTTP or SSH field is compared in every frame. A cell counts where either
+side has a value, and is equal where both have the same values in the same order. Captures are found as
+`tools/fidelity.py` finds them. Exit status 1 where a group is below its target, 2 where nothing can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.fidelity import Score, captures, corpus, oracle, total
+
+TARGET = 0.99
+GROUPS = {
+    "DNS": ("dns.",),
+    "TLS": ("tls.", "dtls.", "quic."),
+    "HTTP": ("http.", "http2."),
+    "SSH": ("ssh.",),
+}
+"""Groups by the beginnings of their columns' names."""
+
+DECODE_AS = {"null-grpc-server-streaming.pcapng": "tcp.port==50051,http2"}
+"""What tshark has to be told of a capture: it goes by ports where we go by content."""
+
+EXPLAINED: dict[str, tuple[str, str]] = {}
+"""Captures with differences that tshark's reassembly does not account for: who is right, and why."""
+
+Row = dict[str, list[str]]
+"""The values of a frame by column; no key without a value."""
+
+
+class Cell(NamedTuple):
+    """A cell that differs: `whole` where tshark says the same as we do once it puts segments together."""
+
+    file: str
+    frame: int
+    column: str
+    ours: list[str]
+    theirs: list[str]
+    whole: bool = False
+
+
+def columns() -> list[str]:
+    """The columns of the oracle's header that are compared."""
+    header = subprocess.run([str(oracle()), "--header"], capture_output=True, text=True, check=True).stdout
+    starts = tuple(start for group in GROUPS.values() for start in group)
+    return [name for name in header.split() if name.startswith(starts)]
+
+
+def group_of(column: str) -> str:
+    """The group that a column belongs to."""
+    return next(name for name, starts in GROUPS.items() if column.startswith(starts))
+
+
+def _number(value: str) -> str:
+    return str(int(value, 16)) if value.startswith("0x") else value
+
+
+def theirs(path: Path, names: list[str], *modes: str) -> Iterator[Row]:
+    """tshark's rows; numbers in decimal. `modes` are options of the oracle."""
+    more = ("--", "-d", DECODE_AS[path.name]) if path.name in DECODE_AS else ()
+    run = subprocess.run([str(oracle()), *modes, str(path), *more], capture_output=True, text=True, check=False)
+    for row in csv.DictReader(run.stdout.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
+        yield {name: [_number(v) for v in row[name].split("|")] for name in names if row.get(name)}
+
+
+def ours(path: Path, names: list[str]) -> Iterator[Row]:
+    """Our rows, as the program prints them."""
+    program = Path(sys.executable).with_name("nodetap-agent")
+    command = [program, "decode", path, "-o", "ndjson", "--l7", "fast", "--url-query", "keep", "--fields"]
+    run = subprocess.run([*command, ",".join(names)], capture_output=True, text=True, check=False)
+    if run.returncode > 1:
+        raise SystemExit(run.stderr)
+    for line in run.stdout.splitlines():
+        yield {name: list(map(_escaped, values)) for name, values in json.loads(line).items()}
+
+
+def _escaped(value: object) -> str:
+    """A value as the oracle writes it."""
+    return str(value).replace("|", "\\x7c")
+
+
+def compare(path: Path, names: list[str]) -> Iterator[tuple[str, bool, Cell]]:
+    """Every cell that counts: its column, whether it is equal, the cell."""
+    rows = list(zip_longest(ours(path, names), theirs(path, names), fillvalue={}))
+    whole: list[Row] = []
+    if any(a != b for a, b in rows):
+        whole = list(theirs(path, names, "--reassembly"))
+    for frame, (a, b) in enumerate(rows, 1):
+        for name in names:
+            left, right = a.get(name, []), b.get(name, [])
+            if left or right:
+                same = bool(left) and frame <= len(whole) and whole[frame - 1].get(name) == left
+                yield name, left == right, Cell(path.name, frame, name, left, right, same)
+
+
+class Result(NamedTuple):
+    """Scores by column, and the cells that differ."""
+
+    scores: dict[str, Score]
+    differences: list[Cell]
+    files: int
+
+
+def measure(paths: Iterable[Path]) -> Result:
+    """Compare every cell of the captures."""
+    names = columns()
+    counts: dict[str, list[int]] = {name: [0, 0] for name in names}
+    differences, files = [], 0
+    for path in paths:
+        files += 1
+        for name, equal, cell in compare(path, names):
+            counts[name][0] += 1
+            counts[name][1] += equal
+            if not equal:
+                differences.append(cell)
+    return Result({name: Score(*count) for name, count in counts.items()}, differences, files)
+
+
+def by_group(scores: dict[str, Score]) -> dict[str, Score]:
+    """The sums of the groups."""
+    return {
+        group: total({name: score for name, score in scores.items() if group_of(name) == group}) for group in GROUPS
+    }
+
+
+def table(result: Result) -> list[str]:
+    """The shares per column and group, as a Markdown table."""
+    lines = ["| column | cells | equal | share |", "|---|---:|---:|---:|"]
+    groups = by_group(result.scores)
+    for group, score in groups.items():
+        for name, column in result.scores.items():
+            if group_of(name) == group and column.cells:
+                lines.append(f"| {name} | {column.cells} | {column.equal} | {column.share:.2%} |")
+        lines.append(f"| **{group}** | **{score.cells}** | **{score.equal}** | **{score.share:.2%}** |")
+    return lines
+
+
+def _said(values: list[str]) -> str:
+    text = ", ".join(values)
+    return f"`{text if len(text) <= 60 else text[:57] + '...'}`" if values else "-"
+
+
+def explained(cell: Cell) -> tuple[str, str]:
+    """Who is right about a cell, and why; empty where nobody has said it."""
+    if cell.whole:
+        return "both", "tshark says the same in this frame with reassembly on"
+    return EXPLAINED.get(cell.file, ("", ""))
+
+
+def listed(differences: list[Cell]) -> list[str]:
+    """The differences, as a Markdown table: one line for frames of a capture that differ alike."""
+    groups: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in differences:
+        groups[cell.file, cell.column, _said(cell.ours), _said(cell.theirs), *explained(cell)].append(cell)
+    lines = ["| capture | frames | column | ours | tshark | who is right | why |", "|---|---|---|---|---|---|---|"]
+    for (file, column, left, right, who, why), cells in groups.items():
+        frames = ", ".join(str(cell.frame) for cell in cells)
+        lines.append(f"| `{file}` | {frames} | {column} | {left} | {right} | {who} | {why or '**not explained**'} |")
+    return lines
+
+
+def report(result: Result) -> str:
+    """Shares and differences as Markdown."""
+    count = f"{result.files} captures, {total(result.scores).cells} cells, {len(result.differences)} differ."
+    return "\n".join([count, "", *table(result), "", *(listed(result.differences) if result.differences else [])])
+
+
+BEGIN, END = "<!-- measured: python tools/l7_fidelity.py --write docs/fidelity-l7.md -->", "<!-- end -->"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace what stands between the marks of a Markdown file."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+
+
+def main() -> int:
+    """Print shares and differences; 1 where a group misses its target, 2 where nothing can be compared."""
+    parser = argparse.ArgumentParser(description="Compare our application fields with tshark's, cell by cell.")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="FILE|FOLDER")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also put the result into this Markdown file")
+    options = parser.parse_args()
+    paths = options.paths or [corpus()]
+    files = [file for path in paths for file in (captures(path) if path.is_dir() else [path])]
+    if not files or not all(file.is_file() for file in files):
+        print(f"no captures in {', '.join(map(str, paths))}: set NODETAP_CORPUS", file=sys.stderr)
+        return 2
+    if not oracle().is_file():
+        print(f"no oracle at {oracle()}: set NODETAP_ORACLE", file=sys.stderr)
+        return 2
+    result = measure(files)
+    print(report(result))
+    if options.write:
+        write(options.write, report(result))
+    return 0 if all(score.share >= TARGET for score in by_group(result.scores).values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
