@@ -45,6 +45,9 @@ _SAID = {1: " Format error", 2: " Server failure", 3: " No such name", 4: " Not 
 TARGETS = {2: (0, "dns.ns"), 6: (0, "dns.soa.mname"), 15: (2, "dns.mx.mail_exchange"), 33: (6, "dns.srv.target"),
            64: (2, "dns.svcb.targetname"), 65: (2, "dns.svcb.targetname")}  # fmt: skip
 """Records whose data holds a name worth keeping in `Summary.rest`: at which byte, under which name."""
+SRV, NSEC, NSEC3, UPDATE = 33, 47, 50, 5
+SRV_OWNER = ("dns.srv.service", "dns.srv.proto", "dns.srv.name")
+"""What tshark makes of the owner of an SRV record (RFC 2782), in place of `dns.resp.name`."""
 COLUMNS = {5: "dns_cname", 12: "dns_ptr"}
 
 _OPCODE = np.array([code in OPCODES for code in range(16)])
@@ -187,7 +190,8 @@ class Found:
             pos += 10
             if pos + length > end:
                 return
-            self.r_name.append(name)
+            if kind != SRV:
+                self.r_name.append(name)
             self.r_type.append(kind)
             if kind == 1 and length == 4:
                 address = inet_ntoa(data[pos : pos + 4])
@@ -198,12 +202,12 @@ class Found:
                 self.aaaa.append(address)
                 self.info.append(" AAAA " + address)
             else:
-                self._other(kind, data, pos, length, start, names)
+                self._other(kind, name, data, pos, length, start, names)
                 if kind == 41 and ttl >> 24:
                     self.rest["dns.resp.ext_rcode"] = str(ttl >> 24)
             pos += length
 
-    def _other(self, kind: int, data: bytes, pos: int, length: int, start: int, names: Names) -> None:
+    def _other(self, kind: int, name: str, data: bytes, pos: int, length: int, start: int, names: Names) -> None:
         """A record whose data is a name, holds one, or is left out."""
         told = ""
         if (column := COLUMNS.get(kind)) is not None:
@@ -211,26 +215,37 @@ class Found:
             self.lists.setdefault(column, []).append(told)
         elif (place := TARGETS.get(kind)) is not None and length > place[0]:
             told = read_name(data, pos + place[0], start, names)[0]
-            known = self.rest.get(place[1])
-            self.rest[place[1]] = told if known is None else f"{known},{told}"
-            if kind == 33:
+            self._keep(place[1], told)
+            if kind == SRV:
+                for part, label in zip(SRV_OWNER, name.split(".", 2), strict=False):
+                    self._keep(part, label)
                 told = "{} {} {} {}".format(*_triple(data, pos), told)
             elif kind == 15:
                 told = f"{_u2(data, pos)[0]} {told}"
-        elif kind == 47:
+        elif kind in (NSEC, NSEC3):
             # tshark lists the types that the bitmap names (RFC 4034, 4.1.2) as dns.resp.type, too.
-            name_end = read_name(data, pos, start, names)[1]
+            if kind == NSEC:
+                behind = read_name(data, pos, start, names)[1]
+            else:  # flags and salt, then the hash of the next owner (RFC 5155, 3.2)
+                behind = pos + 5 + data[pos + 4]
+                behind += 1 + data[behind]
             if len(self.r_type) < RECORDS:
-                self.r_type.extend(_bitmap(data[name_end : pos + length]))
+                self.r_type.extend(_bitmap(data[behind : pos + length]))
         self.info.append(f" {TYPES.get(kind) or kind} {told}" if told else f" {TYPES.get(kind) or kind}")
+
+    def _keep(self, name: str, told: str) -> None:
+        """One more value of a field without a column."""
+        known = self.rest.get(name)
+        self.rest[name] = told if known is None else f"{known},{told}"
 
     def _note(self, ident: int, flags: int, answers: int, said: int, asked: int, pairing: bool) -> None:
         """The header's part, and the half of a call that it is."""
         self.id.append(ident)
         self.flags.append(flags)
-        self.answers.append(answers)
         code = flags & 15
         opcode = flags >> 11 & 15
+        if opcode != UPDATE:  # there it counts prerequisites (RFC 2136, 2.2)
+            self.answers.append(answers)
         what = OPCODES.get(opcode) or f"Unknown operation ({opcode})"
         reply = flags & 0x8000
         verdict = _SAID.get(code, "") if reply else ""
@@ -247,12 +262,15 @@ class Found:
         """The row's part."""
         fields: dict[str, Value] = {}
         if self.id:
-            fields = {"dns_id": self.id, "dns_flags": self.flags, "dns_count_answers": self.answers}
+            fields = {"dns_id": self.id, "dns_flags": self.flags}
+        if self.answers:
+            fields["dns_count_answers"] = self.answers
         if self.q_name:
             fields["dns_qry_name"] = self.q_name
             fields["dns_qry_type"] = self.q_type
         if self.r_name:
             fields["dns_resp_name"] = self.r_name
+        if self.r_type:
             fields["dns_resp_type"] = self.r_type
             if self.a:
                 fields["dns_a"] = self.a

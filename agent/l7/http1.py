@@ -80,6 +80,8 @@ class Http1Parser:
             if not behind or behind == len(payload) or payload.find(b"HTTP/1.", behind) < 0:
                 break
             at = behind + found.body(low)
+            if payload[at : at + 2] == b"\r\n":  # an empty line before a request is passed over (RFC 9112, 2.2)
+                at += 2
         if not found.info:
             return None
         l7 = "SSDP" if sport == SSDP or dport == SSDP else "HTTP"

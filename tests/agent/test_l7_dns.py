@@ -138,6 +138,9 @@ def test_records_as_scapy_builds_them() -> None:
     assert said.fields["dns_aaaa"] == ["2001:db8::1"]
     assert said.rest == {
         "dns.srv.target": "sip.example.com",
+        "dns.srv.service": "_sip",
+        "dns.srv.proto": "_tcp",
+        "dns.srv.name": "example.com",
         "dns.mx.mail_exchange": "mx.example.com",
         "dns.ns": "ns1.example.com",
         "dns.soa.mname": "ns1.example.com",
@@ -145,6 +148,25 @@ def test_records_as_scapy_builds_them() -> None:
     }
     assert "secret" not in repr(said)
     assert said.turns[0].status == "NXDOMAIN"
+
+
+def test_owner_of_srv_bitmap_of_nsec3_and_counts_of_updates_are_tsharks(tshark: str, tmp_path: Path) -> None:
+    nsec3 = b"\1\0\0\x0c\4\xaa\xbb\xcc\xdd\x14" + bytes(range(20)) + b"\0\6\x40\0\0\0\0\2"
+    records = [
+        DNSRRSRV(rrname="_sip._tcp.example.com", port=5060, target="sip.example.com"),
+        DNSRRSRV(rrname="My Printer._ipp._tcp.local", port=631, target="printer.local"),
+        DNSRR(rrname="example.com", type=50, rdata=nsec3),
+        DNSRR(rrname="example.com", type="A", rdata="192.0.2.1"),
+    ]
+    update = DNS(id=4, opcode=5, qd=[DNSQR(qname="example.com", qtype="SOA")], an=records[3])
+    messages = [DNS(id=3, qr=1, qd=[DNSQR(qname="example.com", qtype=255)], an=records), update]
+    path = write_pcap(tmp_path / "dns.pcap", [(True, bytes(message)) for message in messages], 53, udp=True)
+    ours = summaries(PARSER, path)
+    assert differences(ours, tshark_columns(tshark, path, list(COLUMNS.values()))) == []
+    assert ours[1].fields["dns_resp_type"] == [33, 33, 50, 1, 46, 1]
+    assert ours[1].fields["dns_resp_name"] == ["example.com", "example.com"]
+    assert ours[1].rest["dns.srv.service"] == "_sip,My Printer"
+    assert "dns_count_answers" not in ours[2].fields
 
 
 label = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)

@@ -68,6 +68,9 @@ def test_messages_one_behind_another_with_and_without_bodies() -> None:
     assert said is not None
     assert said.fields["http_status"] == [100, 404, 304, 404]
     assert [t.status for t in said.turns] == ["404", "304", "404"]
+    said = feed(REQUEST + b"\r\n" + REQUEST)
+    assert said is not None
+    assert said.fields["http_method"] == ["POST", "POST"]
 
 
 @pytest.mark.parametrize(
