@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.flow_items import EARLIEST, LATEST
 from agent.l7 import TCP, UDP
 from protocol.columns import Columns, Dict, text_of
 from protocol.schema import Has
@@ -198,8 +199,9 @@ def _packets(columns: Columns, said: Sequence[Said]) -> Iterable[_Packet]:
     _, at, counts = np.unique(rows, return_inverse=True, return_counts=True)
     payload = _payloads(columns, rows, layers) // counts[at]
     src, dst = (np.ascontiguousarray(np.asarray(columns[name])[rows]).view("V16")[:, 0] for name in ("src", "dst"))
-    plain = [np.asarray(columns[name])[rows].tolist() for name in ("time", "proto", "src_port", "dst_port", "tcp_seq")]
-    time, proto, src_port, dst_port, seq = plain
+    time = np.clip(np.asarray(columns["time"])[rows], EARLIEST, LATEST).tolist()
+    plain = [np.asarray(columns[name])[rows].tolist() for name in ("proto", "src_port", "dst_port", "tcp_seq")]
+    proto, src_port, dst_port, seq = plain
     kept = (layers & np.uint64(_KEPT)).tolist()
     names = [_names(columns[name], rows) for name in ("iface", "l7")]
     ends = (src.tolist(), dst.tolist(), proto, src_port, dst_port)

@@ -17,7 +17,9 @@ from agent.flow_seq import Segments, States
 from protocol.columns import Columns
 from protocol.schema import Has
 
-NEVER = -(1 << 61) - 1
+EARLIEST, LATEST = -(1 << 61), 1 << 62
+"""Times that a capture says are held within these, the years 1896 and 2116: no difference of two overflows."""
+NEVER = EARLIEST - 1
 """The time of what did not happen: before all times."""
 KEEP_NS = 60_000_000_000
 """Silence after which a TCP conversation is forgotten: what comes then is a new one."""

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.flow_cuts import finished
-from agent.flow_items import COUNTS, FLAGS, KEEP_NS, NAMES, RARE, Items, Records
+from agent.flow_items import COUNTS, EARLIEST, FLAGS, KEEP_NS, LATEST, NAMES, RARE, Items, Records
 from agent.flow_keys import WORDS, Bools, Index, Ints, Words, group, hash_keys, interface_ids, keys_of, random_seeds
 from agent.flow_seq import States, unknown
 from protocol.columns import Columns, Dict
@@ -34,7 +34,6 @@ LINGER_NS = 1_000_000_000
 MAX_FLOWS = 131_072
 """Records in the table by default: about 400 bytes each."""
 
-_EARLIEST, _LATEST = -(1 << 61), 1 << 62  # the years 1896 and 2116: no difference of two times overflows
 _TCP = np.uint64(int(Has.TCP))
 _U4 = 0xFFFFFFFF
 
@@ -94,7 +93,7 @@ class FlowTable:
         """Close the records that are due at `now_ns` and hand out all that are closed (table flows, by start)."""
         slots = np.flatnonzero(self._alive)
         seen, base = self._records["seen"][slots], self._records["base"][slots]
-        now = min(max(now_ns, _EARLIEST), _LATEST)
+        now = min(max(now_ns, EARLIEST), LATEST)
         silent = np.abs(now - seen)  # a record from the future is due as well: the clock was set back
         over = finished(self._records["state"][slots])
         keep_ns = max(KEEP_NS, self._idle_ns)
@@ -146,9 +145,7 @@ class FlowTable:
         over = len(self._index) - self._max_flows
         if over > 0:
             slots = np.flatnonzero(self._alive)
-            age = (
-                self._records["seen"][slots] - self._records["shell"][slots] * _LATEST
-            )  # what is only remembered first
+            age = self._records["seen"][slots] - self._records["shell"][slots] * LATEST  # what is only remembered first
             slots = slots[np.argpartition(age, over - 1)[:over]]
             self._close(slots)
             self._drop(slots)
@@ -182,7 +179,7 @@ class FlowTable:
 
 def _times(columns: Columns, before: int | None) -> Ints:
     """Capture times (n,); a frame without one has that of the frame before it, the first ones that of the next."""
-    time = np.clip(np.asarray(columns["time"], dtype=np.int64), _EARLIEST, _LATEST)
+    time = np.clip(np.asarray(columns["time"], dtype=np.int64), EARLIEST, LATEST)
     timed = (np.asarray(columns["layers"]) & np.uint64(int(Has.TIME))) != 0
     if bool(timed.all()):
         return time

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent.assemble import engine_of, pipeline_of
 from agent.calls import Calls
 from agent.capture.file import FileSource
+from agent.flow_items import EARLIEST, LATEST
 from agent.l7 import Turn
 from agent.l7.engine import Said
 from protocol.codec import unpack_body
@@ -190,6 +191,15 @@ def test_a_response_before_its_request_took_no_time() -> None:
     calls = Calls()
     give(calls, (9, 0, ask()), (5, 1, reply()))
     assert [(row["start"], row["end"], row["latency"]) for row in rows_of(calls.flush())] == [(9, 9, 0)]
+
+
+def test_times_as_far_apart_as_a_file_can_say_them_are_held_within_bounds() -> None:
+    calls = Calls()
+    give(calls, (-(2**63), 0, ask()))
+    give(calls, (2**63 - 1, 1, reply()))
+    (row,) = rows_of(calls.flush())
+    assert (row["start"], row["end"]) == (EARLIEST, LATEST)
+    assert row["latency"] == LATEST - EARLIEST
 
 
 turns = st.tuples(st.integers(0, 90), st.integers(1, 2), st.integers(0, 1), st.booleans(), st.sampled_from([None, 1]))
