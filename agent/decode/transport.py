@@ -110,9 +110,10 @@ def udplite(walk: Walk, rows: Array) -> None:
 
 
 def sctp(walk: Walk, rows: Array) -> None:
-    """SCTP (RFC 9260): ports."""
+    """SCTP (RFC 9260): ports; the payload is all chunks."""
     rows, off, head = walk.head(rows, PORTS)
     _ports(walk, rows, head, Has.SCTP)
+    walk.payload(rows, off + 12, walk.end[rows])
     walk.malformed(rows[walk.cap[rows] - off < 12])
 
 

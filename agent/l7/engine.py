@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from agent.decode.slow import Budget
 from agent.decode.walk import Payloads
-from agent.l7 import HEAD, TCP, UDP, Conn, Heads, Parser, Summary, Turn
+from agent.l7 import HEAD, TCP, UDP, Conn, Heads, Parser, Summary, Turn, sctp
 from agent.l7 import columns as l7_columns
 from agent.l7.keys import connections
 from agent.l7.track import QUIET, Track, Tracks
@@ -132,6 +132,7 @@ class Engine:
 
     def _add(self, columns: Columns, payloads: Payloads) -> None:
         self.turns = []
+        sctp.narrow(columns, payloads)
         ends = (np.asarray(columns["tcp_flags"]) & np.uint16(_FIN | _SYN | _RST)) != 0
         rows = np.flatnonzero((payloads.length > 0) | ends)
         if not len(rows):
