@@ -21,7 +21,7 @@ from agent.uplink.link import LinkConfig, Uplink
 from agent.uplink.machine import Event, State
 from agent.uplink.outbox import Outbox
 from agent.uplink.threads import DaemonThreads
-from agent.watchdog import LOOP_DEAD, Signs, Verdict, Watchdog
+from agent.watchdog import LOOP_DEAD, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
 
 BEAT = 0.5
@@ -60,7 +60,7 @@ class Agent:
             on_transition=self._transition,
         )
         self.metrics = Metrics(self._now)
-        self.watchdog = Watchdog(self._signs, self._stall, config.link.stall_timeout)
+        self.watchdog = Watchdog(self._signs, self._stall)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stall_word = ""
         self._told = False
@@ -156,6 +156,7 @@ class Agent:
         streaming = view.state in (State.STREAMING, State.DRAINING)
         return Signs(
             streaming=streaming,
+            limits=self._limits(),
             loop_age=now - view.beat,
             waiting=self.outbox.waiting(),
             echo_age=now - view.echo_sent if view.echo_sent else 0.0,
@@ -163,6 +164,15 @@ class Agent:
             capture_age=0.0 if self.worker.finished or not self.source.live else now - self.worker.beat,
             outstanding=self.outbox.outstanding,
             oldest_age=self.outbox.oldest_age(),
+        )
+
+    def _limits(self) -> Limits:
+        least, quality = self.config.link.stall_timeout, self.uplink.quality
+        return Limits(
+            progress=quality.progress.patience(least),
+            echo=quality.echo.patience(least),
+            ping=quality.ping.patience(least),
+            capture=least,
         )
 
     def _stall(self, verdict: Verdict | None) -> None:
@@ -187,8 +197,7 @@ class Agent:
             buffer_bytes=self.outbox.bytes,
             buffer_batches=self.outbox.batches,
             capture_buffer_bytes=self.pipeline.buffer_bytes,
-            round_trip=view.round_trip,
-            clock_offset=view.clock_offset,
+            quality=self.uplink.quality,
             oldest_age=self.outbox.oldest_age(),
             degraded=self.pipeline.level != "packets",
         )

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.uplink.machine import TABLE, Event, State
+from agent.uplink.quality import Quality
 from protocol.ledger import DISCARDED, LOST, Report
 
 DETECTORS = ("progress", "echo", "ping", "loop", "capture")
@@ -29,8 +30,7 @@ class Now:
     buffer_bytes: int
     buffer_batches: int
     capture_buffer_bytes: int
-    round_trip: float
-    clock_offset: float
+    quality: Quality
     oldest_age: float
     degraded: bool
 
@@ -48,8 +48,12 @@ class _Live(Collector):
         yield state
         for name, doc, value in _gauges(now):
             yield GaugeMetricFamily(f"nodetap_agent_{name}", doc, value=value)
-        for name, doc, value in _counts(now.report):
+        for name, doc, value in _counts(now.report, now.quality):
             yield CounterMetricFamily(f"nodetap_agent_{name}", doc, value=value)
+        ended = CounterMetricFamily("nodetap_agent_links_ended", "Links that ended, by reason", labels=["reason"])
+        for reason, count in dict(now.quality.ended).items():
+            ended.add_metric([reason], count)
+        yield ended
         yield _by_reason("lost_packets", "Captured packets lost", LOST, now.report.lost)
         yield _by_reason("discarded_packets", "Frames seen and not captured", DISCARDED, now.report.discarded)
 
@@ -59,15 +63,20 @@ def _gauges(now: Now) -> list[tuple[str, str, float]]:
         ("buffer_bytes", "Bytes in the outbox", now.buffer_bytes),
         ("buffer_batches", "Batches in the outbox", now.buffer_batches),
         ("capture_buffer_bytes", "Bytes of packet data held outside the outbox", now.capture_buffer_bytes),
-        ("round_trip_seconds", "Round trip of the last ping", now.round_trip),
-        ("clock_offset_seconds", "The hub's clock minus ours", now.clock_offset),
+        ("round_trip_seconds", "Round trip of pings, smoothed", now.quality.ping.usual),
+        ("round_trip_jitter_seconds", "Mean deviation of the round trip of pings", now.quality.ping.jitter),
+        ("clock_offset_seconds", "The hub's clock minus ours", now.quality.clock_offset),
         ("oldest_unacknowledged_seconds", "Age of the oldest batch owed to the hub", now.oldest_age),
         ("degraded", "1 while only flows are sent", float(now.degraded)),
     ]
 
 
-def _counts(report: Report) -> list[tuple[str, str, int]]:
+def _counts(report: Report, quality: Quality) -> list[tuple[str, str, int]]:
     return [
+        ("pings", "Pings sent", quality.ping.asked),
+        ("pongs", "Pings answered", quality.ping.answered),
+        ("echoes", "Echoes sent through the hub's queue", quality.echo.asked),
+        ("echo_replies", "Echoes answered", quality.echo.answered),
         ("captured_packets", "Packets captured", report.captured),
         ("row_packets", "Packets put into packet rows", report.rows),
         ("flow_only_packets", "Packets put into flow records only", report.flow_only),

@@ -25,10 +25,21 @@ LOOP_DEAD = 90.0
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which each detector speaks."""
+
+    progress: float
+    echo: float
+    ping: float
+    capture: float
+
+
+@dataclass(frozen=True, slots=True)
 class Signs:
     """What the watchdog sees at one moment. Ages and times in seconds."""
 
     streaming: bool
+    limits: Limits
     loop_age: float  # since the loop's last beat
     waiting: float  # without an acknowledgement while something is outstanding
     echo_age: float  # of the unanswered echo, 0 where none is
@@ -46,12 +57,13 @@ class Verdict:
     evidence: dict[str, Any]
 
 
-def judge(signs: Signs, deadline: float) -> Verdict | None:
+def judge(signs: Signs) -> Verdict | None:
     """The verdict on these signs.
 
     A late loop is suspected before its peer: whoever does not read sees no answers. While something is outstanding,
     its acknowledgement is what counts: a busy hub may be late with everything else.
     """
+    limits = signs.limits
     evidence = {
         "unacknowledged": signs.outstanding,
         "oldest_s": round(signs.oldest_age, 3),
@@ -61,11 +73,11 @@ def judge(signs: Signs, deadline: float) -> Verdict | None:
     if signs.loop_age > LOOP_LATE:
         return Verdict("loop", {"loop_age_s": round(signs.loop_age, 3)})
     if signs.streaming:
-        idle = (("echo", signs.echo_age), ("ping", signs.pong_age))
-        for detector, age in (("progress", signs.waiting),) if signs.outstanding else idle:
-            if age > deadline:
-                return Verdict(detector, evidence)
-    if signs.capture_age > deadline:
+        idle = (("echo", signs.echo_age, limits.echo), ("ping", signs.pong_age, limits.ping))
+        for detector, age, limit in (("progress", signs.waiting, limits.progress),) if signs.outstanding else idle:
+            if age > limit:
+                return Verdict(detector, {**evidence, "deadline_s": round(limit, 3)})
+    if signs.capture_age > limits.capture:
         return Verdict("capture", {"capture_age_s": round(signs.capture_age, 3)})
     return None
 
@@ -73,9 +85,9 @@ def judge(signs: Signs, deadline: float) -> Verdict | None:
 class Watchdog(threading.Thread):
     """Looks every TICK until `stop`. Calls `on_stall`, from its own thread, once per stall, and with None after it."""
 
-    def __init__(self, look: Callable[[], Signs], on_stall: Callable[[Verdict | None], None], deadline: float) -> None:
+    def __init__(self, look: Callable[[], Signs], on_stall: Callable[[Verdict | None], None]) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._look, self._on_stall, self._deadline = look, on_stall, deadline
+        self._look, self._on_stall = look, on_stall
         self._halt = threading.Event()
         self._told = ""
         self._grace_until = 0.0
@@ -92,9 +104,9 @@ class Watchdog(threading.Thread):
         self._halt.set()
 
     def _tick(self, signs: Signs, now: float) -> None:
-        verdict = judge(signs, self._deadline)
+        verdict = judge(signs)
         if verdict is not None and verdict.detector == "loop":
-            self._loop_late(signs.loop_age, now)
+            self._loop_late(signs, now)
         elif now < self._grace_until:
             return
         detector = verdict.detector if verdict else ""
@@ -102,12 +114,12 @@ class Watchdog(threading.Thread):
             self._told = detector
             self._on_stall(verdict)
 
-    def _loop_late(self, age: float, now: float) -> None:
+    def _loop_late(self, signs: Signs, now: float) -> None:
         """Dump stacks once; give the peer a full deadline after we ourselves have come back."""
         if self._told != "loop":
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        self._grace_until = now + min(age, self._deadline) + TICK
-        if age > LOOP_DEAD:
+        self._grace_until = now + min(signs.loop_age, signs.limits.progress) + TICK
+        if signs.loop_age > LOOP_DEAD:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             sys.stderr.flush()
             os._exit(70)

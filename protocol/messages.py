@@ -281,12 +281,14 @@ class Status:
     wall: int = 0
     evidence: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
+    link: dict[str, Any] = field(default_factory=dict)  # its quality, as numbers for people
 
     def __post_init__(self) -> None:
         _check_words(MAX_WORD, state=self.state, level=self.level)
         _check_numbers(outbox_bytes=self.outbox_bytes, outbox_batches=self.outbox_batches, wall=self.wall)
         _check_plain(self.evidence)
         _check_plain(self.ledger)
+        _check_plain(self.link)
 
 
 @dataclass(frozen=True, slots=True)

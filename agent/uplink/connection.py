@@ -132,7 +132,7 @@ class Connection:
             raise Refused(message.code, message.detail, message.retry_after)
         if not isinstance(message, Welcome):
             raise RemoteError("illegal_moment", f"{type(message).__name__} where a welcome belongs")
-        self.uplink.view.clock_offset = (message.wall - time_ns()) / 1e9
+        self.uplink.quality.clock(message.wall, time_ns(), self.uplink.quality.ping.usual)
         self.uplink.welcomed(self, message)
 
     def _hello(self) -> Hello:
@@ -200,9 +200,11 @@ class Connection:
 
     def _on_echo(self, reply: EchoReply) -> None:
         if reply.id == self._echoes:
-            self.uplink.view.echo_sent = 0.0
-            self.uplink.backoff.acknowledged()  # it came through the queue that writes: as good as a batch
-            self.uplink.view.clock_offset = (reply.wall - time_ns()) / 1e9
+            quality, view = self.uplink.quality, self.uplink.view
+            quality.echo.answer(monotonic() - view.echo_sent)
+            view.echo_sent = 0.0
+            self.uplink.answered()  # it came through the queue that writes: as good as a batch
+            quality.clock(reply.wall, time_ns(), quality.ping.usual)
 
     def _on_drain(self, drain: Drain) -> None:
         self._held = True
@@ -213,10 +215,12 @@ class Connection:
 
     async def _ping(self) -> None:
         assert self._ws is not None
-        view = self.uplink.view
+        view, ping = self.uplink.view, self.uplink.quality.ping
         while True:
-            latency = await (await self._ws.ping())
-            view.pong, view.round_trip = monotonic(), latency
+            pong = await self._ws.ping()
+            ping.asked += 1
+            ping.answer(await pong)
+            view.pong = monotonic()
             await asyncio.sleep(PING_INTERVAL)
 
     async def _report(self) -> None:
@@ -229,6 +233,7 @@ class Connection:
             await self._ws.send(encode(self.uplink.status()))
             if monotonic() >= next_echo and view.echo_sent == 0.0:
                 self._echoes += 1
+                self.uplink.quality.echo.asked += 1
                 view.echo_sent = monotonic()
                 next_echo = view.echo_sent + config.echo_interval
                 await self._ws.send(encode(Echo(self._echoes)))

@@ -17,8 +17,10 @@ from typing import Any
 
 from agent.uplink.backoff import Backoff
 from agent.uplink.connection import CLOSE_TIMEOUT, Connection
+from agent.uplink.hubs import Hubs
 from agent.uplink.machine import FIRST, Command, Event, State, step
 from agent.uplink.outbox import Outbox
+from agent.uplink.quality import Quality
 from protocol.messages import Ack, Status, Welcome
 from protocol.ranges import Ranges
 
@@ -54,9 +56,7 @@ class LinkView:
     session: int = 0
     beat: float = field(default_factory=monotonic)
     pong: float = 0.0  # when the last pong came on this connection
-    round_trip: float = 0.0
     echo_sent: float = 0.0  # when the unanswered echo was sent; 0 where none is
-    clock_offset: float = 0.0  # the hub's clock minus ours, seconds, give or take half a round trip
     since: float = field(default_factory=monotonic)
     last_error: str = ""
     own: tuple[tuple[str, int], ...] = ()  # addresses and ports of the hub: traffic of our own
@@ -80,6 +80,7 @@ class Uplink:
         self.outbox = outbox
         self.log = log
         self.view = LinkView()
+        self.quality = Quality()
         self.backoff = Backoff(cap=config.backoff_max)
         self.stopping = False
         self.drained = False
@@ -88,7 +89,7 @@ class Uplink:
         self._status, self._stop_capture, self._free = status, stop_capture, free
         self._on_transition = on_transition
         self._connection: Connection | None = None
-        self._hub = 0
+        self._hubs = Hubs(config.hubs)
         self._floor = 0.0
         self._at_once = False
         self._wake: asyncio.TimerHandle | None = None
@@ -156,6 +157,7 @@ class Uplink:
         self.log.warning("link stalled", detector=detector, connection=connection, **evidence)
         self.view.last_error = f"stalled: {detector}"
         self._at_once = True
+        self.quality.end(detector)
         self._happen(Event.STALLED)
 
     def _stir(self) -> None:
@@ -218,10 +220,9 @@ class Uplink:
     # -- commands --------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        hub = self.config.hubs[self._hub % len(self.config.hubs)]
-        connection = Connection(self, hub, secrets.token_hex(4))
+        connection = Connection(self, self._hubs.url, secrets.token_hex(4))
         self._connection = connection
-        self.view.connection, self.view.hub = connection.id, hub
+        self.view.connection, self.view.hub = connection.id, connection.hub
         self.view.pong, self.view.echo_sent = monotonic(), 0.0
         task = asyncio.ensure_future(connection.run())
         self._tasks.add(task)
@@ -247,14 +248,14 @@ class Uplink:
         self._free()
 
     def _back_off(self) -> None:
-        self._wait(self.backoff.next(self._at_once, self._floor))
+        floor = self._hubs.failed(monotonic(), self._floor)
+        self._wait(self.backoff.next(self._at_once, floor))
 
     def _back_off_long(self) -> None:
         self._wait(self.backoff.superseded())
 
     def _wait(self, delay: float) -> None:
         self._connection = None
-        self._hub += 1
         self._floor, self._at_once = 0.0, False
         reason = self.view.last_error
         self.log.info("reconnecting", wait_s=round(delay, 3), attempt=self.backoff.attempts, reason=reason)
@@ -289,15 +290,22 @@ class Uplink:
 
     def acknowledged_by(self, ack: Ack) -> None:
         """The hub holds something durably."""
+        waited = self.outbox.waiting()
         done = self.outbox.ack(ack.epoch, _ranges(ack.watermark, ack.held), (ack.window_batches, ack.window_bytes))
         if done:
+            self.quality.progress.answer(waited)
             self._progressed(len(done))
 
     def _progressed(self, batches: int) -> None:
-        self.backoff.acknowledged()
+        self.answered()
         self.progress = monotonic()
         self.acknowledged += batches
         self._settle()
+
+    def answered(self) -> None:
+        """Something came back through the queue that writes: the present hub works."""
+        self.backoff.acknowledged()
+        self._hubs.good()
 
     def ended(self, connection: Connection, event: Event, reason: str, floor: float = 0.0) -> None:
         """A connection is over. Old ones are not heard."""
@@ -307,6 +315,7 @@ class Uplink:
         self._floor = floor
         if self.view.state is not State.CONNECTING:
             self.log.warning("connection ended", connection=connection.id, hub=connection.hub, reason=reason)
+            self.quality.end(str(event))
         self._happen(event)
 
     def status(self) -> Status:
@@ -316,6 +325,7 @@ class Uplink:
             outbox_bytes=self.outbox.bytes,
             outbox_batches=self.outbox.batches,
             wall=time_ns(),
+            link=self.quality.to_map(),
             **self._status(),
         )
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from procs import until
 
-from agent.watchdog import Signs, Verdict, Watchdog, judge
+from agent.watchdog import Limits, Signs, Verdict, Watchdog, judge
 
 FINE = Signs(
     streaming=True,
+    limits=Limits(3.0, 3.0, 3.0, 3.0),
     loop_age=0.1,
     waiting=0.0,
     echo_age=0.0,
@@ -22,9 +23,9 @@ FINE = Signs(
 
 
 def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
-    assert judge(FINE, 3.0) is None
+    assert judge(FINE) is None
     busy = replace(FINE, waiting=2.9, oldest_age=500.0, outstanding=60, echo_age=9.0, pong_age=9.0)
-    assert judge(busy, 3.0) is None  # acknowledgements count, while something is outstanding
+    assert judge(busy) is None  # acknowledgements count, while something is outstanding
 
 
 @pytest.mark.parametrize(
@@ -39,19 +40,19 @@ def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
     ],
 )
 def test_each_detector_speaks_past_the_deadline(signs: Signs, detector: str) -> None:
-    verdict = judge(signs, 3.0)
+    verdict = judge(signs)
     assert verdict is not None
     assert verdict.detector == detector
 
 
 def test_a_link_that_is_not_streaming_cannot_stall() -> None:
-    assert judge(replace(FINE, streaming=False, waiting=99.0, echo_age=99.0, pong_age=99.0), 3.0) is None
+    assert judge(replace(FINE, streaming=False, waiting=99.0, echo_age=99.0, pong_age=99.0)) is None
 
 
 def test_the_thread_says_a_stall_once_and_again_after_recovery() -> None:
     signs = [FINE]
     said: list[Verdict | None] = []
-    watchdog = Watchdog(lambda: signs[0], said.append, 3.0)
+    watchdog = Watchdog(lambda: signs[0], said.append)
     watchdog.start()
     try:
         signs[0] = replace(FINE, waiting=5.0, outstanding=1)
