@@ -322,6 +322,8 @@ L7_FIELDS = (
     Field("http2.headers.authority", "http_host", "texts", _HTTP2, "authority"),
     Field("http2.headers.path", "http_uri", "texts", _HTTP2, "path; without its query string unless told"),
     Field("http2.headers.status", "http_status", "uints", _HTTP2, "status code"),
+    Field("http2.headers.user_agent", "http_user_agent", "texts", _HTTP2, "user agent"),
+    Field("http2.headers.content_type", "http_content_type", "texts", _HTTP2, "content type"),
     Field("grpc.status_code", "grpc_status", "uints", _HTTP2, "gRPC status"),
     Field("ssh.protocol", "ssh_protocol", "texts", _SSH, "version string"),
 )
