@@ -21,7 +21,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.fidelity import Score, captures, corpus, oracle, total
+from tools.fidelity import ROOT, Score, captures, corpus, oracle, total
 
 TARGET = 0.99
 GROUPS = {
@@ -37,6 +37,8 @@ DECODE_AS = {"null-grpc-server-streaming.pcapng": "tcp.port==50051,http2"}
 
 EXPLAINED: dict[str, tuple[str, str]] = {}
 """Captures with differences that tshark's reassembly does not account for: who is right, and why."""
+
+OPTIONS = ("-o", "ndjson", "--l7", "fast", "--url-query", "keep", "--fields")
 
 Row = dict[str, list[str]]
 """The values of a frame by column; no key without a value."""
@@ -79,10 +81,9 @@ def theirs(path: Path, names: list[str], *modes: str) -> Iterator[Row]:
 
 def ours(path: Path, names: list[str]) -> Iterator[Row]:
     """Our rows, as the program prints them."""
-    program = Path(sys.executable).with_name("nodetap-agent")
-    command = [program, "decode", path, "-o", "ndjson", "--l7", "fast", "--url-query", "keep", "--fields"]
-    run = subprocess.run([*command, ",".join(names)], capture_output=True, text=True, check=False)
-    if run.returncode > 1:
+    command = [sys.executable, "-c", "from agent.cli import main; main()", "decode", str(path.resolve()), *OPTIONS]
+    run = subprocess.run([*command, ",".join(names)], capture_output=True, text=True, check=False, cwd=ROOT)
+    if run.returncode > 1 or (run.returncode and not run.stdout):
         raise SystemExit(run.stderr)
     for line in run.stdout.splitlines():
         yield {name: list(map(_escaped, values)) for name, values in json.loads(line).items()}
