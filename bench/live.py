@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "tests" / "live")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "live")]
 
 from netns import Netns, pair  # noqa: E402
 from procs import Agent, Hub, ending, until  # noqa: E402
-from run import PAGE, Figure, machine, table  # noqa: E402
+
+from bench.table import Figure, machine, table, write_page  # noqa: E402
 
 MARKS = ("<!-- live: begin -->", "<!-- live: end -->")
 SENDER, RECEIVER = 0, 1  # cores; trafgen's only child binds itself to the first
@@ -238,12 +239,6 @@ def figures(
     return found
 
 
-def write_page(text: str) -> None:
-    """Replace what stands between the marks of docs/performance.md."""
-    before, _, rest = PAGE.read_text().partition(MARKS[0])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
-
-
 def main() -> int:
     """Measure, print, write where asked; 1 where a target is missed."""
     parser = argparse.ArgumentParser(description="measure the live agent against trafgen")
@@ -265,7 +260,7 @@ def main() -> int:
     text = f"{machine()}, frames of {length} and {length + 12} bytes, {FLOWS} flows{options}\n\n{table(found)}"
     print(text)
     if given.write:
-        write_page(text)
+        write_page(text, MARKS)
     return 1 if any(figure.met is False for figure in found) else 0
 
 

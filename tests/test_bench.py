@@ -1,0 +1,95 @@
+"""The benchmarks: programs read every frame, figures come out where parts are missing. Speed is not looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.capture import Capture
+from bench.decode import PEERS, Peer, entrants_of
+from bench.make_pcap import generated, ip_header, read_classic, write
+from bench.race import Entrant, race
+from bench.wire import bytes_by_kind
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAMES = 900
+IN_A_ROUND = 300
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Capture:
+    """Three rounds of generated traffic."""
+    path = tmp_path_factory.mktemp("bench") / "small.pcap"
+    write(path, [generated()[:IN_A_ROUND]], FRAMES)
+    return Capture(path)
+
+
+def test_a_capture_knows_its_rounds(capture: Capture) -> None:
+    assert (capture.frames, capture.round) == (FRAMES, IN_A_ROUND)
+
+
+@pytest.mark.parametrize(("wanted", "got"), [(1, 300), (440, 300), (460, 600), (5000, 900)])
+def test_a_cut_is_whole_rounds_from_the_beginning(capture: Capture, tmp_path: Path, wanted: int, got: int) -> None:
+    path, frames = capture.cut(wanted, tmp_path)
+    assert frames == got
+    assert read_classic(path) == read_classic(capture.path)[:got]
+
+
+def test_a_capture_that_does_not_repeat_is_one_round(tmp_path: Path) -> None:
+    write(tmp_path / "once.pcap", [generated()[:IN_A_ROUND]], IN_A_ROUND)
+    assert Capture(tmp_path / "once.pcap").round == IN_A_ROUND
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_a_peer_reads_all_frames(peer: Peer, capture: Capture) -> None:
+    for entrant in entrants_of(peer, capture.path, FRAMES):
+        if entrant.missing:
+            pytest.skip(f"{entrant.name}: {entrant.missing}")
+        said = subprocess.run(list(map(str, entrant.command)), check=True, capture_output=True, text=True).stdout
+        if peer.name == "tshark":
+            assert len(said.splitlines()) == FRAMES
+        else:
+            without_ip = sum(ip_header(frame.data)[1] == 0 for frame in read_classic(capture.path))
+            assert int(said.split()[-1]) == FRAMES - (without_ip if peer.name == "NFStream" else 0)
+
+
+def test_a_race_is_run_on_one_core_and_goes_on_without_who_fails() -> None:
+    core = max(os.sched_getaffinity(0))
+    pinned = f"import os; assert os.sched_getaffinity(0) == {{{core}}}"
+    entrants = [
+        Entrant("pinned", [sys.executable, "-c", pinned], 10),
+        Entrant("fails", [sys.executable, "-c", "raise SystemExit('no such thing')"], 10),
+        Entrant("missing", missing="not installed"),
+    ]
+    fine, failed, missing = race(entrants, 3, core)
+    assert (len(fine.seconds), fine.problem) == (3, "")
+    assert fine.rate > 0
+    assert (len(failed.seconds), failed.words, failed.rate) == (1, "failed with 1: no such thing", 0)
+    assert missing.words == "not installed"
+
+
+def test_the_wire_costs_the_same_each_time(capture: Capture) -> None:
+    fast = bytes_by_kind(capture, "fast")
+    assert fast == bytes_by_kind(capture, "fast")
+    assert set(fast) >= {"packets", "flows", "books"}
+    assert fast["packets"] >= bytes_by_kind(capture, "off")["packets"] > FRAMES
+
+
+def test_the_table_has_a_line_for_a_peer_that_is_missing(capture: Capture, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "bench" / "run.py", capture.path, "--only", "decode", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
+    assert done.returncode == 1, done.stderr  # a capture that small keeps no target
+    assert "| tshark -T fields, frames/s | not installed (apt-get install tshark) |" in done.stdout
+    assert "| decode --l7 fast, frames/s | " in done.stdout
+    assert "| **missed** |" in done.stdout
+
+
+def test_an_unknown_bench_is_refused() -> None:
+    command = [sys.executable, ROOT / "bench" / "run.py", "none.pcap", "--only", "decode,speed"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no speed; there are decode, wire, end-to-end, help" in done.stderr
