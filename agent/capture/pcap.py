@@ -30,10 +30,6 @@ MAX_FRAME = 262144
 SAME_LINKTYPE = {12: 101, 14: 101}
 """LINKTYPE values that old writers used for raw IP."""
 
-_FIRST_WINDOW = 1 << 20
-_RECORDS = 65536
-"""Records aimed at in one window."""
-
 
 def linktype_of(value: int) -> int:
     """The link type in a file header's field, without the bits that say how long the frame check sequence is."""
@@ -57,7 +53,6 @@ class PcapReader:
         self._index = len(interfaces)
         interfaces.append(Interface(Path(source.name).name, linktype_of(network)))
         source.place = HEADER
-        self._window = _FIRST_WINDOW
 
     def missing(self) -> str:
         """What is missing behind the last whole frame, in words; empty where the file ends between two frames."""
@@ -65,18 +60,17 @@ class PcapReader:
         return f"the last {rest} bytes are not a whole frame" if rest else ""
 
     def next_block(self) -> Block | None:
-        """The whole frames of the next window, or None where not even one is there. Raises CaptureError on damage."""
+        """The next whole frames, or None where not even one is there. Raises CaptureError on damage."""
         data, header = self._input.data, self._law.header
-        end = min(self._input.place + self._window, len(data) - header + 1)
+        end = len(data) - header + 1
         if self._input.place >= end:
             return None
-        starts, after = find_records(self._input.raw, data, self._law, self._input.place, end, self._guess)
+        starts = find_records(self._input.raw, data, self._law, self._input.place, end)
         seconds, fraction = pairs(data, self._law.dtype, starts)
         cap_len, wire_len = pairs(data, self._law.dtype, starts + 8)
         good = self._good(starts, cap_len)
         if good == 0:
             return None
-        self._window = max(_FIRST_WINDOW // 16, min((after - self._input.place) * _RECORDS // len(starts), 1 << 28))
         self._input.place = int(starts[good - 1]) + header + int(cap_len[good - 1])
         time = seconds.astype(np.int64) * 1_000_000_000
         time += fraction.astype(np.int64) * self._unit
@@ -99,25 +93,3 @@ class PcapReader:
             )
         whole = int(starts[good - 1]) + self._law.header + int(cap_len[good - 1]) <= len(self._input.data)
         return good if whole else good - 1
-
-    def _guess(self, low: int, high: int) -> int:
-        """A place in [low, high) where a record of about this time seems to start, and another one behind it."""
-        raw, big = self._input.raw, self._law.dtype.startswith(">")
-        at = self._input.place + (0 if big else 2)
-        pattern, shift = bytes(raw[at : at + 2]), 0 if big else 2  # the upper half of the seconds: 18 hours
-        found = raw.find(pattern, low + shift, high)
-        while found >= 0:
-            place = found - shift
-            if (behind := self._plausible(place, pattern, shift)) and self._plausible(behind, pattern, shift):
-                return place
-            found = raw.find(pattern, found + 1, high)
-        return -1
-
-    def _plausible(self, place: int, pattern: bytes, shift: int) -> int:
-        """Where the record at `place` would end, 0 where there cannot be one."""
-        raw, header = self._input.raw, self._law.header
-        if place + header > len(raw) or raw[place + shift : place + shift + 2] != pattern:
-            return 0
-        _, fraction, cap_len, wire_len = struct.unpack_from(self._law.dtype[0] + "IIII", raw, place)
-        fine = fraction * self._unit < 1_000_000_000 and cap_len <= MAX_FRAME and cap_len <= wire_len
-        return place + header + cap_len if fine else 0

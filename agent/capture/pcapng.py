@@ -34,8 +34,6 @@ _LEAST = {PACKET: 32, OLD_PACKET: 32, SIMPLE_PACKET: 16, INTERFACE: 20}
 _HEAD = {PACKET: 28, OLD_PACKET: 28, SIMPLE_PACKET: 12}
 """Block type -> bytes from the block's start to the frame's."""
 _IF_NAME, _IF_TSRESOL, _IF_TSOFFSET = 2, 9, 14
-_FIRST_WINDOW = 1 << 20
-_RECORDS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,6 @@ class PcapngReader:
         self._interfaces = interfaces
         self._ports: list[Port] = []
         self._law = Law("<u4", 4, 0, 12, 4)
-        self._window = _FIRST_WINDOW
         self._damage = ""  # found behind the frames handed out last
         if bytes(source.data[8:12]) not in ORDERS:
             raise CaptureError(f"{source.name}: not a capture: the section header has no byte order")
@@ -97,18 +94,16 @@ class PcapngReader:
         return f"the last {rest} bytes are not a whole block" if rest else ""
 
     def next_block(self) -> Block | None:
-        """The frames of the next window (maybe none), or None where no whole block is there. Raises CaptureError."""
+        """The frames of the next blocks (maybe none), or None where no whole block is there. Raises CaptureError."""
         source = self._input
         if self._damage:
             raise CaptureError(self._damage)
         if source.raw[source.place : source.place + 4] == MAGIC and not self._open_section():
             return None
-        end = min(source.place + self._window, len(source.data) - self._law.header + 1)
+        end = len(source.data) - self._law.header + 1
         if source.place >= end:
             return None
-        starts, after = find_records(source.raw, source.data, self._law, source.place, end, self._guess)
-        window = after - source.place
-        self._window = max(_FIRST_WINDOW // 16, min(window * _RECORDS // len(starts), 1 << 28))
+        starts = find_records(source.raw, source.data, self._law, source.place, end)
         view = words(source.data, self._law.dtype)
         types, lengths = view[starts], view[starts + 4].astype(np.int64) + 3 & ~3
         good = self._good(view, starts, types, lengths)
@@ -246,26 +241,3 @@ class PcapngReader:
             mine = (ids == number) & ~simple
             times[mine] = self._ports[number].nanoseconds(ticks[mine])
         return times
-
-    def _guess(self, low: int, high: int) -> int:
-        """A place in [low, high) where a packet block seems to start, and another block behind it."""
-        raw, order = self._input.raw, self._law.dtype[0]
-        pattern = struct.pack(order + "I", PACKET)
-        found = raw.find(pattern, low, high)
-        while found >= 0:
-            behind = self._plausible(found)
-            if behind and (behind == len(raw) or self._plausible(behind)):
-                return found
-            found = raw.find(pattern, found + 1, high)
-        return -1
-
-    def _plausible(self, place: int) -> int:
-        """Where the block at `place` would end, 0 where there cannot be one: its two lengths must agree."""
-        raw, order = self._input.raw, self._law.dtype[0]
-        if place + 12 > len(raw):
-            return 0
-        (length,) = struct.unpack_from(order + "I", raw, place + 4)
-        behind = place + (length + 3 & ~3)
-        if not 12 <= length <= MAX_BLOCK or behind > len(raw):
-            return 0
-        return behind if raw[behind - 4 : behind] == raw[place + 4 : place + 8] else 0

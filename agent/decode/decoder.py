@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.capture import Block, Interface
-from agent.decode import link, network, slow, transport, tunnel
+from agent.decode import compiled, link, network, slow, transport, tunnel
 from agent.decode.encap import ENCAP
 from agent.decode.kinds import LINKTYPE, Kind
 from agent.decode.walk import Array, Handler, Payloads, Walk
@@ -112,6 +112,7 @@ class Decoder:
         self._interfaces = interfaces
         self._budget = slow.Budget(slow_budget, clock)
         self.decoded = Decoded()
+        self._compiled = compiled.load()
         self._faces = _Faces(interfaces)
 
     def block(self, block: Block, first_number: int) -> Columns:
@@ -130,9 +131,13 @@ class Decoder:
             self._faces = _Faces(self._interfaces)
         self._frame_columns(walk, block, first_number)
         _stripped_tag(walk, block)
-        left = self._start(walk, block.iface)
-        slow_rows = self._fallback(walk, block, left)
+        kinds = self._faces.kinds[block.iface]  # every frame stands at the layer that its interface's link type names
+        slow_rows = self._fallback(walk, block, np.flatnonzero(kinds == Kind.NONE))
         self.decoded.fast += len(block) - slow_rows
+        if self._compiled is not None:
+            self._compiled.run(walk, kinds)
+        else:
+            walk.split(np.arange(walk.n), kinds)
         walk.run(HANDLERS)
         return walk.finish()
 
@@ -150,12 +155,6 @@ class Decoder:
         walk.array("iface_id")[:] = faces.ids[block.iface]
         walk.layers |= faces.has[block.iface]
         walk.array("encap_type")[:] = faces.encap[block.iface]
-
-    def _start(self, walk: Walk, iface: Array) -> Array:
-        """Every frame stands at the layer that its interface's link type names; the rows left are the fallback's."""
-        kinds = self._faces.kinds[iface]
-        walk.split(np.arange(walk.n), kinds)
-        return np.flatnonzero(kinds == Kind.NONE)
 
     def _fallback(self, walk: Walk, block: Block, rows: Array) -> int:
         """Ask scapy where the network layer of these rows begins; how many rows were its to answer."""

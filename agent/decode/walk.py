@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from agent.capture import Block
 from agent.decode.kinds import ETHERTYPE, Kind
-from protocol.columns import NUMPY, Columns, Dict, Lists, absent, empty
+from protocol.columns import NUMPY, Columns, Dict, Lists, absent, cut, empty
 from protocol.schema import PACKETS, Has
 
 Array: TypeAlias = NDArray[Any]
@@ -46,6 +47,12 @@ def record(size: int, **fields: tuple[str, int]) -> np.dtype[Any]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
+@cache
+def _absent(rows: int) -> Columns:
+    """Columns that decoding does not write, in no memory: blocks take their part, which is faster than making them."""
+    return {column.name: absent(column, rows) for column in PACKETS.columns if column.wire not in _PLAIN}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Payloads:
     """Where the TCP or UDP payload of every described packet is in `data`: first byte and captured bytes, shape (n,).
@@ -71,16 +78,18 @@ class Walk:
         self.off = block.offset.astype(np.int64)
         self.end = self.off + np.maximum(block.wire_len, block.cap_len)
         self.cap = np.minimum(self.off + block.cap_len, len(block.data))
+        rest = _absent(1 << self.n.bit_length())
         self.columns: Columns = {
-            column.name: (empty if column.wire in _PLAIN else absent)(column, self.n) for column in PACKETS.columns
+            column.name: empty(column, self.n) if column.wire in _PLAIN else cut(rest[column.name], 0, self.n)
+            for column in PACKETS.columns
         }
         self.layers = self.array("layers")
         self.payloads: Payloads | None = None  # noted only where somebody asks
         if payloads:
             self.payloads = Payloads(self.data, np.zeros(self.n, np.int64), np.zeros(self.n, np.int64))
         self._pending: dict[int, list[Array]] = {}
-        self._lists: dict[str, list[tuple[Array, Array]]] = {name: [] for name in _LISTS}
-        self._tunnels = np.zeros(self.n, dtype="<u4")
+        self.lists: dict[str, list[tuple[Array, Array]]] = {name: [] for name in _LISTS}
+        self.tunnels = np.zeros(self.n, dtype="<u4")
         self._views: dict[int, Array] = {}
 
     def array(self, name: str) -> Array:
@@ -134,7 +143,7 @@ class Walk:
 
     def append(self, name: str, rows: Array, values: Array) -> None:
         """Add one value to a list column of each row."""
-        self._lists[name].append((rows, values))
+        self.lists[name].append((rows, values))
 
     def tunnel(self, rows: Array, kind: str, ids: Any = 0) -> None:
         """Rows enter a tunnel: the outermost is kept, with the addresses of the IP header that carries it."""
@@ -142,7 +151,7 @@ class Walk:
         ids = np.broadcast_to(np.asarray(ids), rows.shape)[outermost]
         rows = rows[outermost]
         self.found(rows, Has.TUNNEL)
-        self._tunnels[rows] = TUNNEL[kind]
+        self.tunnels[rows] = TUNNEL[kind]
         self.put("tunnel_id", rows, ids)
         carried = rows[(self.layers[rows] & np.uint64(Has.IP)) != 0]
         self.found(carried, Has.TUNNEL_IP)
@@ -182,13 +191,17 @@ class Walk:
         self.found(rows, Has.ETHERTYPE)
         self.split(rows, ETHERTYPE[types])
 
+    def take(self) -> dict[int, list[Array]]:
+        """The rows that stand at each kind of layer; they are the caller's to walk on from there."""
+        now, self._pending = self._pending, {}
+        return now
+
     def run(self, handlers: Mapping[int, Handler]) -> None:
         """Walk until no row has a next layer."""
         for _ in range(MAX_LAYERS):
             if not self._pending:
                 return
-            now, self._pending = self._pending, {}
-            for kind, parts in now.items():
+            for kind, parts in self.take().items():
                 handlers[kind](self, parts[0] if len(parts) == 1 else np.concatenate(parts))
         for parts in self._pending.values():
             for rows in parts:
@@ -196,8 +209,8 @@ class Walk:
 
     def finish(self) -> Columns:
         """The columns, lists and tunnel types filled in."""
-        self.columns["tunnel_type"] = Dict(self._tunnels, TUNNELS)
-        for name, pieces in self._lists.items():
+        self.columns["tunnel_type"] = Dict(self.tunnels, TUNNELS)
+        for name, pieces in self.lists.items():
             if pieces:
                 self.columns[name] = _lists(pieces, self.n, self.columns[name])
         return self.columns

@@ -1,0 +1,61 @@
+"""The compiled kernel: what numpy cannot do fast, in C. Optional: without it everything works, slower.
+
+Lives here: C sources that need neither Python's headers nor a library, and finding what was built of them. May not live
+here: I/O, memory (every buffer is numpy's), anything that has no numpy counterpart that it is tested against.
+
+`setup.py` builds the sources where there is a compiler. What was built of other sources than those that lie here is
+never used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+import zlib
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+VARIABLE = "NODETAP_KERNEL"
+"""Environment variable; `off` leaves the kernel out."""
+
+
+def sources() -> list[Path]:
+    """The C files, headers included, in a fixed order."""
+    return sorted(path for path in FOLDER.iterdir() if path.suffix in (".c", ".h"))
+
+
+def digest() -> int:
+    """32 bits that differ where the sources differ."""
+    total = 0
+    for path in sources():
+        total = zlib.crc32(path.read_bytes(), total)
+    return total
+
+
+def load() -> ctypes.CDLL | None:
+    """The kernel, or None where it was not built, does not fit or is not wanted."""
+    return None if os.environ.get(VARIABLE) == "off" else library(FOLDER / f"_kernel{EXTENSION_SUFFIXES[0]}")
+
+
+@cache
+def library(path: Path) -> ctypes.CDLL | None:
+    """What lies at `path`, its functions declared. None where nothing does; with a warning where it does not fit."""
+    if not path.exists():
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+        library.nodetap_source.restype = ctypes.c_uint32
+        if library.nodetap_source() != digest():
+            raise OSError("it was built of other sources")
+    except (OSError, AttributeError) as error:
+        warnings.warn(f"{path.name} is not used ({error}); install nodetap again to build it anew", stacklevel=3)
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.nodetap_chain.restype = library.nodetap_walk.restype = number
+    library.nodetap_chain.argtypes = (pointer, number, number, pointer, pointer, number)
+    library.nodetap_walk.argtypes = (pointer, number)
+    library.nodetap_tables.restype = ctypes.c_char_p
+    return library

@@ -1,0 +1,126 @@
+"""The compiled kernel gives what numpy gives, in every cell; and it is never used where it does not fit."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from decode_frames import block_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_mutants import LINKTYPES, block_of_files, differences, mutant, seeds
+
+from agent import kernel
+from agent.capture import Interface, chain
+from agent.capture.chain import Law, find_records
+from agent.decode import compiled
+from agent.decode.kinds import Kind
+from agent.decode.walk import MAX_LAYERS, Walk
+from tools.fidelity import captures
+
+pytestmark = pytest.mark.skipif(kernel.load() is None, reason="the kernel is not built or not wanted")
+MUTANTS = 60_000
+
+
+def test_every_file_of_the_corpus(corpus: Path):
+    blocks = 0
+    for block, interfaces in block_of_files(captures(corpus)):
+        assert differences(block, interfaces) == []
+        blocks += 1
+    assert blocks > 0
+
+
+@pytest.mark.parametrize("linktype", LINKTYPES)
+def test_mutated_frames(linktype: int):
+    random, sound = np.random.default_rng(linktype), seeds()
+    for _ in range(MUTANTS // len(LINKTYPES) // 1000):
+        # Ethernet's header is cut off where the link type has another or none, so that the rest is still reached
+        cut = 0 if linktype == 1 else int(random.choice((0, 10, 12, 14)))
+        frames = [mutant(sound[random.integers(len(sound))][cut:], random) for _ in range(1000)]
+        wire = [len(frame) + int(random.choice((0, 0, 4, 1000))) for frame in frames]
+        assert differences(block_of(frames, wire), [Interface("test0", linktype)]) == []
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.binary(max_size=120), max_size=20), st.sampled_from(LINKTYPES))
+def test_noise(frames: list[bytes], linktype: int):
+    assert differences(block_of(frames), [Interface("test0", linktype)]) == []
+
+
+def test_more_layers_than_are_walked_and_than_the_lists_hold_at_once():
+    tags, labels = bytes(12) + b"\x81\x00" + b"\0\1\x81\x00" * 60, bytes(12) + b"\x88\x47" + b"\0\1\0\0" * 60
+    assert differences(block_of([tags, labels] * 50 + [tags[:50]]), [Interface("test0", 1)]) == []
+
+
+def test_a_tag_that_was_stripped_is_the_outermost():
+    tagged = bytes(12) + b"\x81\x00\0\5\x08\x00" + bytes(20)
+    assert differences(block_of([tagged, tagged], vlan=[3, -1]), [Interface("test0", 1)]) == []
+
+
+def test_a_layer_that_the_kernel_does_not_know_is_left_where_it_is():
+    walk = Walk(block_of([bytes(60)] * 2))
+    walk_compiled = compiled.load()
+    assert walk_compiled is not None
+    walk_compiled.run(walk, np.array([200, Kind.ETHERNET], dtype=np.uint8))
+    assert {kind: np.concatenate(rows).tolist() for kind, rows in walk.take().items()} == {200: [0]}
+    assert walk.off.tolist()[0] == 0
+
+
+def test_the_tables_are_those_of_the_sources():
+    library = kernel.load()
+    assert library is not None
+    words = library.nodetap_tables().decode().split()
+    assert f"max_layers={MAX_LAYERS}" in words
+    assert set(words) <= compiled.ours()
+    assert {f"kind.{kind.name}={kind.value}" for kind in Kind} <= set(words)
+
+
+def test_a_table_that_is_not_ours_turns_the_kernel_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled, "MAX_LAYERS", 7)
+    with pytest.warns(UserWarning, match="max_layers=48"):
+        assert compiled.load() is None
+
+
+def test_a_kernel_of_other_sources_is_not_loaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernel, "digest", lambda: 0)
+    kernel.library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="built of other sources"):
+            assert kernel.load() is None
+    finally:
+        kernel.library.cache_clear()
+
+
+def test_what_is_no_library_is_not_loaded(tmp_path: Path):
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"\x7fELF")
+    with pytest.warns(UserWarning, match=r"broken\.so is not used"):
+        assert kernel.library(broken) is None
+
+
+def test_off_is_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(kernel.VARIABLE, "off")
+    assert kernel.load() is None
+
+
+PCAP, PCAPNG = Law("<u4", 8, 16, 16, 1), Law(">u4", 4, 0, 12, 4)
+
+
+@pytest.mark.parametrize("law", [PCAP, PCAPNG])
+@settings(deadline=None, max_examples=100)
+@given(
+    lengths=st.lists(st.integers(0, 100) | st.just(0xFFFFFFFF), max_size=40),
+    place=st.integers(0, 50),
+    room=st.integers(1, 50),
+)
+def test_chains_are_those_that_python_walks(law: Law, lengths: list[int], place: int, room: int):
+    order = law.dtype[0]
+    raw = b"".join(bytes(law.length_at) + struct.pack(order + "I", n) + bytes(min(n, 200)) for n in lengths)
+    data, end = np.frombuffer(raw, dtype=np.uint8), len(raw) - law.header + 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chain, "ROOM", room)
+        found = find_records(raw, data, law, place, end)
+        patch.setenv(kernel.VARIABLE, "off")
+        assert found.tolist() == find_records(raw, data, law, place, end).tolist()
