@@ -4,9 +4,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH := .bench/bench.pcap
+PEERS := .bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint format bench bench-pcap fidelity docs lock clean
+.PHONY: help install up test lint format bench bench-pcap fidelity docs lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +38,7 @@ format: $(STAMP) ## let ruff lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) $(BENCH) ## decode against tshark, end to end, and the start of the command line
+bench: $(STAMP) $(BENCH) $(PEERS)/.tried ## decode beside its peers, wire cost, end to end (quick: ARGS="--rounds 1")
 	$(BIN)/python bench/run.py $(BENCH) $(ARGS)
 
 bench-pcap: $(STAMP) ## the capture that bench reads: a million frames
@@ -45,6 +46,17 @@ bench-pcap: $(STAMP) ## the capture that bench reads: a million frames
 
 $(BENCH): bench/make_pcap.py | $(STAMP)
 	$(BIN)/python bench/make_pcap.py $@
+
+# What decode is compared with. NFStream has no wheel for every platform; the others are Python alone.
+PEERS_INSTALL = $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes
+
+$(PEERS)/.tried: bench/peers.txt | $(STAMP)
+	rm -rf $(PEERS)
+	$(PYTHON) -m venv $(PEERS)
+	awk '/^[a-z]/ { keep = /^(dpkt|scapy)==/ } keep' bench/peers.txt >$(PEERS)/pure.txt
+	@$(PEERS_INSTALL) -r bench/peers.txt || $(PEERS_INSTALL) -r $(PEERS)/pure.txt || \
+		echo "bench: no peers installed; remove $(PEERS) to try again" >&2
+	@touch $@
 
 fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
 	$(BIN)/python tools/fidelity.py $(ARGS)
@@ -56,6 +68,10 @@ docs: $(STAMP) ## write the reference pages from the schema and the programs
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	echo setuptools | uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-annotate \
 		--no-header --upgrade --output-file constraints.txt pyproject.toml -
+
+lock-peers: ## pin the newest versions of what bench compares decode with (needs uv)
+	printf 'dpkt\nnfstream\nscapy\n' | uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate \
+		--no-header --upgrade --output-file bench/peers.txt -
 
 clean: ## remove what the words above made, .venv too
 	rm -rf .venv .bench build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
