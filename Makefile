@@ -14,7 +14,7 @@ help: ## this list
 
 install: $(STAMP) ## make .venv with everything, versions and hashes from constraints.txt
 
-$(STAMP): constraints.txt pyproject.toml
+$(STAMP): constraints.txt pyproject.toml setup.py $(wildcard agent/kernel/*.[ch])
 	@test -n "$(PYTHON)" || { echo "nodetap needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
@@ -61,6 +61,7 @@ $(PEERS)/.tried: bench/peers.txt | $(STAMP)
 fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
 	$(BIN)/python tools/fidelity.py $(ARGS)
 	$(BIN)/python tools/flow_fidelity.py
+	$(BIN)/python -m tools.l7_fidelity
 
 docs: $(STAMP) ## write the reference pages from the schema and the programs
 	$(BIN)/python tools/reference.py
