@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.kernel import VARIABLE
+from agent.kernel import load as kernel
 from bench.capture import Capture
 from bench.race import Entrant, Result, race
 from bench.table import Figure, at_least
@@ -35,7 +37,7 @@ arp.opcode arp.src.proto_ipv4 arp.dst.proto_ipv4
 """
 """What the packet columns hold, link to transport layer."""
 
-WITHOUT_KERNEL = {"NODETAP_KERNEL": "off"}
+WITHOUT_KERNEL = {VARIABLE: "off"}
 OURS: tuple[tuple[str, str, dict[str, str], int], ...] = (
     ("decode --l7 off", "off", {}, 1_200_000),
     ("decode --l7 off, numpy only", "off", WITHOUT_KERNEL, 0),
@@ -80,17 +82,8 @@ def bench_decode(capture: Capture, rounds: int) -> list[Figure]:
 
 
 def _ours(capture: Capture, depth: str, name: str, env: dict[str, str]) -> Entrant:
-    missing = "the line above: no compiled kernel was built" if env and not kernel_built() else ""
+    missing = "the line above: no compiled kernel was built" if env and kernel() is None else ""
     return Entrant(name, [AGENT, "decode", "-o", "none", "--l7", depth, capture.path], capture.frames, env, missing)
-
-
-def kernel_built() -> bool:
-    """Whether `decode` has a compiled kernel to leave out."""
-    try:
-        from agent.kernel import load
-    except ImportError:
-        return False
-    return load() is not None
 
 
 def _our_figure(result: Result, target: int) -> Figure:
