@@ -13,7 +13,7 @@ from agent.decode import kinds
 from agent.decode.walk import MAX_LAYERS, TUNNELS, Array, Walk
 from protocol.schema import PACKETS, Has
 
-_TABLES = (
+TABLES = (
     kinds.ETHERTYPE,
     kinds.IPV4_PROTOCOL,
     kinds.IPV6_NEXT,
@@ -84,7 +84,7 @@ class Compiled:
         for place, (rows, values) in enumerate(lists.values()):
             yield from (_at(rows), _at(values), _at(used[place:]))
         yield walk.n + MAX_LAYERS
-        yield from map(_at, _TABLES)
+        yield from map(_at, TABLES)
         yield _at(walk.tunnels)
         yield from (_at(walk.array(name)) for name in self._columns)
 

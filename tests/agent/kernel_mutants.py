@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from decode_frames import stacks
+from decode_frames import IP4, IP6, OUTER4, ether, stacks, udp
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
 
 from agent.capture import Block, CaptureError, Interface
 from agent.capture.file import FileSource
@@ -21,9 +23,60 @@ _WORDS = (*(int(number) for number in np.flatnonzero(ETHERTYPE)), 0xFF03)
 _PORTS = tuple(int(port) for port in np.flatnonzero((UDP_DESTINATION > 0) | (UDP_SOURCE > 0)))
 
 
+_IP = bytes(IP4 / udp(9) / b"data")
+_IP6 = bytes(IP6 / udp(9) / b"data")
+_ETHER = bytes(ether() / IP4 / udp(9))
+
+
 def seeds() -> list[bytes]:
-    """A sound frame of every stack."""
-    return list(stacks().values())
+    """A sound frame of every stack, and of the layers that no stack has."""
+    return [*stacks().values(), *_typed(), *_carried()]
+
+
+def _typed() -> list[bytes]:
+    """By ethertype or length."""
+    payloads = {
+        8 + len(_IP): b"\xaa\xaa\x03\0\0\0\x08\0" + _IP,
+        3 + len(_IP): b"\x06\x06\x03" + _IP,
+        0x8870: b"\xaa\xaa\x03\0\0\xf8\x86\xdd" + _IP6,
+        0x8847: b"\0\0\x71\xff" + b"\0\0\0\1" + _ETHER,
+        0x88E7: b"\0\0\0\7" + _ETHER,
+        0x880B: b"\xff\x03\x00\x21" + _IP,
+        0x894F: b"\x0f\xc6\x01\x02" + b"\0\0\7\xff" + bytes(16) + _IP6,
+    }
+    return [bytes(12) + number.to_bytes(2, "big") + payload for number, payload in payloads.items()]
+
+
+def _carried() -> list[bytes]:
+    """By IP protocol, GRE type and UDP port."""
+    over_ip = {
+        97: b"\x30\0" + _ETHER,
+        51: b"\x11\4" + bytes(22) + bytes(udp(9)),
+        136: bytes(udp(9)),
+        137: b"\0\0\x71\xff" + _IP6,
+    }
+    over_gre = {
+        0x88BE: b"\x10\0\x88\xbe" + bytes(4) + b"\x10\7" + bytes(6) + _ETHER,
+        0x22EB: b"\x10\0\x22\xeb" + bytes(4) + b"\x20\7" + bytes(9) + b"\1" + bytes(8) + _ETHER,
+        0x883E: b"\0\0\x88\x3e" + bytes(4) + _IP,
+        0x880B: b"\x30\x81\x88\x0b" + b"\0\x40\0\7" + bytes(8) + b"\x21" + _IP,
+    }
+    over_udp = {
+        1701: b"\x4a\2\0\x40" + b"\0\1\0\2" + bytes(4) + b"\0\2\0\0" + b"\xff\3\0\x21" + _IP,
+        2152: b"\x34\xff\0\x60" + b"\0\0\0\7" + b"\0\0\0\x85" + b"\1\0\0\0" + _IP,
+        3544: bytes(8) + _IP6,
+        4341: b"\x08\0\0\0" + b"\0\0\7\0" + _IP,
+        4790: b"\x0c\0\0\4" + b"\0\0\7\0" + b"\x0f\xc2\1\3" + b"\0\0\7\xff" + _ETHER,
+        6635: b"\0\0\x71\xff" + _IP,
+        8472: b"\x08\0\0\0" + b"\0\0\7\0" + _ETHER,
+    }
+    chain = b"\x33\0" + bytes(6) + b"\x2c\4" + bytes(22) + b"\x11\0\0\1" + bytes(4) + bytes(udp(9))
+    return [
+        *(bytes(ether() / IP(proto=number) / payload) for number, payload in over_ip.items()),
+        *(bytes(ether() / IP(proto=47) / payload) for payload in over_gre.values()),
+        *(bytes(ether() / OUTER4 / udp(port) / payload) for port, payload in over_udp.items()),
+        bytes(ether() / IPv6(nh=0) / chain),
+    ]
 
 
 def mutant(frame: bytes, random: np.random.Generator) -> bytes:
