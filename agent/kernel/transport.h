@@ -73,7 +73,6 @@ static int udplite(struct frame *f) {
 static int sctp(struct frame *f) {
     HEAD(p, 4);
     ports(f, p, HAS_SCTP);
-    payload(f, f->off + 12, f->end);
     payload(f, f->off + 12, f->end); /* all chunks */
     return f->cap - f->off < 12 ? malformed(f) : KIND_NONE;
 }
