@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from agent import kernel
 from agent.capture import Block, CaptureError, Interface
-from agent.capture.chain import Law, find_records, pairs
+from agent.capture.chain import ROOM, Law, find_records, pairs
 from agent.capture.input import File, Stream
 
 MAGICS: dict[bytes, tuple[str, int, int]] = {
@@ -61,6 +62,25 @@ class PcapReader:
 
     def next_block(self) -> Block | None:
         """The next whole frames, or None where not even one is there. Raises CaptureError on damage."""
+        return self._by_kernel() or self._by_numpy()
+
+    def _by_kernel(self) -> Block | None:
+        """As `next_block`, and None too where there is no kernel or the first record is damaged."""
+        library, data = kernel.load(), self._input.data
+        room = min(ROOM, (len(data) - self._input.place) // self._law.header)
+        if library is None or room <= 0:
+            return None
+        rule = np.array([self._law.dtype[0] == ">", self._law.header, self._unit, MAX_FRAME], dtype=np.int64)
+        columns = [np.empty(room, dtype=dtype) for dtype in (np.int64, np.uint32, np.uint32, np.int64)]
+        places = [array.ctypes.data for array in (data, rule, *columns)]
+        good = library.nodetap_pcap(places[0], len(data), self._input.place, places[1], room, *places[2:])
+        if good == 0:
+            return None
+        offset, cap_len, wire_len, time = (column[:good] for column in columns)
+        self._input.place = int(offset[-1]) + int(cap_len[-1])
+        return Block(data, offset, cap_len, wire_len, time, np.full(good, self._index, dtype=np.uint16))
+
+    def _by_numpy(self) -> Block | None:
         data, header = self._input.data, self._law.header
         end = len(data) - header + 1
         if self._input.place >= end:

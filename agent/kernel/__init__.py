@@ -54,8 +54,9 @@ def library(path: Path) -> ctypes.CDLL | None:
         warnings.warn(f"{path.name} is not used ({error}); install nodetap again to build it anew", stacklevel=3)
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.nodetap_chain.restype = library.nodetap_walk.restype = number
+    library.nodetap_chain.restype = library.nodetap_pcap.restype = library.nodetap_walk.restype = number
     library.nodetap_chain.argtypes = (pointer, number, number, pointer, pointer, number)
+    library.nodetap_pcap.argtypes = (pointer, number, number, pointer, number, *[pointer] * 4)
     library.nodetap_walk.argtypes = (pointer, number)
     library.nodetap_tables.restype = ctypes.c_char_p
     return library

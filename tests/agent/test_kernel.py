@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 from kernel_mutants import LINKTYPES, block_of_files, differences, mutant, seeds
 
 from agent import kernel
-from agent.capture import Interface, chain
+from agent.capture import CaptureError, Interface, chain, pcap
 from agent.capture.chain import Law, find_records
+from agent.capture.file import FileSource
+from agent.capture.pcap import MAGICS
 from agent.decode import compiled
 from agent.decode.kinds import Kind
 from agent.decode.walk import MAX_LAYERS, Walk
@@ -124,3 +128,40 @@ def test_chains_are_those_that_python_walks(law: Law, lengths: list[int], place:
         found = find_records(raw, data, law, place, end)
         patch.setenv(kernel.VARIABLE, "off")
         assert found.tolist() == find_records(raw, data, law, place, end).tolist()
+
+
+@pytest.mark.parametrize("magic", sorted(MAGICS))
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(0, 90), max_size=30),
+    changes=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=3),
+    missing=st.integers(0, 40),
+    room=st.integers(1, 40),
+)
+def test_pcap_files_are_those_that_numpy_reads(magic: bytes, lengths: list[int], changes: Any, missing: int, room: int):
+    order, _, header = MAGICS[magic]
+    body = b"".join(struct.pack(order + "IIII", 2**31 + n, n, n, n + 7) + bytes(header - 16 + n) for n in lengths)
+    raw = bytearray(magic + struct.pack(order + "HHiIII", 2, 4, 0, 0, 262144, 1) + body)
+    for at, value in changes:
+        raw[24 + at : 25 + at] = bytes([value])[: max(0, len(raw) - 24 - at)]
+    with tempfile.NamedTemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        file.write(raw[: max(24, len(raw) - missing)])
+        file.flush()
+        patch.setattr(pcap, "ROOM", room)
+        found = _read(file.name)
+        patch.setenv(kernel.VARIABLE, "off")
+        assert found == _read(file.name)
+
+
+def _read(name: str) -> list[Any]:
+    """What a file holds, frame by frame, and how it ends."""
+    source, found = FileSource([name]), []
+    try:
+        source.open()
+        while not source.done:
+            if (block := source.next_block(1.0)) is not None:
+                arrays = (block.offset, block.cap_len, block.wire_len, block.time, block.iface)
+                found += zip(*(array.tolist() for array in arrays), strict=True)
+    except CaptureError as error:
+        return [*found, str(error)]
+    return [*found, source.truncated]
