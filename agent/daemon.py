@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -14,9 +16,12 @@ from typing import Any
 
 from agent.capture import Source
 from agent.capture.own import OwnTraffic
-from agent.metrics import Metrics, Now
+from agent.metrics import Metrics, Now, SpoolMetrics
 from agent.metrics import serve as serve_metrics
 from agent.pipeline import Pipeline
+from agent.spool.folder import Folder
+from agent.spool.outbox import SpooledOutbox
+from agent.spool.spooler import Spooler
 from agent.uplink.link import LinkConfig, Uplink
 from agent.uplink.machine import Event, State
 from agent.uplink.outbox import Outbox
@@ -25,6 +30,8 @@ from agent.watchdog import LOOP_DEAD, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
 
 BEAT = 0.5
+LAST_WORDS = 0.4
+"""Seconds that an agent which leaves with packets owed still has: for its capture thread, and again for its disk."""
 LINK_DETECTORS = ("progress", "echo", "ping")
 
 
@@ -37,6 +44,8 @@ class AgentConfig:
     metrics: tuple[str, int] | None = None
     metrics_must: bool = True  # a metrics address that cannot be had is an error
     on_beat: Callable[[], None] | None = None
+    spool: Folder | None = None
+    spool_bytes: int = 1 << 30
 
 
 class Agent:
@@ -47,7 +56,7 @@ class Agent:
     ) -> None:
         self.config, self.log = config, log
         self.source, self.pipeline = source, pipeline
-        self.outbox = Outbox(config.buffer_bytes, self._news)
+        self.outbox, self.spooler = self._outbox()
         self._own = own
         self.worker = Worker(source, pipeline, self.outbox, log, own)
         self.uplink = Uplink(
@@ -60,11 +69,20 @@ class Agent:
             on_transition=self._transition,
         )
         self.metrics = Metrics(self._now)
+        if self.spooler is not None:
+            self.metrics.registry.register(SpoolMetrics(self.spooler.look))
         self.watchdog = Watchdog(self._signs, self._stall)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stall_word = ""
+        self._stalled = self._stall_word = ""  # what has stalled now, and what the hub has yet to be told
         self._told = False
         self._lost_at: float | None = None
+
+    def _outbox(self) -> tuple[Outbox, Spooler | None]:
+        config = self.config
+        if config.spool is None:
+            return Outbox(config.buffer_bytes, self._news), None
+        outbox = SpooledOutbox(config.buffer_bytes, config.spool_bytes, self._news)
+        return outbox, Spooler(config.spool, outbox, config.link.agent, self.log)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -81,6 +99,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._told_to_stop)
         server = self._serve_metrics()
+        if self.spooler is not None:
+            self.spooler.start()
         self.worker.start()
         self.watchdog.start()
         self._beat()
@@ -90,7 +110,9 @@ class Agent:
             self.watchdog.stop()
             self.worker.stop()
             self.outbox.close()
-            await asyncio.to_thread(self.worker.join, 2.0)
+            await asyncio.to_thread(self.worker.join, 2.0 if self.uplink.drained else LAST_WORDS)
+            if self.spooler is not None:
+                await asyncio.to_thread(self.spooler.finish, LAST_WORDS)
             if server is not None:
                 server.shutdown()
 
@@ -128,9 +150,13 @@ class Agent:
     # -- what the link asks ----------------------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
-        evidence: dict[str, Any] = {"oldest_ns": int(self.outbox.oldest_age() * 1e9)}
+        evidence: dict[str, Any] = {
+            "oldest_ns": int(self.outbox.oldest_age() * 1e9),
+            "capture_restarts": self.worker.restarts,
+        }
         if self._stall_word:
             evidence["stall"] = self._stall_word
+            self._stall_word = self._stalled  # said once, even where all is well again
         return {"level": self.pipeline.level, "evidence": evidence, "ledger": self.pipeline.report.to_map()}
 
     def _transition(self, old: State, event: Event, new: State) -> None:
@@ -177,15 +203,27 @@ class Agent:
 
     def _stall(self, verdict: Verdict | None) -> None:
         """From the watchdog's thread."""
+        self._stalled = "" if verdict is None else verdict.detector
         if verdict is None:
-            self._stall_word = ""
             return
         self.metrics.stalls.labels(verdict.detector).inc()
         if verdict.detector in LINK_DETECTORS:
+            self._stalled = ""
             self.uplink.call(self.uplink.stalled, self.uplink.view.connection, verdict.detector, verdict.evidence)
             return
         self._stall_word = verdict.detector
+        self.uplink.call(self.uplink.report)
         self.log.error("stalled", detector=verdict.detector, **verdict.evidence)
+        if verdict.detector == "capture":
+            self._restart_capture()
+
+    def _restart_capture(self) -> None:
+        if self.worker.replace():
+            self.log.warning("capture restarted", restarts=self.worker.restarts)
+            return
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        self.worker.error = "capture hangs and cannot be restarted (its stack is above); start the agent again"
+        self.uplink.call(self.uplink.stop)
 
     # -- what people see -------------------------------------------------------------------------------------------
 
@@ -200,6 +238,8 @@ class Agent:
             quality=self.uplink.quality,
             oldest_age=self.outbox.oldest_age(),
             degraded=self.pipeline.level != "packets",
+            capture_restarts=self.worker.restarts,
+            lost=_sum(self.pipeline.report.lost, self.outbox.lost),
         )
 
     def _unhealthy(self) -> str:
@@ -211,6 +251,10 @@ class Agent:
             return self.worker.error
         state = self.uplink.view.state
         return "" if state in (State.STREAMING, State.DRAINING) else f"{state}: {self.uplink.view.last_error}"
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in {**one, **other}}
 
 
 def _trim() -> None:

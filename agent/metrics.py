@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agent.spool.spooler import SpoolView
 from agent.uplink.machine import TABLE, Event, State
 from agent.uplink.quality import Quality
 from protocol.ledger import DISCARDED, LOST, Report
@@ -33,6 +34,8 @@ class Now:
     quality: Quality
     oldest_age: float
     degraded: bool
+    capture_restarts: int
+    lost: dict[str, int]  # packets, by reason
 
 
 class _Live(Collector):
@@ -48,13 +51,13 @@ class _Live(Collector):
         yield state
         for name, doc, value in _gauges(now):
             yield GaugeMetricFamily(f"nodetap_agent_{name}", doc, value=value)
-        for name, doc, value in _counts(now.report, now.quality):
+        for name, doc, value in _counts(now):
             yield CounterMetricFamily(f"nodetap_agent_{name}", doc, value=value)
         ended = CounterMetricFamily("nodetap_agent_links_ended", "Links that ended, by reason", labels=["reason"])
         for reason, count in dict(now.quality.ended).items():
             ended.add_metric([reason], count)
         yield ended
-        yield _by_reason("lost_packets", "Captured packets lost", LOST, now.report.lost)
+        yield _by_reason("lost_packets", "Captured packets lost", LOST, now.lost)
         yield _by_reason("discarded_packets", "Frames seen and not captured", DISCARDED, now.report.discarded)
 
 
@@ -71,8 +74,10 @@ def _gauges(now: Now) -> list[tuple[str, str, float]]:
     ]
 
 
-def _counts(report: Report, quality: Quality) -> list[tuple[str, str, int]]:
+def _counts(now: Now) -> list[tuple[str, str, int]]:
+    report, quality = now.report, now.quality
     return [
+        ("capture_restarts", "Times that a capture which hung was given a new thread", now.capture_restarts),
         ("pings", "Pings sent", quality.ping.asked),
         ("pongs", "Pings answered", quality.ping.answered),
         ("echoes", "Echoes sent through the hub's queue", quality.echo.asked),
@@ -85,11 +90,36 @@ def _counts(report: Report, quality: Quality) -> list[tuple[str, str, int]]:
     ]
 
 
-def _by_reason(name: str, doc: str, reasons: dict[str, str], counts: dict[str, int]) -> CounterMetricFamily:
+def _by_reason(name: str, doc: str, reasons: Iterable[str], counts: dict[str, int]) -> CounterMetricFamily:
     family = CounterMetricFamily(f"nodetap_agent_{name}", f"{doc}, by reason", labels=["reason"])
     for reason in reasons:
         family.add_metric([reason], counts.get(reason, 0))
     return family
+
+
+class SpoolMetrics(Collector):
+    """The spool's metrics; there are none where there is no spool."""
+
+    def __init__(self, look: Callable[[], SpoolView]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything that is read when somebody looks."""
+        now = self._look()
+        for name, doc, value in (
+            ("bytes", "Bytes of the spool on disk", now.bytes),
+            ("segments", "Files of the spool", now.segments),
+            ("parked_batches", "Batches owed that are on disk and not in memory", now.parked_batches),
+            ("failing", "1 while the disk takes nothing", float(bool(now.failing))),
+        ):
+            yield GaugeMetricFamily(f"nodetap_agent_spool_{name}", doc, value=value)
+        for name, doc, value in (
+            ("written_bytes", "Bytes written to the spool", now.written_bytes),
+            ("recovered_batches", "Batches of earlier runs found at the start", now.recovered_batches),
+        ):
+            yield CounterMetricFamily(f"nodetap_agent_spool_{name}", doc, value=value)
+        yield _by_reason("spool_lost_batches", "Batches in the spool that could not be read", now.lost, now.lost)
+        yield _by_reason("spool_errors", "Times that the disk failed", now.errors, now.errors)
 
 
 class Metrics:

@@ -1,14 +1,16 @@
 """The watchdog: an OS thread outside the event loop that judges whether the agent still gets somewhere.
 
 `judge` is pure: numbers in, a verdict with its evidence out. The thread looks twice a second, tells the loop to abort
-a stalled link, writes the stacks of a loop that hangs, and ends a process whose loop is dead. At each tick it re-arms
-`faulthandler.dump_traceback_later`: a call that holds the GIL starves this thread, but not faulthandler.
+a stalled link, writes the stacks of a loop that hangs, and ends a process whose loop is dead. A call that holds the GIL
+starves this thread too, so each tick re-arms two clocks that need no GIL: faulthandler's, which writes the stacks, and
+the kernel's, which ends the process.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -94,10 +96,15 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Look until told to stop."""
-        while not self._halt.wait(TICK):
-            faulthandler.dump_traceback_later(LOOP_DEAD, exit=True)
+        faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)  # stacks, then what an alarm does: the end
+        while True:
+            faulthandler.dump_traceback_later(LOOP_LATE)
+            signal.setitimer(signal.ITIMER_REAL, LOOP_DEAD)
+            if self._halt.wait(TICK):
+                break
             self._tick(self._look(), monotonic())
         faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def stop(self) -> None:
         """No more looks."""

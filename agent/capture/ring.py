@@ -129,6 +129,12 @@ class RingSource:
         self.interfaces: list[Interface] = []
         self.done = False
         self.on_change: Callable[[list[str], list[str]], None] = lambda came, went: None
+        self.again = lambda: self._again(
+            RingSource(
+                include, exclude, bpf=bpf, snaplen=snaplen, ring_bytes=ring_bytes, promisc=promisc, fanout=fanout
+            )
+        )
+        """Gives a source like this one, not open, that goes on with the same list of interfaces."""
         self._include, self._exclude = include, exclude
         self._bpf, self._snaplen, self._ring_bytes, self._promisc = bpf, snaplen, ring_bytes, promisc
         self._fanout = fanout
@@ -143,6 +149,10 @@ class RingSource:
         self._stopping = 0.0  # when it began
         self._lock = threading.Lock()  # counters are asked from other threads
         self._discarded: dict[str, int] = {}
+
+    def _again(self, other: RingSource) -> RingSource:
+        other.interfaces, other._places, other.on_change = self.interfaces, self._places, self.on_change
+        return other
 
     @property
     def pressed(self) -> bool:

@@ -44,6 +44,7 @@ class Connection:
         self._task: asyncio.Task[Any] | None = None
         self._news = asyncio.Event()
         self._welcomed = asyncio.Event()
+        self._tell = asyncio.Event()
         self._held = False
         self._leaving = False
         self._echoes = 0
@@ -63,6 +64,10 @@ class Connection:
     def stir(self) -> None:
         """There may be something to send."""
         self._news.set()
+
+    def report(self) -> None:
+        """The hub should know at once how we are."""
+        self._tell.set()
 
     def abort(self) -> None:
         """Be gone at once, whatever the peer does."""
@@ -238,7 +243,10 @@ class Connection:
                 next_echo = view.echo_sent + config.echo_interval
                 await self._ws.send(encode(Echo(self._echoes)))
             self.uplink.outbox.bury_doubt(DOUBT_PATIENCE)
-            await asyncio.sleep(min(STATUS_INTERVAL, config.echo_interval))
+            self._tell.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(STATUS_INTERVAL, config.echo_interval)):
+                    await self._tell.wait()
 
 
 def _telling(error: BaseException) -> BaseException:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from time import monotonic, time_ns
 from typing import Any
 
+from agent import failpoints
 from agent.uplink.backoff import Backoff
 from agent.uplink.connection import CLOSE_TIMEOUT, Connection
 from agent.uplink.hubs import Hubs
@@ -160,6 +161,11 @@ class Uplink:
         self.quality.end(detector)
         self._happen(Event.STALLED)
 
+    def report(self) -> None:
+        """In the loop: tell the hub how we are now, and not in two seconds."""
+        if self._connection is not None:
+            self._connection.report()
+
     def _stir(self) -> None:
         if self._connection is not None:
             self._connection.stir()
@@ -204,6 +210,7 @@ class Uplink:
     def _beat(self) -> None:
         now = monotonic()
         self.view.beat = now
+        failpoints.loop()
         self._give_up(now)
         self._later(BEAT, self._beat)
 

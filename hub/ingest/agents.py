@@ -65,6 +65,7 @@ class Agent:
     status: Status | None = None
     captured: int = 0
     captured_ns: int = 0
+    level_since_ns: int = 0
 
     def run(self, epoch: int) -> Run:
         """The run of that epoch, made where it is new."""
@@ -123,6 +124,8 @@ class Register:
     def status(self, name: str, status: Status, now_ns: int) -> None:
         """The agent said how it is."""
         agent = self._agents[name]
+        if agent.status is None or agent.status.level != status.level:
+            agent.level_since_ns = now_ns
         agent.status = status
         report = Report.from_map(status.ledger)
         if report.captured != agent.captured:
@@ -224,7 +227,20 @@ def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
         "outbox_bytes": status.outbox_bytes if status and agent.live else 0,
         "reconnects": agent.reconnects,
         "software": agent.software,
+        **_link(agent),
     }
+
+
+LINK = ("round_trip", "jitter", "pings", "pongs", "echoes", "echo_replies", "clock_offset", "ended")
+"""What an agent says of its link, and the hub passes on (`agent.uplink.quality`)."""
+
+
+def _link(agent: Agent) -> dict[str, Any]:
+    link = agent.status.link if agent.status and agent.live else {}
+    lag = agent.status.evidence.get("oldest_ns", 0) if agent.status and agent.live else 0
+    age = round(lag / 1e9, 3) if isinstance(lag, int) else 0.0
+    since = _rfc3339(agent.level_since_ns) if agent.level_since_ns else None
+    return {"level_since": since, "oldest_unacknowledged": age, **{name: link[name] for name in LINK if name in link}}
 
 
 def _known(agent: Agent, run: Run, now_ns: int) -> Known:
@@ -239,6 +255,7 @@ def _known(agent: Agent, run: Run, now_ns: int) -> Known:
         lag=lag_ns / 1e9 if isinstance(lag_ns, int | float) else 0.0,
         packets_age=(now_ns - agent.captured_ns) / 1e9 if agent.captured_ns else 0.0,
         stall=str(status.evidence.get("stall", ""))[:20] if status else "",
+        restarts=restarts if status and isinstance(restarts := status.evidence.get("capture_restarts"), int) else 0,
     )
 
 

@@ -14,6 +14,8 @@ SILENT = 10.0
 """Seconds without a message after which a connected agent counts as stalled; it reports every two."""
 LAGGING = 30.0
 """Seconds after which the oldest batch that waits for the store makes an agent lagging."""
+RESTARTS = 3
+"""Restarts of its capture after which an agent is degraded, whatever it does now."""
 QUIET = 60.0
 """Seconds without a captured packet after which a healthy agent is called quiet."""
 
@@ -30,6 +32,7 @@ class Known:
     lag: float
     packets_age: float
     stall: str
+    restarts: int = 0  # of its capture, in this run
 
 
 def judge(known: Known) -> tuple[str, dict[str, Any]]:
@@ -42,6 +45,8 @@ def judge(known: Known) -> tuple[str, dict[str, Any]]:
         return "stalled", {"detector": "silence", "silent_s": round(known.silent_for, 1)}
     if known.level != "packets":
         return "degraded", {"detector": "pressure", "level": known.level}
+    if known.restarts >= RESTARTS:
+        return "degraded", {"detector": "capture", "restarts": known.restarts}
     if known.lag > LAGGING:
         return "lagging", {"detector": "lag", "lag_s": round(known.lag, 1)}
     if known.packets_age > QUIET:

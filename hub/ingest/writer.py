@@ -18,6 +18,7 @@ from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.store import BadBatch, Entry, Store, StoreError
 from protocol.codec import unpack_body
 from protocol.errors import WrongBatch
+from protocol.failpoints import VARIABLE, parse
 from protocol.messages import Batch, Tombstone
 
 GATHER = 0.1
@@ -65,7 +66,7 @@ class Writer(threading.Thread):
         self._news = threading.Condition()
         self._ending = False
         self._busy_since: float | None = None
-        self._hang = os.environ.get("NODETAP_FAILPOINT") == "ingest_hang"  # for tests: takes work, finishes none
+        self._hang = "ingest_hang" in parse(os.environ.get(VARIABLE, ""))  # for tests: takes work, finishes none
         self.failing = ""
         """Why the store cannot be written to now; empty where it can."""
 
