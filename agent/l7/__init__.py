@@ -11,9 +11,10 @@ connections that it claimed before. Content decides first, ports second.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ PENDING = 32_768
 TCP, UDP, SCTP = 6, 17, 132
 
 Value: TypeAlias = "int | str | list[int] | list[str]"
+Cells: TypeAlias = "dict[str, tuple[Sequence[int] | NDArray[np.int64], list[Any]]]"
+"""Values by column: the number of each value's payload, rising, and the values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +92,30 @@ class Summary:
     turns: tuple[Turn, ...] = ()
 
 
+class Batch(NamedTuple):
+    """Many payloads of packets that belong to no connection which a parser keeps, in order."""
+
+    payloads: list[bytes]
+    sport: NDArray[np.uint16]
+    dport: NDArray[np.uint16]
+    turns: bool
+    """Whether somebody asks for turns."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the payloads of a `Batch` say: what `Summary` is of one. `at` are the numbers of those that say something,
+    rising; `l7` and `info` go with them. Of `cells`, `rest` and `turns` each value has its payload's number beside it,
+    rising as well."""
+
+    at: list[int]
+    l7: list[str] = field(default_factory=list)
+    info: list[str] = field(default_factory=list)
+    cells: Cells = field(default_factory=dict)
+    rest: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    turns: list[tuple[int, Turn]] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Conn:
     """What is remembered of one connection (TCP), or of one UDP 5-tuple where a parser asks for it.
@@ -121,7 +148,8 @@ class Conn:
 class Parser(Protocol):
     """One protocol (or a family that shares a header).
 
-    A stateful parser may also have `lost(conn, side)`: bytes of that side were missed, cut off or freed.
+    A stateful parser may also have `lost(conn, side)`: bytes of that side were missed, cut off or freed. A stateless
+    one may also have `feed_all(batch) -> Findings`, which says the same as `feed` of each payload, for less.
     """
 
     name: str

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from itertools import chain, compress
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import Summary
-from protocol.columns import LIST_ITEM, MAX_COUNT, Columns, Dict, Lists, Maps, Text, Texts, maps_of, text_of, texts_of
+from agent.l7 import Findings, Summary
+from protocol.columns import LIST_ITEM, MAX_COUNT, Columns, Dict, Lists, Maps, Text, Texts, maps_of, starts_of, text_of
 from protocol.schema import PACKETS, Has
 
 MAX_INFO = 512
 """Characters of an info line."""
 
-Said = list[tuple[int, Summary]]
+Ints: TypeAlias = NDArray[np.int64]
+Said: TypeAlias = "list[tuple[int, Summary]]"
 """Rows of a block, rising, and what was said of each."""
 
 BITS: dict[str, int] = {
@@ -30,28 +33,91 @@ BITS: dict[str, int] = {
 }
 """Names of protocols that have columns of their own, and the bit that makes these columns mean something."""
 
+_QUERY = re.compile(r"\?\S*")
 _WIRES = {column.name: column.wire for column in PACKETS.columns}
 
 
-def write(columns: Columns, said: Said) -> None:
-    """Put summaries into the columns of a block. A value that its column cannot hold is left out; never raises."""
-    rows = np.fromiter((row for row, _ in said), dtype=np.int64, count=len(said))
-    summaries = [summary for _, summary in said]
+Part: TypeAlias = "tuple[Ints, Findings]"
+"""The rows of payloads that were read together, by a payload's number, and what they say."""
+
+
+def write(columns: Columns, said: Said, parts: Sequence[Part] = (), keep_query: bool = False) -> None:
+    """Put what was said into the columns of a block: of single payloads, and of many together.
+
+    The query strings of URLs, which carry values and secrets, are taken out unless `keep_query`. A value that its
+    column cannot hold is left out; never raises.
+    """
+    parts = [(np.fromiter((row for row, _ in said), dtype=np.int64, count=len(said)), _findings(said)), *parts]
     size = len(columns["layers"])
-    _names(columns, rows, [summary.l7 for summary in summaries], size)
-    lines = [summary.info[:MAX_INFO] for summary in summaries]
-    info = text_of(lines)
+    rows, order = _ordered([rows[_numbers(found.at)] for rows, found in parts])
+    _names(columns, rows, order([found.l7 for _, found in parts]), size)
+    lines = order([found.info for _, found in parts])
+    for name, cells in _by_column(parts).items():
+        at, order = _ordered([at for at, _ in cells])
+        values = order([values for _, values in cells])
+        if name == "http_uri" and not keep_query:
+            _strip(at, values, rows, lines)
+        columns[name] = _COLUMN[_WIRES[name]](_WIRES[name], at, values, size)
+    _rest(columns, parts, size)
+    info = text_of([line[:MAX_INFO] for line in lines])
     columns["info"] = Text(_spread(info.lengths, rows, size), info.data)
-    for name, (at, values) in _by_column(said).items():
-        column = _COLUMN[_WIRES[name]](_WIRES[name], values)
-        columns[name] = _placed(column, np.array(at, dtype=np.int64), size)
-    layers: Any = columns["layers"]
-    tls = np.zeros(size, dtype=np.bool_)
-    for name in ("tls_handshake_type", "tls_sni"):
-        value = columns[name]
-        tls |= (value.counts if isinstance(value, Texts) else value.lengths) > 0  # type: ignore[union-attr]
-    # QUIC carries TLS (RFC 9001); Wireshark shows its fields under TLS's names
-    layers[tls & ((layers & np.uint64(int(Has.QUIC))) != 0)] |= np.uint64(int(Has.TLS))
+    _carried(columns, size)
+
+
+def _findings(said: Said) -> Findings:
+    """Summaries as findings, numbered from 0."""
+    summaries = [summary for _, summary in said]
+    cells: dict[str, tuple[list[int], list[Any]]] = {}
+    for number, summary in enumerate(summaries):
+        for name, value in summary.fields.items():
+            at, values = cells.get(name) or cells.setdefault(name, ([], []))
+            if type(value) is list:
+                at += [number] * len(value)
+                values += value
+            else:
+                at.append(number)
+                values.append(value)
+    found = Findings(list(range(len(said))), [s.l7 for s in summaries], [s.info for s in summaries])
+    found.cells.update(cells)
+    found.rest = [(number, s.rest) for number, s in enumerate(summaries) if s.rest]
+    return found
+
+
+def _numbers(numbers: Sequence[int] | Ints) -> Ints:
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _ordered(rows: Sequence[Ints]) -> tuple[Ints, Callable[[Sequence[list[Any]]], list[Any]]]:
+    """These rows in rising order, and what puts lists that go with them, piece by piece, into that order."""
+    at = np.concatenate(rows)
+    if (at[1:] >= at[:-1]).all():
+        return at, lambda pieces: list(chain.from_iterable(pieces))
+    index = np.argsort(at, kind="stable")
+    places = index.tolist()
+
+    def order(pieces: Sequence[list[Any]]) -> list[Any]:
+        flat = list(chain.from_iterable(pieces))
+        return [flat[place] for place in places]
+
+    return at[index], order
+
+
+def _by_column(parts: Sequence[Part]) -> dict[str, list[tuple[Ints, list[Any]]]]:
+    """Per column the row of each value, and the values, in pieces."""
+    found: dict[str, list[tuple[Ints, list[Any]]]] = {}
+    for rows, findings in parts:
+        for name, (numbers, values) in findings.cells.items():
+            if _WIRES.get(name) in _COLUMN and values:
+                found.setdefault(name, []).append((rows[_numbers(numbers)], values))
+    return found
+
+
+def _strip(at: Ints, uris: list[Any], rows: Ints, lines: list[str]) -> None:
+    """Take the query strings out of URLs, and of the lines of these rows."""
+    long = [i for i, uri in enumerate(uris) if type(uri) is str and "?" in uri]
+    for i, line in zip(long, np.searchsorted(rows, at[long]).tolist() if long else (), strict=True):
+        uris[i] = uris[i].partition("?")[0]
+        lines[line] = _QUERY.sub("", lines[line])
 
 
 def _names(columns: Columns, rows: NDArray[np.int64], l7: list[str], size: int) -> None:
@@ -64,65 +130,67 @@ def _names(columns: Columns, rows: NDArray[np.int64], l7: list[str], size: int) 
     layers |= np.array([BITS.get(name, 0) for name in names], dtype=np.uint64)[codes]
 
 
-def _by_column(said: Said) -> dict[str, tuple[list[int], list[Any]]]:
-    """Per column the rows that have a value, and their values."""
-    found: dict[str, tuple[list[int], list[Any]]] = {}
-    for row, summary in said:
-        for name, value in summary.fields.items():
-            if name not in found:
-                if _WIRES.get(name) not in _COLUMN:
-                    continue
-                found[name] = ([], [])
-            at, values = found[name]
-            at.append(row)
-            values.append(value if type(value) is list else [value])
-        if summary.rest:
-            at, values = found.setdefault("l7_fields", ([], []))
-            at.append(row)
-            values.append(summary.rest)
-    return found
+def _rest(columns: Columns, parts: Sequence[Part], size: int) -> None:
+    maps = [(int(rows[number]), rest) for rows, found in parts for number, rest in found.rest]
+    if not maps:
+        return
+    maps.sort(key=itemgetter(0))
+    plain = [rest for _, rest in maps]
+    try:
+        column = maps_of(plain)
+    except (TypeError, AttributeError):
+        column = maps_of([{str(key): str(value) for key, value in rest.items()} for rest in plain])
+    rows = np.array([row for row, _ in maps], dtype=np.int64)
+    columns["l7_fields"] = Maps(_spread(column.counts, rows, size), column.keys, column.values)
 
 
-def _spread(lengths: NDArray[Any], rows: NDArray[np.int64], size: int) -> NDArray[Any]:
+def _carried(columns: Columns, size: int) -> None:
+    """QUIC carries TLS (RFC 9001); Wireshark shows its fields under TLS's names."""
+    layers: Any = columns["layers"]
+    tls = np.zeros(size, dtype=np.bool_)
+    for name in ("tls_handshake_type", "tls_sni"):
+        value = columns[name]
+        tls |= (value.counts if isinstance(value, Texts) else value.lengths) > 0  # type: ignore[union-attr]
+    layers[tls & ((layers & np.uint64(int(Has.QUIC))) != 0)] |= np.uint64(int(Has.TLS))
+
+
+def _spread(lengths: NDArray[Any], rows: Ints, size: int) -> NDArray[Any]:
     spread = np.zeros(size, dtype=lengths.dtype)
     spread[rows] = lengths
     return spread
 
 
-def _placed(value: Lists | Texts | Maps, rows: NDArray[np.int64], size: int) -> Lists | Texts | Maps:
-    if isinstance(value, Lists):
-        return Lists(_spread(value.lengths, rows, size), value.values)
-    if isinstance(value, Texts):
-        return Texts(_spread(value.counts, rows, size), value.strings)
-    return Maps(_spread(value.counts, rows, size), value.keys, value.values)
+def _counts(at: Ints, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """How many values each row has, and where there are more than it can have, which of them it keeps."""
+    counts = np.bincount(at, minlength=size)
+    if not len(at) or int(counts.max()) <= MAX_COUNT:
+        return counts.astype("u1"), None
+    kept: NDArray[np.bool_] = np.arange(len(at)) - starts_of(counts)[at] < MAX_COUNT
+    return np.minimum(counts, MAX_COUNT).astype("u1"), kept
 
 
-def _integers(wire: str, values: list[list[int]]) -> Lists:
+def _integers(wire: str, at: Ints, values: list[Any], size: int) -> Lists:
     dtype = np.dtype(LIST_ITEM[wire])
     top = int(np.iinfo(dtype).max)
     try:
-        flat = np.fromiter(chain.from_iterable(values), dtype=np.int64)
-        lengths = np.fromiter(map(len, values), dtype=np.int64, count=len(values))
-        fine = not len(flat) or (int(flat.min()) >= 0 and int(flat.max()) <= top and int(lengths.max()) <= MAX_COUNT)
+        flat = np.array(values, dtype=np.int64)
+        fine = not len(flat) or (int(flat.min()) >= 0 and int(flat.max()) <= top)
     except (TypeError, ValueError, OverflowError):
         fine = False
     if not fine:
-        return _integers(wire, [[v for v in row if isinstance(v, int) and 0 <= v <= top][:MAX_COUNT] for row in values])
-    return Lists(lengths.astype("u1"), flat.astype(dtype))
+        kept = [isinstance(value, int) and 0 <= value <= top for value in values]
+        return _integers(wire, at[np.array(kept)], list(compress(values, kept)), size)
+    counts, some = _counts(at, size)
+    return Lists(counts, (flat if some is None else flat[some]).astype(dtype))
 
 
-def _strings(wire: str, values: list[list[str]]) -> Texts:
+def _strings(wire: str, at: Ints, values: list[Any], size: int) -> Texts:
+    counts, some = _counts(at, size)
     try:
-        return texts_of(values)
+        return Texts(counts, text_of(values if some is None else list(compress(values, some.tolist()))))
     except (TypeError, AttributeError):
-        return texts_of([[v for v in row if isinstance(v, str)] for row in values])
+        kept = [isinstance(value, str) for value in values]
+        return _strings(wire, at[np.array(kept)], list(compress(values, kept)), size)
 
 
-def _maps(wire: str, values: Sequence[dict[str, str]]) -> Maps:
-    try:
-        return maps_of(values)
-    except (TypeError, AttributeError):
-        return maps_of([{str(key): str(value) for key, value in row.items()} for row in values])
-
-
-_COLUMN: dict[str | None, Any] = {"list_u2": _integers, "list_u4": _integers, "list_text": _strings, "map": _maps}
+_COLUMN: dict[str | None, Any] = {"list_u2": _integers, "list_u4": _integers, "list_text": _strings}

@@ -7,14 +7,18 @@ values and are left out; their names and types are there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
 from socket import AF_INET6, inet_ntoa, inet_ntop
 from struct import Struct, error
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import UDP, Conn, Heads, Summary, Turn, Value
+from agent.l7 import UDP, Batch, Cells, Conn, Findings, Heads, Summary, Turn, Value
 from agent.l7.text import printed
 
 HEADER = 12
@@ -23,6 +27,7 @@ PORTS = {5353: "MDNS", 5355: "LLMNR"}
 JUMPS = 126  # most pointers of one name: 255 bytes hold no more labels
 NAME = 255  # RFC 1035, 2.3.4
 INFO_RECORDS, INFO = 20, 400  # most parts, and characters, of the line for people
+SHORT, KEPT = 512, 1024  # bytes of messages that are remembered, and how many: 2 to 20 MB
 
 _head = Struct(">6H").unpack_from
 _pair = Struct(">HH").unpack_from
@@ -48,8 +53,11 @@ TARGETS = {2: (0, "dns.ns"), 6: (0, "dns.soa.mname"), 15: (2, "dns.mx.mail_excha
 SRV, NSEC, NSEC3, UPDATE = 33, 47, 50, 5
 SRV_OWNER = ("dns.srv.service", "dns.srv.proto", "dns.srv.name")
 """What tshark makes of the owner of an SRV record (RFC 2782), in place of `dns.resp.name`."""
-COLUMNS = {5: "dns_cname", 12: "dns_ptr"}
+COLUMNS = {5: "cname", 12: "ptr"}
 
+_NO_NAMES: list[str] = []  # shared by the messages without records
+_NO_TYPES: list[int] = []
+_NO_REST: dict[str, str] = {}
 _OPCODE = np.array([code in OPCODES for code in range(16)])
 
 Names = dict[int, tuple[str, int]]
@@ -75,21 +83,22 @@ def _plain(wire: bytes) -> str | None:
     return printed(b".".join(labels)) or "<Root>"
 
 
-def read_name(data: bytes, pos: int, start: int, names: Names) -> tuple[str, int]:
-    """The name at `pos` of the message that begins at `start`, and where the next bytes are.
+def read_name(data: bytes, pos: int, names: Names) -> tuple[str, int]:
+    """The name at `pos` of the message `data`, and where the next bytes are.
 
-    Pointers count from `start`. Raises Broken where the message ends in it or a label has the reserved type 0x80.
+    Raises Broken where the message ends in it, a label has the reserved type 0x80, or a pointer is to the message's id:
+    what a message says does not depend on that.
     """
     if (known := names.get(pos)) is not None:
         return known
     zero = data.find(0, pos)
     text = _plain(data[pos:zero]) if 0 <= zero - pos < NAME else None
-    found = (text, zero + 1) if text is not None else _walk(data, pos, start, names)
+    found = (text, zero + 1) if text is not None else _walk(data, pos, names)
     names[pos] = found
     return found
 
 
-def _walk(data: bytes, pos: int, start: int, names: Names) -> tuple[str, int]:
+def _walk(data: bytes, pos: int, names: Names) -> tuple[str, int]:
     """As `read_name`, label by label. Texts in angle brackets are tshark's words for names that are none."""
     labels: list[bytes] = []
     after, jumps, limit = 0, 0, len(data)
@@ -107,17 +116,28 @@ def _walk(data: bytes, pos: int, start: int, names: Names) -> tuple[str, int]:
             if pos >= limit:
                 break
             after = after or pos + 1
-            pos = start + ((size & 63) << 8 | data[pos])
+            pos = (size & 63) << 8 | data[pos]
             jumps += 1
+            if pos < 2:
+                break
             if jumps > JUMPS:
                 return "<Name contains a pointer that loops>", after
-            if not labels and (known := names.get(pos)) is not None:
-                return known[0], after
+            if (known := names.get(pos)) is not None and (text := _behind(labels, known[0])):
+                return text, after
         elif size < 128:
             return "<Unknown extended label>", after or pos
         else:
             break
     raise Broken
+
+
+def _behind(labels: list[bytes], known: str) -> str:
+    """The name of these labels and, behind them, a name that was read; "" where that takes a closer look."""
+    if not labels:
+        return known
+    text = f"{printed(b'.'.join(labels))}.{known}"
+    # Escapes are longer than what they stand for: in ASCII a text is no shorter than its bytes.
+    return text if known[0] != "<" and len(text) <= NAME and text.isascii() else ""
 
 
 def _joined(labels: list[bytes]) -> str:
@@ -127,94 +147,92 @@ def _joined(labels: list[bytes]) -> str:
     return printed(name) or "<Root>"
 
 
-class Found:
-    """What the messages of one payload say, in the order of the wire."""
+class Message:
+    """What one message says but for its id, in the order of the wire. Not changed once it is read: it is kept.
 
-    __slots__ = ("a", "aaaa", "answers", "flags", "id", "info", "lists", "q_name", "q_type", "r_name", "r_type", "rest",
-                 "turns")  # fmt: skip
+    `before` and `after` are the line for people before and behind the id; `parts` its pieces behind the verdict.
+    """
 
-    def __init__(self) -> None:
-        self.id: list[int] = []
-        self.flags: list[int] = []
-        self.answers: list[int] = []
+    __slots__ = ("a", "aaaa", "after", "answers", "before", "cname", "flags", "parts", "ptr", "q_name", "q_type",
+                 "r_name", "r_type", "rest", "verdict")  # fmt: skip
+
+    def __init__(self, data: bytes) -> None:
+        """Read the message `data`, HEADER bytes or more. Raises Broken where it surely is none."""
+        _, flags, questions, answers, others, more = _head(data)
         self.q_name: list[str] = []
         self.q_type: list[int] = []
-        self.r_name: list[str] = []
-        self.r_type: list[int] = []
-        self.a: list[str] = []
-        self.aaaa: list[str] = []
-        self.lists: dict[str, list[str]] = {}
-        self.rest: dict[str, str] = {}
-        self.info: list[str] = []
-        self.turns: list[Turn] = []
-
-    def message(self, data: bytes, start: int, end: int, pairing: bool = True) -> bool:
-        """Read the message at `start`, which the sender says ends at `end`; False where it is surely none."""
-        ident, flags, questions, answers, others, more = _head(data, start)
-        if end < len(data):
-            data = data[:end]
+        self.parts: list[str] = []
+        self.r_name = self.a = self.aaaa = self.cname = self.ptr = _NO_NAMES
+        self.r_type = _NO_TYPES
+        self.rest = _NO_REST
         names: Names = {}
-        said, asked = len(self.info), len(self.q_type)
-        self.info.append("")
-        whole = True
+        records = answers + others + more
         try:
-            pos = self._questions(data, start, min(questions, RECORDS), names)
-            self._records(data, start, pos, min(answers + others + more, RECORDS), names)
+            pos = self._questions(data, questions if questions < RECORDS else RECORDS, names)
+            if records:
+                self._records(data, pos, records if records < RECORDS else RECORDS, names)
         except (Broken, error, IndexError):
-            whole = False
-        if not whole and asked == len(self.q_type) and not _cut(data, start + HEADER):
-            return False
-        self._note(ident, flags, answers, said, asked, pairing)
-        return True
+            if not self.q_type and not _cut(data, HEADER):
+                raise Broken from None
+        opcode = flags >> 11 & 15
+        # of an update that counts prerequisites (RFC 2136, 2.2)
+        self.answers = (answers,) if opcode != UPDATE else ()
+        self.flags, self.before, self.verdict = flags, OPCODES.get(opcode) or f"Unknown operation ({opcode})", ""
+        if flags & 0x8000:
+            self.before, self.verdict = self.before + " response", _SAID.get(flags & 15, "")
+        self.after = (self.verdict + "".join(self.parts[: INFO_RECORDS - 1]))[:INFO]
 
-    def _questions(self, data: bytes, start: int, count: int, names: Names) -> int:
-        pos = start + HEADER
+    def _questions(self, data: bytes, count: int, names: Names) -> int:
+        pos = HEADER
         for _ in range(count):
-            name, pos = read_name(data, pos, start, names)
+            name, pos = read_name(data, pos, names)
             kind = _pair(data, pos)[0]
             pos += 4
             self.q_name.append(name)
             self.q_type.append(kind)
-            self.info.append(f" {TYPES.get(kind) or kind} {name}")
+            self.parts.append(f" {TYPES.get(kind) or kind} {name}")
         return pos
 
-    def _records(self, data: bytes, start: int, pos: int, count: int, names: Names) -> None:
-        end = len(data)
+    def _records(self, data: bytes, pos: int, count: int, names: Names) -> None:
+        end, parts = len(data), self.parts
+        self.r_name, self.r_type, self.rest = [], [], {}
+        self.a, self.aaaa, self.cname, self.ptr = [], [], [], []
+        r_name, r_type, a, aaaa = self.r_name, self.r_type, self.a, self.aaaa
         for _ in range(count):
-            if data[pos] == 0xC0 and (known := names.get(start + data[pos + 1])) is not None:
+            if data[pos] == 0xC0 and (known := names.get(data[pos + 1])) is not None:
                 name = known[0]
                 pos += 2
             else:
-                name, pos = read_name(data, pos, start, names)
+                name, pos = read_name(data, pos, names)
             kind, _, ttl, length = _record(data, pos)
             pos += 10
             if pos + length > end:
                 return
             if kind != SRV:
-                self.r_name.append(name)
-            self.r_type.append(kind)
+                r_name.append(name)
+            r_type.append(kind)
             if kind == 1 and length == 4:
                 address = inet_ntoa(data[pos : pos + 4])
-                self.a.append(address)
-                self.info.append(" A " + address)
+                a.append(address)
+                parts.append(" A " + address)
             elif kind == 28 and length == 16:
                 address = inet_ntop(AF_INET6, data[pos : pos + 16])
-                self.aaaa.append(address)
-                self.info.append(" AAAA " + address)
+                aaaa.append(address)
+                parts.append(" AAAA " + address)
             else:
-                self._other(kind, name, data, pos, length, start, names)
+                self._other(kind, name, data, pos, length, names)
                 if kind == 41 and ttl >> 24:
                     self.rest["dns.resp.ext_rcode"] = str(ttl >> 24)
             pos += length
 
-    def _other(self, kind: int, name: str, data: bytes, pos: int, length: int, start: int, names: Names) -> None:
+    def _other(self, kind: int, name: str, data: bytes, pos: int, length: int, names: Names) -> None:
         """A record whose data is a name, holds one, or is left out."""
         told = ""
         if (column := COLUMNS.get(kind)) is not None:
-            told = read_name(data, pos, start, names)[0]
-            self.lists.setdefault(column, []).append(told)
+            told = read_name(data, pos, names)[0]
+            getattr(self, column).append(told)
         elif (place := TARGETS.get(kind)) is not None and length > place[0]:
-            told = read_name(data, pos + place[0], start, names)[0]
+            told = read_name(data, pos + place[0], names)[0]
             self._keep(place[1], told)
             if kind == SRV:
                 for part, label in zip(SRV_OWNER, name.split(".", 2), strict=False):
@@ -225,59 +243,71 @@ class Found:
         elif kind in (NSEC, NSEC3):
             # tshark lists the types that the bitmap names (RFC 4034, 4.1.2) as dns.resp.type, too.
             if kind == NSEC:
-                behind = read_name(data, pos, start, names)[1]
+                behind = read_name(data, pos, names)[1]
             else:  # flags and salt, then the hash of the next owner (RFC 5155, 3.2)
                 behind = pos + 5 + data[pos + 4]
                 behind += 1 + data[behind]
             if len(self.r_type) < RECORDS:
                 self.r_type.extend(_bitmap(data[behind : pos + length]))
-        self.info.append(f" {TYPES.get(kind) or kind} {told}" if told else f" {TYPES.get(kind) or kind}")
+        self.parts.append(f" {TYPES.get(kind) or kind} {told}" if told else f" {TYPES.get(kind) or kind}")
 
     def _keep(self, name: str, told: str) -> None:
         """One more value of a field without a column."""
         known = self.rest.get(name)
         self.rest[name] = told if known is None else f"{known},{told}"
 
-    def _note(self, ident: int, flags: int, answers: int, said: int, asked: int, pairing: bool) -> None:
-        """The header's part, and the half of a call that it is."""
-        self.id.append(ident)
-        self.flags.append(flags)
-        code = flags & 15
-        opcode = flags >> 11 & 15
-        if opcode != UPDATE:  # there it counts prerequisites (RFC 2136, 2.2)
-            self.answers.append(answers)
-        what = OPCODES.get(opcode) or f"Unknown operation ({opcode})"
-        reply = flags & 0x8000
-        verdict = _SAID.get(code, "") if reply else ""
-        more = ", " if said else ""
-        self.info[said] = f"{more}{what}{' response' if reply else ''} 0x{ident:04x}{verdict}"
-        if pairing and reply:
+    def turn(self, ident: int) -> Turn:
+        """The half of a call that it is."""
+        if self.flags & 0x8000:
+            code = self.flags & 15
             # NXDOMAIN is an answer: resolvers with search domains get many of them for each name that exists.
-            self.turns.append(Turn(False, "", RCODES.get(code) or str(code), code not in (0, 3), ident))
-        elif pairing:
-            kind = self.q_type[asked] if asked < len(self.q_type) else -1
-            self.turns.append(Turn(True, TYPES.get(kind) or (str(kind) if kind >= 0 else what), key=ident))
+            return Turn(False, "", RCODES.get(code) or str(code), code not in (0, 3), ident)
+        kind = self.q_type[0] if self.q_type else -1
+        return Turn(True, TYPES.get(kind) or (str(kind) if kind >= 0 else self.before), key=ident)
 
-    def summary(self, l7: str) -> Summary:
-        """The row's part."""
-        fields: dict[str, Value] = {}
-        if self.id:
-            fields = {"dns_id": self.id, "dns_flags": self.flags}
-        if self.answers:
-            fields["dns_count_answers"] = self.answers
-        if self.q_name:
-            fields["dns_qry_name"] = self.q_name
-            fields["dns_qry_type"] = self.q_type
-        if self.r_name:
-            fields["dns_resp_name"] = self.r_name
-        if self.r_type:
-            fields["dns_resp_type"] = self.r_type
-            if self.a:
-                fields["dns_a"] = self.a
-            if self.aaaa:
-                fields["dns_aaaa"] = self.aaaa
-            fields.update(self.lists)
-        return Summary(l7, "".join(self.info[:INFO_RECORDS])[:INFO], fields, self.rest, tuple(self.turns))
+
+@lru_cache(KEPT)
+def _kept(behind: bytes) -> Message | None:
+    """The message of which this is behind the id: clients ask the same again and again."""
+    return _read(b"\0\0" + behind)
+
+
+def _read(data: bytes) -> Message | None:
+    try:
+        return Message(data)
+    except Broken:
+        return None
+
+
+_LISTS: tuple[tuple[str, Callable[[Message], list[Any]]], ...] = (
+    ("dns_count_answers", attrgetter("answers")),
+    ("dns_qry_name", attrgetter("q_name")),
+    ("dns_qry_type", attrgetter("q_type")),
+    ("dns_resp_name", attrgetter("r_name")),
+    ("dns_resp_type", attrgetter("r_type")),
+    ("dns_a", attrgetter("a")),
+    ("dns_aaaa", attrgetter("aaaa")),
+    ("dns_cname", attrgetter("cname")),
+    ("dns_ptr", attrgetter("ptr")),
+)
+
+
+def summary(l7: str, idents: list[int], messages: list[Message], note: str = "", pairing: bool = True) -> Summary:
+    """What the messages of one payload say; `note` ends the line."""
+    fields: dict[str, Value] = {"dns_id": idents, "dns_flags": [m.flags for m in messages]} if messages else {}
+    rest: dict[str, str] = {}
+    info: list[str] = []
+    for column, values in _LISTS:
+        if flat := list(chain.from_iterable(map(values, messages))):
+            fields[column] = flat
+    for ident, message in zip(idents, messages, strict=True):
+        for name, told in message.rest.items():
+            rest[name] = f"{rest[name]},{told}" if name in rest else told
+        info += (f"{', ' if info else ''}{message.before} 0x{ident:04x}{message.verdict}", *message.parts)
+    if note:
+        info.append(note)
+    turns = tuple(m.turn(ident) for ident, m in zip(idents, messages, strict=True)) if pairing else ()
+    return Summary(l7, "".join(info[:INFO_RECORDS])[:INFO], fields, rest, turns)
 
 
 def _bitmap(data: bytes) -> list[int]:
@@ -308,7 +338,8 @@ def _cut(data: bytes, pos: int) -> bool:
 def plausible(heads: Heads, at: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which payloads may have a DNS header at byte `at`, and which surely have one. Shapes (n,).
 
-    The first is for known ports. The second asks for one question, flags that name servers set, and (with `at` 0) a
+    The first is for known ports, where one question by a name, and few records, will do: what opcode and other bits say
+    may be wrong. The second asks for one question, flags that name servers set, and (with `at` 0) a
     first label of letters, digits, `-` or `_`; random bytes pass once in some 10**11.
     """
     flags = heads.word(at + 2, 2)
@@ -320,9 +351,11 @@ def plausible(heads: Heads, at: int) -> tuple[NDArray[np.bool_], NDArray[np.bool
         reply, (questions + answers + others + more > 0) | (code > 0), (code == 0) & (questions + others > 0)
     )
     maybe = known & some & (heads.length >= at + HEADER) & (questions <= 64) & (answers <= 4096) & (others <= 1024)
-    usual = (flags & 0x7800 == 0) & (questions == 1) & (code <= 5) & (others <= 32) & (more <= 32)
+    begins = _begins(heads, at + HEADER)
+    one = (questions == 1) & (answers <= 64) & (others <= 32) & (more <= 32) & begins
+    usual = one & (flags & 0x7800 == 0) & (code <= 5)
     usual &= reply | ((answers == 0) & (others == 0) & (flags & 0x068F == 0))
-    return maybe & (more <= 1024), maybe & usual & (answers <= 64) & _begins(heads, at + HEADER)
+    return (maybe & (more <= 1024)) | one, maybe & usual
 
 
 def _begins(heads: Heads, at: int) -> NDArray[np.bool_]:
@@ -349,15 +382,54 @@ class DnsParser:
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """One datagram, one message."""
-        if len(payload) < HEADER:
+        l7, message = _datagram(payload, sport, dport)
+        if message is None:
             return None
-        l7 = PORTS.get(sport) or PORTS.get(dport) or "DNS"
-        found = Found()
-        if not found.message(payload, 0, len(payload), l7 != "MDNS"):
-            return None
-        if l7 == "DNS" and sport != 53 and dport != 53 and not (found.q_type and _asks(payload)):
-            return None
-        return found.summary(l7)
+        return summary(l7, [int.from_bytes(payload[:2])], [message], pairing=l7 != "MDNS")
+
+    def feed_all(self, batch: Batch) -> Findings:
+        """As `feed`, of many datagrams."""
+        found, messages, idents = Findings([]), [], []
+        sport, dport = batch.sport.tolist(), batch.dport.tolist()
+        for i, payload in enumerate(batch.payloads):
+            l7, message = _datagram(payload, sport[i], dport[i])
+            if message is not None:
+                ident = payload[0] << 8 | payload[1]
+                found.at.append(i)
+                found.l7.append(l7)
+                found.info.append(f"{message.before} 0x{ident:04x}{message.after}"[:INFO])
+                messages.append(message)
+                idents.append(ident)
+        found.cells = _cells(np.array(found.at, dtype=np.int64), idents, messages)
+        found.rest = [(i, message.rest) for i, message in zip(found.at, messages, strict=True) if message.rest]
+        if batch.turns:
+            each = zip(found.at, found.l7, idents, messages, strict=True)
+            found.turns = [(i, message.turn(ident)) for i, l7, ident, message in each if l7 != "MDNS"]
+        return found
+
+
+def _datagram(payload: bytes, sport: int, dport: int) -> tuple[str, Message | None]:
+    """The protocol's name, and the message; None where there is none."""
+    if len(payload) < HEADER:
+        return "", None
+    message = _kept(payload[2:]) if len(payload) <= SHORT else _read(payload)
+    l7 = PORTS.get(sport) or PORTS.get(dport)
+    if l7 is None:
+        l7 = "DNS"
+        if sport != 53 and dport != 53 and not (message is not None and message.q_type and _asks(payload)):
+            return "", None
+    return l7, message
+
+
+def _cells(at: NDArray[np.int64], idents: list[int], messages: list[Message]) -> Cells:
+    """The columns of some messages, each in a payload of its own."""
+    cells: Cells = {"dns_id": (at, idents), "dns_flags": (at, [message.flags for message in messages])}
+    for column, get in _LISTS:
+        values = list(map(get, messages))
+        flat = list(chain.from_iterable(values))
+        if flat:
+            cells[column] = (np.repeat(at, np.fromiter(map(len, values), dtype=np.int64, count=len(values))), flat)
+    return cells
 
 
 def _asks(payload: bytes) -> bool:

@@ -1,17 +1,18 @@
 """The way from a block's payloads to its L7 columns: who reads what, within which bounds.
 
 For a block the engine gathers the payloads' heads, asks every parser's probe once, adds the payloads of connections
-that a stateful parser has claimed before, and feeds these rows, one by one and in order. All other rows cost numpy
-time only. Pure but for the budget's clock; one thread calls it.
+that a stateful parser has claimed before, and feeds these rows, one by one and in order; those that need no connection
+many together, where their parser can. All other rows cost numpy time only. Pure but for the budget's clock; one thread
+calls it.
 """
 
 from __future__ import annotations
 
 import gc
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from agent.decode.slow import Budget
 from agent.decode.walk import Payloads
-from agent.l7 import HEAD, TCP, UDP, Conn, Heads, Parser, Summary, Turn, sctp
+from agent.l7 import HEAD, TCP, UDP, Batch, Conn, Findings, Heads, Parser, Summary, Turn, sctp
 from agent.l7 import columns as l7_columns
 from agent.l7.keys import connections
 from agent.l7.track import QUIET, Track, Tracks
@@ -27,13 +28,12 @@ from protocol.columns import Columns
 from protocol.schema import Has
 
 MODES = ("off", "fast", "all")
-STEP = 32
-"""Rows between two looks at the budget."""
+STEP = 256
+"""Rows between two looks at the budget: some milliseconds."""
 MAX_PAYLOAD = 65_536
 """Bytes of one payload that a parser gets; offloaded segments can be larger."""
 
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
-_QUERY = re.compile(r"\?\S*")
 
 Ints = NDArray[np.int64]
 Data = bytes
@@ -80,6 +80,20 @@ class _Row(NamedTuple):
     time: int
 
 
+class _Picked(NamedTuple):
+    """Rows of a block that are read, rising, and what is known of each; shape (n,)."""
+
+    rows: Ints
+    claims: NDArray[np.uint64]  # bit set of the parsers that claim it
+    keys: NDArray[np.uint64]  # its connection
+    ways: NDArray[np.bool_]
+    perhaps: NDArray[np.bool_]  # whether a parser may keep the connection
+
+    def part(self, at: Any) -> _Picked:
+        """Some of them: a slice, places or a mask."""
+        return _Picked(*(array[at] for array in self))
+
+
 class Engine:
     """Reads the payloads of one run's blocks.
 
@@ -102,6 +116,12 @@ class Engine:
         self._parsers = list(parsers)
         self._bits = {1 << i: parser for i, parser in enumerate(self._parsers)}
         self._stateful = sum(1 << i for i, parser in enumerate(self._parsers) if parser.stateful)
+        # the bound methods of those that read many payloads together, in the order of their bits
+        self._together: dict[int, Callable[[Batch], Findings]] = {
+            bit: parser.feed_all
+            for bit, parser in self._bits.items()
+            if not parser.stateful and hasattr(parser, "feed_all")
+        }
         self._rest, self._keep_query, self._budget, self._with_turns = rest, keep_query, budget or Budget(), with_turns
         self._tracks = Tracks()
         self._none = Conn()  # what stateless parsers are handed
@@ -137,12 +157,13 @@ class Engine:
         rows = np.flatnonzero((payloads.length > 0) | ends)
         if not len(rows):
             return
-        said = self._read(columns, payloads, rows)
+        said, parts = self._read(columns, payloads, rows)
         if self._rest is not None:
-            said += self._read_rest(columns, payloads, rows, {row for row, _ in said})
-            said.sort(key=lambda pair: pair[0])
-        if said:
-            l7_columns.write(columns, said)
+            done = [at[found.at] for at, found in parts]
+            done.append(np.array([row for row, _ in said], dtype=np.int64))
+            said += self._read_rest(columns, payloads, rows, np.concatenate(done))
+        if said or parts:
+            l7_columns.write(columns, said, parts, self._keep_query)
         self._tracks.expire(int(np.asarray(columns["time"])[-1]))
 
     @property
@@ -152,12 +173,45 @@ class Engine:
 
     # -- choosing rows ---------------------------------------------------------------------------------------------
 
-    def _read(self, columns: Columns, payloads: Payloads, rows: Ints) -> l7_columns.Said:
+    def _read(self, columns: Columns, payloads: Payloads, rows: Ints) -> tuple[l7_columns.Said, list[l7_columns.Part]]:
         claims = self._probe(columns, payloads, rows)
         keys, ways = connections(columns, rows, self._seeds)
         new = keys[(claims & np.uint64(self._stateful)) != 0]
-        chosen = np.flatnonzero((claims != 0) | self._tracks.perhaps(keys, new))
-        return self._feed_all(_rows(columns, payloads, rows, claims, keys, ways, chosen), payloads.data, columns)
+        perhaps = self._tracks.perhaps(keys, new)
+        chosen = np.flatnonzero((claims != 0) | perhaps)
+        picked = _Picked(rows[chosen], claims[chosen], keys[chosen], ways[chosen], perhaps[chosen])
+        said: l7_columns.Said = []
+        parts: list[l7_columns.Part] = []
+        for first in range(0, len(chosen), STEP):
+            if not self._budget.open():
+                left = picked.rows[first:]
+                self._skip(columns, left[payloads.length[left] > 0])
+                break
+            self._step(columns, payloads, picked.part(slice(first, first + STEP)), said, parts)
+            self._budget.spend()
+        self.turns.sort(key=itemgetter(0))
+        self.counts.said += len(said) + sum(len(found.at) for _, found in parts)
+        return said, parts
+
+    def _step(
+        self,
+        columns: Columns,
+        payloads: Payloads,
+        picked: _Picked,
+        said: l7_columns.Said,
+        parts: list[l7_columns.Part],
+    ) -> None:
+        """Read some rows: many together what its parser can read so, then the others in order."""
+        alone = np.ones(len(picked.rows), dtype=np.bool_)
+        first = np.where(picked.perhaps, np.uint64(0), picked.claims & (~picked.claims + np.uint64(1)))
+        for bit in self._together:
+            at = np.flatnonzero(first == np.uint64(bit))
+            if len(at):
+                alone[at] = ~self._feed_all(columns, payloads, bit, picked.part(at), parts)
+                picked.claims[at] ^= np.uint64(bit)
+        alone &= picked.perhaps | (picked.claims != 0)
+        if alone.any():
+            self._feed(_rows(columns, payloads, picked.part(alone)), payloads.data.data, said)
 
     def _probe(self, columns: Columns, payloads: Payloads, rows: Ints) -> NDArray[np.uint64]:
         """Per row the bit set of the parsers that claim its payload."""
@@ -185,48 +239,41 @@ class Engine:
 
     # -- reading rows ----------------------------------------------------------------------------------------------
 
-    def _feed_all(self, rows: list[Plain], data: NDArray[np.uint8], columns: Columns) -> l7_columns.Said:
-        said: l7_columns.Said = []
-        for first in range(0, len(rows), STEP):
-            if not self._budget.open():
-                self._skip(columns, [row[0] for row in rows[first:] if row[6]])
-                break
-            self._feed(rows[first : first + STEP], data.data, said)
-            self._budget.spend()
-        self.counts.said += len(said)
-        return said
+    def _feed_all(
+        self, columns: Columns, payloads: Payloads, bit: int, picked: _Picked, parts: list[l7_columns.Part]
+    ) -> NDArray[np.bool_]:
+        """Have one parser read rows together; which of them it said something of."""
+        rows, data = picked.rows, payloads.data.data
+        start = payloads.start[rows]
+        stop = start + np.minimum(payloads.length[rows], MAX_PAYLOAD)
+        texts = [bytes(data[a:b]) for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+        sport, dport = (np.asarray(columns[name])[rows] for name in ("src_port", "dst_port"))
+        done = np.zeros(len(rows), dtype=np.bool_)
+        try:
+            found: Findings = self._together[bit](Batch(texts, sport, dport, self._with_turns))
+        except Exception:  # a parser's bug must not cost a block
+            self.counts.failed += 1
+            return done
+        self.counts.fed += len(rows)
+        done[found.at] = True
+        if found.at:
+            parts.append((rows, found))
+        if self._with_turns and found.turns:
+            at, keys, sides = rows.tolist(), picked.keys.tolist(), picked.ways.astype(np.uint8).tolist()
+            self.turns += [Said(at[i], keys[i], sides[i], turn) for i, turn in found.turns]
+        return done
 
     def _feed(self, rows: list[Plain], data: memoryview, said: l7_columns.Said) -> None:
-        """Read some payloads. What needs no connection (most of it) is read here, without a detour."""
-        known, strip, fed = self._tracks.get, not self._keep_query, 0
+        """Read some payloads one by one."""
+        known = self._tracks.get
         for plain in rows:
-            row, claims, key, way, _, start, length, sport, dport, _, _, _, _ = plain
-            summary = None
-            if known(key) is not None:
+            row, claims, key, _, _, _, length, _, _, _, _, _, _ = plain
+            if known(key) is not None or (claims and length):
                 summary = self._one(_Row._make(plain), data)
-            elif claims and length:
-                bit = claims & -claims
-                parser = self._bits[bit]
-                if parser.stateful:
-                    summary = self._one(_Row._make(plain), data)
-                else:
-                    fed += 1
-                    try:
-                        payload = bytes(data[start : start + (length if length < MAX_PAYLOAD else MAX_PAYLOAD)])
-                        summary = parser.feed(payload, way, sport, dport, self._none)
-                    except Exception:  # a parser's bug must not cost a row
-                        self.counts.failed += 1
-                    if summary is not None:
-                        self._turn(summary, row, key, way)
-                    elif claims != bit:
-                        summary = self._one(_Row._make(plain)._replace(claims=claims ^ bit), data)
-            if summary is not None:
-                if strip and "http_uri" in summary.fields:
-                    _strip(summary)
-                said.append((row, summary))
-        self.counts.fed += fed
+                if summary is not None:
+                    said.append((row, summary))
 
-    def _skip(self, columns: Columns, rows: list[int]) -> None:
+    def _skip(self, columns: Columns, rows: Ints) -> None:
         """These rows keep what the decoder saw; what their connections were in the middle of is lost."""
         self.counts.skipped += len(rows)
         layers: Any = columns["layers"]
@@ -326,15 +373,15 @@ class Engine:
         if self._with_turns and summary.turns:
             self.turns += [Said(row, key, side, turn) for turn in summary.turns]
 
-    def _read_rest(self, columns: Columns, payloads: Payloads, rows: Ints, done: set[int]) -> l7_columns.Said:
+    def _read_rest(self, columns: Columns, payloads: Payloads, rows: Ints, done: Ints) -> l7_columns.Said:
         """What no parser said anything of, by the dissector for the rest."""
         assert self._rest is not None
         said: l7_columns.Said = []
-        left = rows[~np.isin(rows, np.fromiter(done, dtype=np.int64, count=len(done)))]
-        every = np.zeros(len(left), dtype=np.uint64)
-        for row in map(_Row._make, _rows(columns, payloads, left, every, every, every, np.arange(len(left)))):
+        left = rows[~np.isin(rows, done)]
+        none = np.zeros(len(left), dtype=np.uint64)
+        for row in map(_Row._make, _rows(columns, payloads, _Picked(left, none, none, none != 0, none != 0))):
             if not self._budget.open():
-                self._skip(columns, left[left >= row.row].tolist())
+                self._skip(columns, left[left >= row.row])
                 break
             payload = payloads.data[row.start : row.start + min(row.length, MAX_PAYLOAD)].tobytes()
             summary = self._rest(TCP if row.tcp else UDP, row.sport, row.dport, payload)
@@ -362,20 +409,18 @@ def gather(columns: Columns, payloads: Payloads, rows: Ints) -> Heads:
     return Heads(first, length, sport, dport)
 
 
-def _rows(
-    columns: Columns, payloads: Payloads, rows: Ints, claims: Any, keys: Any, ways: Any, chosen: Ints
-) -> list[Plain]:
-    """The rows chosen of `rows` as Python's numbers, in the order of `_Row`."""
-    at = rows[chosen]
+def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:
+    """Rows as Python's numbers, in the order of `_Row`."""
+    at = picked.rows
     layers = np.asarray(columns["layers"])[at]
     wire = np.where((layers & np.uint64(int(Has.TCP_LEN))) != 0, np.asarray(columns["tcp_len"])[at], 0)
     length = payloads.length[at]
     plain = (np.asarray(columns[name])[at] for name in ("src_port", "dst_port", "tcp_flags", "tcp_seq"))
     arrays = (
         at,
-        claims[chosen],
-        keys[chosen],
-        ways[chosen].astype(np.uint8),
+        picked.claims,
+        picked.keys,
+        picked.ways.astype(np.uint8),
         (layers & np.uint64(int(Has.TCP))) != 0,
         payloads.start[at],
         length,
@@ -384,13 +429,3 @@ def _rows(
         np.asarray(columns["time"])[at],
     )
     return list(zip(*(array.tolist() for array in arrays), strict=True))
-
-
-def _strip(summary: Summary) -> None:
-    """Take the query strings out of URLs: they carry values and secrets."""
-    uris: Any = summary.fields["http_uri"]
-    if isinstance(uris, str):
-        uris = [uris]
-    if any("?" in uri for uri in uris):
-        summary.fields["http_uri"] = [uri.partition("?")[0] for uri in uris]
-        summary.info = _QUERY.sub("", summary.info)

@@ -6,10 +6,15 @@ another (pipelining, 100 Continue), never in the middle of a body. SSDP says the
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import TCP, UDP, Conn, Heads, Summary, Turn, Value
+from agent.l7 import TCP, UDP, Batch, Conn, Findings, Heads, Summary, Turn, Value
+from agent.l7.stream import among
 from agent.l7.text import printed
 
 METHODS = (
@@ -31,20 +36,84 @@ METHODS = (
 )
 PORTS = (80, 3128, 3132, 5985, 8080, 8088, 11371, 1900, 2869, 2710)
 """Ports on which a request line may lack its version, as tshark has them."""
+_PORT = np.zeros(65536, dtype=np.bool_)
+_PORT[list(PORTS)] = True
 SSDP = 1900
 MOST = 64
 """Messages of one payload that are read."""
 
 _VERBS = frozenset(METHODS)
 _STARTS = (b"HTTP/1.", *(f"{method} ".encode() for method in METHODS))
-_PAIR = np.zeros(65536, dtype=np.bool_)  # the first two bytes of any of them
-_PAIR[[int.from_bytes(start[:2]) for start in _STARTS]] = True
 _WORDS = np.array(sorted({int.from_bytes(start[:4]) for start in _STARTS}), dtype=np.uint64)
-_HEADERS = tuple(
-    (f"\n{name}:", len(name) + 2, f"http_{name.replace('-', '_')}") for name in ("host", "user-agent", "content-type")
-)
+_CAPITAL = np.zeros(256, dtype=np.bool_)  # the first byte of any of them
+_CAPITAL[[start[0] for start in _STARTS]] = True
+_COLUMNS = {b"host": "http_host", b"user-agent": "http_user_agent", b"content-type": "http_content_type"}
+
+
+def _any_case(word: bytes) -> bytes:
+    """A pattern for the word; ten times faster than one that ignores case."""
+    return b"".join(b"[%c%c]" % (c, c - 32) if chr(c).isalpha() else b"%c" % c for c in word)
+
+
+_headers = re.compile(rb"\n(%s):([^\n]*)" % b"|".join(map(_any_case, _COLUMNS))).findall
 _BODILESS = (204, 304)
 _ALL = 1 << 40
+_SHORT = 256
+"""Bytes of lines and header values that are remembered: most come again and again."""
+
+
+class Start(NamedTuple):
+    """What a request or status line says. `code` is 0 of a request; `turn` is None of 1xx."""
+
+    code: int
+    line: str
+    method: str
+    uri: str
+    turn: Turn | None
+
+
+def _shown(raw: bytes) -> str:
+    text = raw.decode("utf-8", "replace")
+    return text if text.isprintable() else printed(text.encode())
+
+
+def _value(raw: bytes) -> str:
+    """A header's value without the blanks around it."""
+    return _shown(raw.strip(b" \t\r"))
+
+
+def _start(raw: bytes, lenient: bool) -> Start | None:
+    """A first line; None where it is none. `lenient`: a request's version may be missing."""
+    line = raw.rstrip(b"\r")
+    return _status(line) if line.startswith(b"HTTP/1.") else _request(line, lenient)
+
+
+def _request(line: bytes, lenient: bool) -> Start | None:
+    """METHOD SP target SP HTTP/1.x"""
+    verb, _, rest = line.partition(b" ")
+    method = verb.decode("latin-1")
+    if method not in _VERBS:
+        return None
+    target, space, version = rest.rpartition(b" ")
+    if not space or not version.startswith(b"HTTP/"):
+        if not lenient or rest.rstrip().endswith((b"SIP/2.0", b"RTSP/1.0")):
+            return None
+        target = rest.partition(b" ")[0]
+    uri = _shown(target)
+    return Start(0, _shown(line), method, uri, Turn(True, f"{method} {uri.partition('?')[0]}"))
+
+
+def _status(line: bytes) -> Start | None:
+    """HTTP/1.x SP code SP reason."""
+    digits = line[9:12]
+    if line[8:9] != b" " or len(digits) != 3 or not digits.isdigit():
+        return None
+    code, text = int(digits), digits.decode()
+    turn = Turn(False, "", text, code >= 400) if code >= 200 or code == 101 else None
+    return Start(code, _shown(line), "", "", turn)
+
+
+_start_kept, _value_kept = lru_cache(1024)(_start), lru_cache(1024)(_value)
 
 
 class Http1Parser:
@@ -56,124 +125,120 @@ class Http1Parser:
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """The beginning of a method, or of `HTTP/1.`."""
-        found = _PAIR[heads.word(0, 2)]
-        at = np.flatnonzero(found)
-        if len(at):
-            found[at] = np.isin(heads.word(0, 4)[at], _WORDS) & (heads.length[at] >= 8)
-        return found
+        return among(heads, _CAPITAL[heads.first[:, 0]] & (heads.length >= 8), _begins)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """The messages that begin in one payload."""
-        found = _Found()
-        at, lenient = 0, sport in PORTS or dport in PORTS
-        for _ in range(MOST):
-            end, behind = _end(payload, at)
-            raw = payload[at:end]
-            text = raw.decode("utf-8", "replace")
-            stop = text.find("\n")
-            line, ended = (text[:stop] if stop >= 0 else text).rstrip("\r"), stop >= 0
-            read = found.status(line) if line.startswith("HTTP/1.") else found.request(line, lenient or not ended)
-            if not read:
-                break
-            low = text.lower() if raw.isascii() else raw.lower().decode("utf-8", "replace")  # as long as `text`
-            found.headers(text, low)
-            if not behind or behind == len(payload) or payload.find(b"HTTP/1.", behind) < 0:
-                break
-            at = behind + found.body(low)
-            if payload[at : at + 2] == b"\r\n":  # an empty line before a request is passed over (RFC 9112, 2.2)
-                at += 2
-        if not found.info:
+        said = _Said()
+        if not said.read(0, payload, sport in PORTS or dport in PORTS):
             return None
-        l7 = "SSDP" if sport == SSDP or dport == SSDP else "HTTP"
-        return Summary(l7, ", ".join(found.info), found.fields, turns=tuple(found.turns))
+        fields: dict[str, Value] = {name: values for name, (_, values) in said.cells.items() if values}
+        return Summary(_name(sport, dport), said.lines[0], fields, turns=tuple(turn for _, turn in said.turns))
+
+    def feed_all(self, batch: Batch) -> Findings:
+        """As `feed`, of many payloads."""
+        said = _Said()
+        lenient = (_PORT[batch.sport] | _PORT[batch.dport]).tolist()
+        found = Findings([i for i, payload in enumerate(batch.payloads) if said.read(i, payload, lenient[i])])
+        found.info, found.cells, found.turns = said.lines, said.cells, said.turns
+        if ((batch.sport == SSDP) | (batch.dport == SSDP)).any():
+            found.l7 = [_name(int(batch.sport[i]), int(batch.dport[i])) for i in found.at]
+        else:
+            found.l7 = ["HTTP"] * len(found.at)
+        return found
 
 
-def _end(payload: bytes, at: int) -> tuple[int, int]:
-    """Where the headers of the message at `at` end, and where what follows them begins; 0 where it is not there."""
-    end = payload.find(b"\r\n\r\n", at)
-    if end >= 0:
-        return end, end + 4
-    end = payload.find(b"\n\n", at)
-    return (end, end + 2) if end >= 0 else (len(payload), 0)
+class _Said:
+    """What is said of payloads: the line of each that says something; per column, and of turns, the payload's number
+    and the value."""
 
-
-def _shown(text: str) -> str:
-    return printed(text.encode())
-
-
-class _Found:
-    """What the messages of one payload say."""
-
-    __slots__ = ("code", "fields", "info", "turns")
+    __slots__ = ("cells", "lines", "turns")
 
     def __init__(self) -> None:
-        self.fields: dict[str, Value] = {}
-        self.info: list[str] = []
-        self.turns: list[Turn] = []
-        self.code = 0  # status of the message being read, 0 of a request
+        self.lines: list[str] = []
+        requests: list[int] = []
+        self.cells: Any = {  # of lists
+            "http_method": (requests, []),
+            "http_uri": (requests, []),
+            "http_status": ([], []),
+            **{column: ([], []) for column in _COLUMNS.values()},
+        }
+        self.turns: list[tuple[int, Turn]] = []
 
-    def put(self, name: str, value: str | int) -> None:
-        """One more value of a column."""
-        if name in self.fields:
-            self.fields[name].append(value)  # type: ignore[union-attr,arg-type]
+    def read(self, number: int, payload: bytes, lenient: bool) -> bool:
+        """Read the messages of one payload; whether there are any."""
+        line, at = "", 0
+        for _ in range(MOST):
+            end = payload.find(b"\r\n\r\n", at)
+            behind = end + 4
+            if end < 0:
+                end = payload.find(b"\n\n", at)
+                end, behind = (end, end + 2) if end >= 0 else (len(payload), len(payload))
+            stop = payload.find(b"\n", at, end)
+            raw = payload[at : stop if stop >= 0 else end]
+            start = (_start_kept if len(raw) <= _SHORT else _start)(raw, lenient or stop < 0)
+            if start is None:
+                break
+            line += (", " if line else "") + start.line
+            self._first(number, start)
+            if stop >= 0:
+                line += self._headers(number, _headers(payload, stop, end), start.code)
+            if behind == len(payload) or payload.find(b"HTTP/1.", behind) < 0:
+                break
+            at = behind + _body(payload[at:end].lower(), start.code)
+            if payload[at : at + 2] == b"\r\n":  # an empty line before a request is passed over (RFC 9112, 2.2)
+                at += 2
+        if line:
+            self.lines.append(line)
+        return bool(line)
+
+    def _first(self, number: int, start: Start) -> None:
+        cells = self.cells
+        if start.code:
+            at, codes = cells["http_status"]
+            at.append(number)
+            codes.append(start.code)
         else:
-            self.fields[name] = [value]  # type: ignore[assignment]
+            cells["http_method"][0].append(number)  # the numbers of http_uri as well
+            cells["http_method"][1].append(start.method)
+            cells["http_uri"][1].append(start.uri)
+        if start.turn is not None:
+            self.turns.append((number, start.turn))
 
-    def request(self, line: str, lenient: bool) -> bool:
-        """METHOD SP target SP HTTP/1.x; `lenient`: the version may be missing (a line that is cut, HTTP's ports)."""
-        method, _, rest = line.partition(" ")
-        if method not in _VERBS:
-            return False
-        target, space, version = rest.rpartition(" ")
-        if not space or not version.startswith("HTTP/"):
-            if not lenient or rest.rstrip().endswith(("SIP/2.0", "RTSP/1.0")):
-                return False
-            target = rest.partition(" ")[0]
-        uri = target if target.isprintable() else _shown(target)
-        self.code = 0
-        self.put("http_method", method)
-        self.put("http_uri", uri)
-        self.info.append(line if line.isprintable() else _shown(line))
-        self.turns.append(Turn(True, f"{method} {uri.partition('?')[0]}"))
-        return True
+    def _headers(self, number: int, headers: list[tuple[bytes, bytes]], code: int) -> str:
+        """The headers that have columns. What they add to the line."""
+        more = ""
+        for name, raw in headers:
+            value = (_value_kept if len(raw) <= _SHORT else _value)(raw)
+            column = _COLUMNS[name.lower()]
+            if value:
+                at, values = self.cells[column]
+                at.append(number)
+                values.append(value)
+            if code and column == "http_content_type":
+                more += f"  ({value.partition(';')[0]})"
+        return more
 
-    def status(self, line: str) -> bool:
-        """HTTP/1.x SP code SP reason."""
-        code = line[9:12]
-        if line[8:9] != " " or len(code) != 3 or not (code.isascii() and code.isdigit()):
-            return False
-        self.code = int(code)
-        self.put("http_status", self.code)
-        self.info.append(line if line.isprintable() else _shown(line))
-        if self.code >= 200 or self.code == 101:
-            self.turns.append(Turn(False, "", code, self.code >= 400))
-        return True
 
-    def headers(self, text: str, low: str) -> None:
-        """The headers that have columns; `low` is `text` in small letters."""
-        for name, size, column in _HEADERS:
-            place = low.find(name)
-            while place >= 0:
-                place += size
-                stop = text.find("\n", place)
-                value = (text[place:stop] if stop >= 0 else text[place:]).strip(" \t\r")
-                if not value.isprintable():
-                    value = _shown(value)
-                if value:
-                    self.put(column, value)
-                if self.code and column == "http_content_type":
-                    self.info[-1] += f"  ({value.partition(';')[0]})"
-                place = low.find(name, stop) if stop >= 0 else -1
+def _body(low: bytes, code: int) -> int:
+    """Bytes to the next message, by its headers in small letters; many where it cannot be known."""
+    if code and (code < 200 or code in _BODILESS):
+        return 0
+    place = low.find(b"\ncontent-length:")
+    if b"\ntransfer-encoding:" in low or (code and place < 0):
+        return _ALL
+    size = low[place + 16 : place + 40].partition(b"\n")[0].strip() if place >= 0 else b"0"
+    return int(size) if size.isdigit() else _ALL
 
-    def body(self, low: str) -> int:
-        """Bytes to the next message; many where it cannot be known."""
-        if self.code and (self.code < 200 or self.code in _BODILESS):
-            return 0
-        place = low.find("\ncontent-length:")
-        if "\ntransfer-encoding:" in low or (self.code and place < 0):
-            return _ALL
-        size = low[place + 16 : place + 40].partition("\n")[0].strip() if place >= 0 else "0"
-        return int(size) if size.isascii() and size.isdigit() else _ALL
+
+def _begins(heads: Heads) -> NDArray[np.bool_]:
+    words = heads.word(0, 4)
+    found: NDArray[np.bool_] = _WORDS[np.searchsorted(_WORDS[:-1], words)] == words  # np.isin takes longer
+    return found
+
+
+def _name(sport: int, dport: int) -> str:
+    return "SSDP" if SSDP in (sport, dport) else "HTTP"
 
 
 PARSER = Http1Parser()

@@ -169,6 +169,15 @@ def test_owner_of_srv_bitmap_of_nsec3_and_counts_of_updates_are_tsharks(tshark: 
     assert "dns_count_answers" not in ours[2].fields
 
 
+@pytest.mark.parametrize("flags", [0x1900, 0x3000, 0x7900, 0x0140, 0x9980, 0xF98F])
+def test_a_question_on_port_53_is_dns_whatever_the_other_bits_say(tshark: str, tmp_path: Path, flags: int) -> None:
+    message = struct.pack(">6H", 7, flags, 1, 0, 0, 0) + QUESTION
+    assert claims(PARSER, message, 40000, 53)
+    assert not claims(PARSER, message, 40000, 40001)
+    path = write_pcap(tmp_path / "dns.pcap", [(True, message)], 53, udp=True)
+    assert differences(summaries(PARSER, path), tshark_columns(tshark, path, list(COLUMNS.values()))) == []
+
+
 label = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
 host = st.lists(label, min_size=1, max_size=5).map(".".join)
 

@@ -12,6 +12,7 @@ import pytest
 from decode_frames import block_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from l7_fuzz import mutated
 from l7_payloads import _packet, _udp
 
 from agent.assemble import engine_of
@@ -19,8 +20,9 @@ from agent.capture import Interface
 from agent.capture.file import FileSource
 from agent.decode.decoder import Decoder
 from agent.decode.slow import Budget
-from agent.l7 import TCP, UDP, Conn, Heads, Summary, Turn, registry, track
-from agent.l7.engine import Engine, gather
+from agent.l7 import TCP, UDP, Batch, Conn, Heads, Summary, Turn, registry, track
+from agent.l7.dns import PARSER as DNS
+from agent.l7.engine import STEP, Engine, gather
 from agent.l7.http1 import PARSER as HTTP
 from agent.show import FIELDS, Ndjson
 from protocol.columns import Columns
@@ -247,6 +249,53 @@ def test_values_that_a_column_cannot_hold_are_left_out() -> None:
     assert (columns["dns_id"].values.tolist(), columns["http_status"].values.tolist()) == ([1], [200])  # type: ignore[union-attr]
 
 
+_HTTP = [b"GET /a?b=c HTTP/1.1\r\nHost: h\r\nHOST: i\r\n\r\n", b"HTTP/1.1 200 OK\nContent-type: a/b\n\nbody", b"PUT"]
+_DNS = [
+    b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\0\0\1\0\1",
+    b"\0\7\x81\x80\0\1\0\2\0\0\0\0\1a\0\0\1\0\1" + b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\1\2\3\4" * 2,
+    b"\0\7\x81\x80\0\0\0\1\0\0\0\0\xc0\0\0\2\0\1\0\0\0\1\0\3\1b\0",
+]
+
+
+@pytest.mark.parametrize(("parser", "samples"), [(HTTP, _HTTP), (DNS, _DNS)])
+@given(data=st.data())
+@settings(deadline=None)
+def test_payloads_read_together_say_what_each_says_alone(
+    parser: Any, samples: list[bytes], data: st.DataObject
+) -> None:
+    texts = data.draw(st.lists(st.sampled_from(samples) | mutated(samples), min_size=1, max_size=6))
+    sport, dport = (
+        np.array(data.draw(st.lists(st.sampled_from([53, 80, 1900, 5353, 4711]), min_size=n, max_size=n)), dtype="u2")
+        for n in (len(texts), len(texts))
+    )
+    found = parser.feed_all(Batch(texts, sport, dport, True))
+    alone = [parser.feed(text, 0, int(sport[i]), int(dport[i]), Conn()) for i, text in enumerate(texts)]
+    assert found.at == [i for i, said in enumerate(alone) if said is not None]
+    assert (found.l7, found.info) == ([s.l7 for s in alone if s], [s.info for s in alone if s])
+    for i, said in enumerate(alone):
+        cells = {
+            name: [value for at, value in zip(numbers, values, strict=True) if at == i]
+            for name, (numbers, values) in found.cells.items()
+        }
+        assert {name: values for name, values in cells.items() if values} == (said.fields if said else {})
+        assert tuple(turn for at, turn in found.turns if at == i) == (said.turns if said else ())
+        assert dict(found.rest).get(i, {}) == (said.rest if said else {})
+
+
+def test_rows_read_together_and_one_by_one_stand_in_their_order() -> None:
+    stream = Stream(HTTP, Lines(), with_turns=True)
+    frames = [stream.segment(b"@1\n"), _packet(True, 99, 0x18, [1, 1], _HTTP[0]), stream.segment(b"2\n3\n")]
+    frames += [
+        _packet(False, 99, 0x18, [1, 1], _HTTP[1]),
+        stream.segment(b"4\n"),
+        _packet(True, 99, 0x18, [1, 1], _HTTP[0]),
+    ]
+    columns = stream.block(*frames)
+    assert [row["nodetap.info"].split()[0] for row in rows(columns)] == ["@1", "GET", "2", "HTTP/1.1", "4", "GET"]
+    assert [row.get("http.request.uri") for row in rows(columns)] == [None, ["/a"], None, None, None, ["/a"]]
+    assert [t.row for t in stream.engine.turns] == [0, 1, 2, 3, 4, 5]
+
+
 def test_query_strings_are_stripped_unless_kept() -> None:
     request = b"GET /a?token=secret HTTP/1.1\r\nHost: h\r\n\r\n"
     (row,) = rows((stream := Stream(HTTP)).block(stream.segment(request)))
@@ -264,10 +313,10 @@ def test_what_the_budget_does_not_reach_is_counted_and_marked() -> None:
         return now[0]
 
     stream = Stream(Lines(), budget=Budget(0.001, clock))
-    columns = stream.block(*(stream.segment(b"@a\n") for _ in range(300)))
+    columns = stream.block(*(stream.segment(b"@a\n") for _ in range(3 * STEP)))
     counts = stream.engine.counts
-    assert 0 < counts.said < 300
-    assert counts.said + counts.skipped == 300
+    assert 0 < counts.said < 3 * STEP
+    assert counts.said + counts.skipped == 3 * STEP
     marked = (np.asarray(columns["layers"]) & np.uint64(int(Has.SKIPPED))) != 0
     assert int(marked.sum()) == counts.skipped
 
