@@ -7,7 +7,7 @@ BENCH := .bench/bench.pcap
 PEERS := .bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint format bench bench-pcap fidelity docs lock lock-peers clean
+.PHONY: help install up test lint format bench bench-pcap fidelity fuzz fuzz-parsers docs lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,18 @@ $(PEERS)/.tried: bench/peers.txt | $(STAMP)
 fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
 	$(BIN)/python tools/fidelity.py $(ARGS)
 	$(BIN)/python tools/flow_fidelity.py
+	$(BIN)/python tools/softflowd_fidelity.py
+
+FRAMES ?= 1000000
+
+fuzz: $(STAMP) ## mutated frames through all of an agent (FRAMES=1000000, ARGS="--seed 42")
+	$(BIN)/python tools/fuzz.py --frames $(FRAMES) $(ARGS)
+
+fuzz-parsers: $(STAMP) ## the L7 parsers by coverage, with atheris (ARGS="dns --seconds 60")
+	@test -x .bench/atheris/bin/python || $(PYTHON) -m venv .bench/atheris
+	@.bench/atheris/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		.bench/atheris/bin/python tools/fuzz_parsers.py $(ARGS)
 	$(BIN)/python -m tools.l7_fidelity
 
 docs: $(STAMP) ## write the reference pages from the schema and the programs
