@@ -11,9 +11,11 @@ Pure: the time is an argument. The work is one step per request and response, no
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -80,6 +82,9 @@ class _Call(NamedTuple):
     response_bytes: int = 0
 
 
+_time = attrgetter("packet.time")
+
+
 class Calls:
     """The requests that wait, and the calls that are complete. Give it each block's turns, then `take` the rows."""
 
@@ -100,13 +105,19 @@ class Calls:
     def add(self, columns: Columns, said: Sequence[Said]) -> None:
         """Take the requests and responses of a block (`columns`: table packets), in the order they were seen."""
         self._blocks += 1
-        for one, packet in zip(said, _packets(columns, said), strict=True):
-            if packet.proto == TCP and self._repeated(one, packet.seq):
-                continue
-            if one.turn.request:
-                self._ask(one, packet)
-            else:
-                self._answer(one, packet)
+        collecting = gc.isenabled()
+        gc.disable()  # thousands of tuples come at once, and none is part of a cycle
+        try:
+            for one, packet in zip(said, _packets(columns, said), strict=True):
+                if packet.proto == TCP and self._repeated(one, packet.seq):
+                    continue
+                if one.turn.request:
+                    self._ask(one, packet)
+                else:
+                    self._answer(one, packet)
+        finally:
+            if collecting:
+                gc.enable()
 
     def take(self, now_ns: int) -> Columns | None:
         """The rows of calls that are answered, or unanswered for too long at `now_ns`; None where there are none."""
@@ -161,16 +172,14 @@ class Calls:
         return any(self._open[number].operation == operation for number in islice(reversed(waiting), RETRIES))
 
     def _answer(self, said: Said, packet: _Packet) -> None:
-        waiting = self._waiting.get((said.connection, 1 - said.side, said.turn.key))
+        turn = said.turn
+        waiting = self._waiting.get((said.connection, 1 - said.side, turn.key))
         if not waiting:
             self.unasked += 1
             return
-        request = self._close(waiting[0])
-        latency = max(0, packet.time - request.packet.time)  # clocks of two interfaces, or a file out of order
-        turn = said.turn
-        self._done.append(
-            _Call(request.packet, request.operation, latency, turn.status, turn.error, packet.payload)
-        )  # fmt: skip
+        _, asked, operation = self._close(waiting[0])
+        latency = max(0, packet.time - asked.time)  # clocks of two interfaces, or a file out of order
+        self._done.append(_Call(asked, operation, latency, turn.status, turn.error, packet.payload))
 
     def _give_up(self) -> None:
         """The oldest request goes out unanswered."""
@@ -188,7 +197,7 @@ class Calls:
     def _rows(self) -> Columns | None:
         if not self._done:
             return None
-        calls, self._done = sorted(self._done, key=lambda call: call.packet.time), []
+        calls, self._done = sorted(self._done, key=_time), []
         return _columns(calls)
 
 
@@ -196,8 +205,8 @@ def _packets(columns: Columns, said: Sequence[Said]) -> Iterable[_Packet]:
     """The packets of some turns; the payload of a packet with several is shared among those."""
     rows = np.fromiter((one.row for one in said), dtype=np.int64, count=len(said))
     layers = np.asarray(columns["layers"])[rows]
-    _, at, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    payload = _payloads(columns, rows, layers) // counts[at]
+    turns = np.bincount(rows, minlength=len(columns["layers"]))  # of each packet
+    payload = _payloads(columns, rows, layers) // turns[rows]
     src, dst = (np.ascontiguousarray(np.asarray(columns[name])[rows]).view("V16")[:, 0] for name in ("src", "dst"))
     time = np.clip(np.asarray(columns["time"])[rows], EARLIEST, LATEST).tolist()
     plain = [np.asarray(columns[name])[rows].tolist() for name in ("proto", "src_port", "dst_port", "tcp_seq")]
@@ -219,33 +228,31 @@ def _names(column: Any, rows: NDArray[np.int64]) -> list[str]:
     return [column.values[code] for code in column.codes[rows].tolist()]
 
 
-def _dict(names: Iterable[str]) -> Dict:
-    index: dict[str, int] = {}
-    codes = [index.setdefault(name, len(index)) for name in names]
-    return Dict(np.array(codes, dtype="<u4"), tuple(index))
+def _dict(names: Sequence[str]) -> Dict:
+    index = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    return Dict(np.fromiter(map(index.__getitem__, names), dtype="<u4", count=len(names)), tuple(index))
 
 
 def _columns(calls: Sequence[_Call]) -> Columns:
     """Calls as columns of the table calls."""
-    packets = [call.packet for call in calls]
-    start = np.array([packet.time for packet in packets], dtype=np.int64)
-    latency = np.array([call.latency for call in calls], dtype=np.int64)
-    columns: Columns = {
+    packets, operations, latencies, statuses, errors, response_bytes = zip(*calls, strict=True)
+    times, layers, ifaces, src, dst, proto, src_port, dst_port, l7, payload, _ = zip(*packets, strict=True)
+    start, latency = np.array(times, dtype=np.int64), np.array(latencies, dtype=np.int64)
+    return {
         "start": start,
         "end": start + np.maximum(latency, 0),
         "latency": latency,
-        "layers": np.array([packet.layers for packet in packets], dtype="<u8"),
-        "iface": _dict(packet.iface for packet in packets),
-        "l7": _dict(packet.l7 for packet in packets),
-        "operation": text_of([call.operation for call in calls]),
-        "status": _dict(call.status for call in calls),
-        "error": np.array([call.error for call in calls], dtype="u1"),
-        "request_bytes": np.array([packet.payload for packet in packets], dtype="<u8"),
-        "response_bytes": np.array([call.response_bytes for call in calls], dtype="<u8"),
+        "layers": np.array(layers, dtype="<u8"),
+        "iface": _dict(ifaces),
+        "src": np.frombuffer(b"".join(src), dtype=np.uint8).reshape(-1, 16),
+        "dst": np.frombuffer(b"".join(dst), dtype=np.uint8).reshape(-1, 16),
+        "proto": np.array(proto, dtype="u1"),
+        "src_port": np.array(src_port, dtype="<u2"),
+        "dst_port": np.array(dst_port, dtype="<u2"),
+        "l7": _dict(l7),
+        "operation": text_of(operations),
+        "status": _dict(statuses),
+        "error": np.array(errors, dtype="u1"),
+        "request_bytes": np.array(payload, dtype="<u8"),
+        "response_bytes": np.array(response_bytes, dtype="<u8"),
     }
-    for name, kind in (("proto", "u1"), ("src_port", "<u2"), ("dst_port", "<u2")):
-        columns[name] = np.array([getattr(packet, name) for packet in packets], dtype=kind)
-    for name in ("src", "dst"):
-        joined = b"".join(getattr(packet, name) for packet in packets)
-        columns[name] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 16)
-    return columns
