@@ -11,6 +11,9 @@ and leaves when it is acknowledged, because only then it is on disk. After a rec
 may hold them. A batch that has to go becomes a tombstone under the same number, so the receiver's watermark always
 advances. The receiver takes each number once, whatever is sent twice.
 
+An item may have a copy on disk, which outlives the sender. Where it may be sent to has to stand there first: a copy
+that says `new` after its batch was sent would be given to another store. Such an item waits until it is `marked`.
+
 Times are seconds of any monotonic clock, always the same one.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from protocol.codec import encode
 from protocol.errors import IllegalMoment, LocalError
@@ -28,6 +32,8 @@ from protocol.messages import Batch, Tombstone
 from protocol.ranges import Ranges
 
 NEW, SENT, DOUBT = "new", "sent", "doubt"
+COPYING = -1
+"""The `segment` of an item whose copy is being written."""
 OVERHEAD = 1024
 """Bytes of memory that an item takes beside its data, measured: of small batches that is the larger part."""
 
@@ -43,6 +49,8 @@ class Item:
     store: str = ""  # the store it was sent to last
     sent: float = 0.0
     rejects: int = 0
+    segment: int = 0  # where its copy on disk is; 0 where there is none
+    marked: str = ""  # the store that the copy says it may be in
 
     @property
     def key(self) -> tuple[int, int]:
@@ -91,6 +99,9 @@ class Sender:
         self.bytes = 0  # in memory
         self.connected = False
         self.progress = 0.0  # when the hub last took something off us, or owed us its first answer
+        self.guarded = False  # whether items with a copy on disk wait until they are marked
+        self.released: list[tuple[int, tuple[int, int], bool]] = []
+        """Copies on disk that are of no more use: (segment, key, whether the item is done)."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -128,7 +139,7 @@ class Sender:
             raise LocalError(f"batch {item.key} was offered twice")
         self._items[item.key] = item
         self.bytes += item.cost
-        if self.connected:
+        if self.connected and (item.state == NEW or item.store == self._store):
             self._queue.append(item.key)
 
     def shed(self, down_to: int, reason: str, kinds: Iterable[str] = ("packets", "calls", "flows")) -> list[Item]:
@@ -160,6 +171,7 @@ class Sender:
     def _bury(self, item: Item, reason: str) -> Item:
         stub = item.message
         self.bytes -= item.cost
+        self._release(item, False)
         item.message = Tombstone(
             agent=stub.agent,
             epoch=stub.epoch,
@@ -176,6 +188,50 @@ class Sender:
         item.state = NEW
         self.bytes += item.cost
         return item
+
+    # -- copies on disk --------------------------------------------------------------------------------------------
+
+    def find(self, key: tuple[int, int]) -> Item | None:
+        """The item of that (epoch, seq), where it is owed."""
+        return self._items.get(key)
+
+    def park(self, down_to: int) -> list[Item]:
+        """Leave never-sent items to their copies on disk, newest first, until `bytes` is at most `down_to`.
+
+        The oldest of all stays: it is the next to be sent.
+        """
+        parked: list[Item] = []
+        for item in reversed(self._items.values()):
+            if self.bytes <= down_to or len(self._items) - len(parked) == 1:
+                break
+            if item.state == NEW and item.segment > 0:
+                self.bytes -= item.cost
+                parked.append(item)
+        for item in parked:
+            del self._items[item.key]
+        return parked
+
+    def copies(self, segment: int | None = None) -> list[Item]:
+        """The items with a copy on disk, those with one in `segment` where it is given."""
+        with_copy = (item for item in self._items.values() if item.segment > 0)
+        return [item for item in with_copy if segment in (None, item.segment)]
+
+    def bury(self, item: Item, reason: str) -> Item:
+        """Turn one never-sent batch into a tombstone."""
+        return self._bury(item, reason)
+
+    def unmarked(self) -> tuple[str, list[Item]]:
+        """The present store, and the items out or next in line whose copy does not say that they may be there."""
+        if not self.connected:
+            return "", []
+        ahead = (self._items.get(key) for key in islice(self._queue, max(1, self._window[0])))
+        near = [*self._sent.values(), *(item for item in ahead if item is not None)]
+        return self._store, [item for item in near if item.segment > 0 and item.marked != self._store]
+
+    def _release(self, item: Item, done: bool) -> None:
+        if item.segment > 0:
+            self.released.append((item.segment, item.key, done))
+        item.segment, item.marked = 0, ""
 
     # -- what comes in from the hub --------------------------------------------------------------------------------
 
@@ -233,7 +289,7 @@ class Sender:
             if item is None or item.key in self._sent:
                 self._queue.popleft()
                 continue
-            if not self._fits(item):
+            if not self._fits(item) or (self.guarded and item.segment and item.marked != self._store):
                 return None
             self._queue.popleft()
             self._mark_sent(item, now)
@@ -256,6 +312,7 @@ class Sender:
     def _drop(self, item: Item) -> None:
         del self._items[item.key]
         self.bytes -= item.cost
+        self._release(item, True)
         if self._sent.pop(item.key, None) is not None:
             self._sent_bytes -= item.size
 

@@ -20,6 +20,7 @@ from protocol.limits import MAX_REASONS, MAX_WORD
 LOST: dict[str, str] = {
     "shed": "the outbox was full and the batch was never sent",
     "in_doubt": "the batch was sent, not acknowledged, and had to go",
+    "spool_damaged": "the batch's copy on disk could not be read after a restart",
     "drain_deadline": "the agent had to stop before it was acknowledged",
     "capture_error": "the source failed with packets in hand",
     "encode_error": "the packets could not be encoded",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -79,6 +81,21 @@ from agent.cli.link_options import (
     envvar="NODETAP_DRAIN_TIMEOUT",
     help="Seconds that a stop may take.",
 )
+@click.option(
+    "--spool",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    envvar="NODETAP_SPOOL",
+    help="Folder on disk for what the hub has not acknowledged: a restart does not lose it. None by default.",
+)
+@click.option(
+    "--spool-bytes",
+    type=click.IntRange(1 << 20),
+    default=1 << 30,
+    show_default=True,
+    envvar="NODETAP_SPOOL_BYTES",
+    help="Bound of the spool; of each capture worker's, where there are several.",
+)
 @metrics_option("127.0.0.1:9470")
 @link_options
 @click.pass_context
@@ -94,11 +111,15 @@ def run(
     """Capture on this machine's interfaces and stream summaries to a hub.
 
     Needs the right to capture: root, or CAP_NET_RAW. Exits 0 after SIGTERM once everything captured is stored, 3 with
-    packets left at the drain deadline, 1 when the capture failed, 2 when it cannot start.
+    packets left at the drain deadline (what is in the spool is sent at the next start), 1 when the capture failed, 2
+    when it cannot start.
     """
     check_hubs(hubs, options["insecure"])
     options["worker"] = _worker(kind, options)
     token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
+    node, worker = options["node"], options["worker"]
+    name = f"{node}/w{worker}" if worker else node
+    spool = _spool(options["spool"], name)
     source = _source(kind, _split(interfaces) or ["*"], _split(exclude), options)
     from agent.capture import CaptureError
 
@@ -113,8 +134,6 @@ def run(
     from protocol.logs import logger
 
     epoch = secrets.randbits(64)
-    node, worker = options["node"], options["worker"]
-    name = f"{node}/w{worker}" if worker else node
     link = LinkConfig(
         hubs=hubs, agent=name, node=node, epoch=epoch, token=token, tls=tls,
         stall_timeout=options["stall_timeout"], echo_interval=options["echo_interval"],
@@ -126,11 +145,15 @@ def run(
     source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
     asked_for = ctx.get_parameter_source("metrics") is not ParameterSource.DEFAULT
-    config = AgentConfig(link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for)
+    config = AgentConfig(
+        link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for,
+        spool=spool, spool_bytes=options["spool_bytes"],
+    )  # fmt: skip
     pipeline = pipeline_of(source, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
     agent = Agent(config, source, pipeline, own, log)
     code = run_to_end(agent)
-    log.info("stopped", code=code, left_packets=agent.outbox.pending_packets, ledger=agent.pipeline.report.to_map())
+    left = {"left_packets": agent.outbox.pending_packets, "spooled_packets": agent.outbox.spooled_packets}
+    log.info("stopped", code=code, **left, ledger=agent.pipeline.report.to_map())
     if agent.worker.error:
         click.echo(f"nodetap-agent: {agent.worker.error}", err=True)
     sys.exit(code)
@@ -150,6 +173,21 @@ def _worker(kind: str, options: dict[str, Any]) -> int:
         host, port = options["metrics"]
         options["metrics"] = host, port + number - 1 if port else 0
     return number
+
+
+def _spool(root: Path | None, agent: str) -> Any:
+    """The agent's folder for its spool, locked; not yet where the disk does not let us, which is tried again."""
+    if root is None:
+        return None
+    from agent.spool.folder import Folder, Locked
+
+    folder = Folder(root, agent)
+    with contextlib.suppress(OSError):
+        try:
+            folder.open()
+        except Locked as error:
+            raise CannotStart(str(error)) from None
+    return folder
 
 
 def _split(values: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ live one never waits: what does not fit is shed, packet rows first, and leaves t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from protocol.delivery import Item, Sender, item_of
@@ -26,6 +26,8 @@ class Outbox:
         self.on_put = on_put
         self.finished = False  # nothing will be put any more
         self.shed_batches = 0
+        self.lost: dict[str, int] = {}  # packets of batches that became tombstones, by reason
+        self._keeps = False  # whether what comes after `close` is of use
         self._sender = Sender()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -43,14 +45,30 @@ class Outbox:
         with self._room:
             while wait and self._sender.bytes + item.cost > self.bound and len(self._sender) and not self._closed:
                 self._room.wait(1.0)
-            if self._closed:
+            if self._closed and not self._keeps:
                 self._refused += item.message.packets if item.message.kind == "packets" else 0
                 return False
             self._sender.offer(item)
+            self._offered(item)
             if not wait and self._sender.bytes > self.bound:
-                self.shed_batches += len(self._sender.shed(self.bound, "shed"))
+                self._shed()
         self.on_put()
         return True
+
+    def _shed(self) -> None:
+        made = self._sender.shed(self.bound, "shed")
+        self.shed_batches += len(made)
+        self._buried(made)
+
+    def _offered(self, item: Item) -> None:
+        """Under the lock: this was put."""
+
+    def _buried(self, items: Iterable[Item]) -> None:
+        """Under the lock: these became tombstones."""
+        for message in (item.message for item in items):
+            packets = message.packets if message.kind == "packets" else message.flow_only
+            if packets:
+                self.lost[message.reason] = self.lost.get(message.reason, 0) + packets
 
     def finish(self) -> None:
         """Nothing will be put any more."""
@@ -88,12 +106,17 @@ class Outbox:
     def reject(self, epoch: int, seq: int, final: bool) -> Item | None:
         """See `Sender.reject`."""
         with self._lock:
-            return self._sender.reject(epoch, seq, final)
+            item = self._sender.reject(epoch, seq, final)
+            if item is not None and item.message.reason:
+                self._buried([item])
+            return item
 
     def bury_doubt(self, older_than: float) -> list[Item]:
         """See `Sender.bury_doubt`."""
         with self._lock:
-            return self._sender.bury_doubt(monotonic(), older_than)
+            made = self._sender.bury_doubt(monotonic(), older_than)
+            self._buried(made)
+            return made
 
     def disconnected(self) -> None:
         """See `Sender.disconnected`."""
@@ -134,6 +157,11 @@ class Outbox:
         """Packets whose rows are owed, those included that came after the outbox was closed."""
         with self._lock:
             return self._sender.pending_packets + self._refused
+
+    @property
+    def spooled_packets(self) -> int:
+        """Those of them that are on disk, too."""
+        return 0
 
     def waiting(self) -> float:
         """Seconds without an acknowledgement while something is outstanding."""
