@@ -14,7 +14,7 @@ import fuzz
 import fuzz_frames
 
 from agent.capture import Block
-from agent.decode import decoder
+from agent.decode import handlers
 from agent.decode.kinds import Kind
 from agent.decode.walk import Walk
 
@@ -41,7 +41,7 @@ def run(seeds: fuzz_frames.Seeds) -> tuple[int, list[Path]]:
 
 
 def break_arp(monkeypatch: pytest.MonkeyPatch, instead: Any) -> None:
-    monkeypatch.setitem(decoder.HANDLERS, Kind.ARP, instead)
+    monkeypatch.setitem(handlers.HANDLERS, Kind.ARP, instead)
 
 
 @pytest.mark.usefixtures("small")
@@ -69,7 +69,7 @@ def test_reading_outside_a_frame_is_found(seeds: fuzz_frames.Seeds, monkeypatch:
         inside = past < len(walk.data)
         walk.put("tcp_window", rows[inside], walk.data[past[inside]])
 
-    monkeypatch.setitem(decoder.HANDLERS, Kind.TCP, tcp)
+    monkeypatch.setitem(handlers.HANDLERS, Kind.TCP, tcp)
     status, found = run(seeds)
     assert (status, len(found)) == (1, 1)
 

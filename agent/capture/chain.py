@@ -1,7 +1,7 @@
 """Finding the records of a capture file: each says how long it is, so the next is known only once this one is.
 
-That is the one thing numpy cannot do. The compiled kernel takes 5 ns a record; where there is none, unpacking one
-length after the other takes 100 (following many guessed chains in lockstep with numpy took 200).
+That is the one thing numpy cannot do. The compiled kernel takes 30 ns a record, most of it for the cache line; where
+there is none, unpacking one length after the other takes 110 to 150.
 """
 
 from __future__ import annotations

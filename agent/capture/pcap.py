@@ -71,16 +71,19 @@ class PcapReader:
         if library is None or room <= 0:
             return None
         rule = np.array([self._law.dtype[0] == ">", self._law.header, self._unit, MAX_FRAME], dtype=np.int64)
-        columns = [np.empty(room, dtype=dtype) for dtype in (np.int64, np.uint32, np.uint32, np.int64)]
-        places = [array.ctypes.data for array in (data, rule, *columns)]
-        good = library.nodetap_pcap(places[0], len(data), self._input.place, places[1], room, *places[2:])
+        offset, time = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+        cap_len, wire_len = np.empty(room, dtype=np.uint32), np.empty(room, dtype=np.uint32)
+        written = [array.ctypes.data for array in (offset, cap_len, wire_len, time)]
+        place = self._input.place
+        good = library.nodetap_pcap(data.ctypes.data, len(data), place, rule.ctypes.data, room, *written)
         if good == 0:
             return None
-        offset, cap_len, wire_len, time = (column[:good] for column in columns)
-        self._input.place = int(offset[-1]) + int(cap_len[-1])
-        return Block(data, offset, cap_len, wire_len, time, np.full(good, self._index, dtype=np.uint16))
+        self._input.place = int(offset[good - 1]) + int(cap_len[good - 1])
+        iface = np.full(good, self._index, dtype=np.uint16)
+        return Block(data, offset[:good], cap_len[:good], wire_len[:good], time[:good], iface)
 
     def _by_numpy(self) -> Block | None:
+        """As `next_block`; it is also what tells why the kernel found nothing."""
         data, header = self._input.data, self._law.header
         end = len(data) - header + 1
         if self._input.place >= end:

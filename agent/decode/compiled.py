@@ -53,6 +53,7 @@ class Compiled:
     def __init__(self, library: ctypes.CDLL, columns: list[str]) -> None:
         self._walk = library.nodetap_walk
         self._columns = columns
+        self._tables = [_at(table) for table in TABLES]
 
     def run(self, walk: Walk, kind: Array) -> None:
         """Walk every frame as far as the kernel knows its layers; the others stand where they were left.
@@ -84,7 +85,7 @@ class Compiled:
         for place, (rows, values) in enumerate(lists.values()):
             yield from (_at(rows), _at(values), _at(used[place:]))
         yield walk.n + MAX_LAYERS
-        yield from map(_at, TABLES)
+        yield from self._tables
         yield _at(walk.tunnels)
         yield from (_at(walk.array(name)) for name in self._columns)
 

@@ -1,6 +1,6 @@
 """Blocks of frames to the columns of `protocol.schema.PACKETS`: a walk over layers, many frames at a time.
 
-`HANDLERS` is the table of layers. What no handler knows (link types without an entry in `kinds.LINKTYPE`) goes to the
+`handlers` is the table of layers. What no handler knows (link types without an entry in `kinds.LINKTYPE`) goes to the
 fallback dissector (`slow`) within its budget.
 """
 
@@ -12,59 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.capture import Block, Interface
-from agent.decode import compiled, link, network, slow, transport, tunnel
+from agent.decode import compiled, slow
 from agent.decode.encap import ENCAP
 from agent.decode.kinds import LINKTYPE, Kind
-from agent.decode.walk import Array, Handler, Payloads, Walk
+from agent.decode.walk import Array, Payloads, Walk
 from protocol.columns import Columns, Dict
 from protocol.schema import Has
-
-HANDLERS: dict[int, Handler] = {
-    Kind.ETHERNET: link.ethernet,
-    Kind.SLL: link.sll,
-    Kind.SLL2: link.sll2,
-    Kind.NULL: link.null,
-    Kind.LOOP: link.loop,
-    Kind.RAW: link.raw,
-    Kind.PFLOG: link.pflog,
-    Kind.CHDLC: link.chdlc,
-    Kind.LLC: link.llc,
-    Kind.VLAN: link.vlan,
-    Kind.ARP: network.arp,
-    Kind.IPV4: network.ipv4,
-    Kind.IPV6: network.ipv6,
-    Kind.V6_OPTIONS: network.v6_options,
-    Kind.V6_FRAGMENT: network.v6_fragment,
-    Kind.AH: network.ah,
-    Kind.TCP: transport.tcp,
-    Kind.UDP: transport.udp,
-    Kind.UDPLITE: transport.udplite,
-    Kind.SCTP: transport.sctp,
-    Kind.ICMP: transport.icmp,
-    Kind.ICMPV6: transport.icmpv6,
-    Kind.PPP: tunnel.ppp,
-    Kind.PPPOE: tunnel.pppoe,
-    Kind.MPLS: tunnel.mpls,
-    Kind.MPLS_IN_IP: tunnel.mpls_in_ip,
-    Kind.IP4_IN_IP: tunnel.ip4_in_ip,
-    Kind.IP6_IN_IP: tunnel.ip6_in_ip,
-    Kind.ETHER_IN_IP: tunnel.ether_in_ip,
-    Kind.GRE: tunnel.gre,
-    Kind.ERSPAN2: tunnel.erspan2,
-    Kind.ERSPAN3: tunnel.erspan3,
-    Kind.VXLAN: tunnel.vxlan,
-    Kind.VXLAN_LIKELY: tunnel.vxlan_likely,
-    Kind.VXLAN_GPE: tunnel.vxlan_gpe,
-    Kind.NSH: tunnel.nsh,
-    Kind.GENEVE: tunnel.geneve,
-    Kind.GTPU: tunnel.gtpu,
-    Kind.GTPU_EXTENSION: tunnel.gtpu_extension,
-    Kind.L2TP: tunnel.l2tp,
-    Kind.TEREDO: tunnel.teredo,
-    Kind.LISP: tunnel.lisp,
-    Kind.WCCP: tunnel.wccp,
-    Kind.PBB: tunnel.pbb,
-}
 
 
 @dataclass(slots=True)
@@ -138,7 +91,10 @@ class Decoder:
             self._compiled.run(walk, kinds)
         else:
             walk.split(np.arange(walk.n), kinds)
-        walk.run(HANDLERS)
+        if walk.pending:
+            from agent.decode.handlers import HANDLERS  # not needed where the kernel knows every layer
+
+            walk.run(HANDLERS)
         return walk.finish()
 
     def _frame_columns(self, walk: Walk, block: Block, first_number: int) -> None:

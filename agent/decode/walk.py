@@ -87,7 +87,7 @@ class Walk:
         self.payloads: Payloads | None = None  # noted only where somebody asks
         if payloads:
             self.payloads = Payloads(self.data, np.zeros(self.n, np.int64), np.zeros(self.n, np.int64))
-        self._pending: dict[int, list[Array]] = {}
+        self.pending: dict[int, list[Array]] = {}
         self.lists: dict[str, list[tuple[Array, Array]]] = {name: [] for name in _LISTS}
         self.tunnels = np.zeros(self.n, dtype="<u4")
         self._views: dict[int, Array] = {}
@@ -175,7 +175,7 @@ class Walk:
     def go(self, rows: Array, kind: int) -> None:
         """These rows stand at a layer of that kind."""
         if len(rows):
-            self._pending.setdefault(kind, []).append(rows)
+            self.pending.setdefault(kind, []).append(rows)
 
     def split(self, rows: Array, kinds: Array) -> None:
         """Each row stands at a layer of its own kind."""
@@ -193,17 +193,17 @@ class Walk:
 
     def take(self) -> dict[int, list[Array]]:
         """The rows that stand at each kind of layer; they are the caller's to walk on from there."""
-        now, self._pending = self._pending, {}
+        now, self.pending = self.pending, {}
         return now
 
     def run(self, handlers: Mapping[int, Handler]) -> None:
         """Walk until no row has a next layer."""
         for _ in range(MAX_LAYERS):
-            if not self._pending:
+            if not self.pending:
                 return
             for kind, parts in self.take().items():
                 handlers[kind](self, parts[0] if len(parts) == 1 else np.concatenate(parts))
-        for parts in self._pending.values():
+        for parts in self.pending.values():
             for rows in parts:
                 self.malformed(rows)
 

@@ -31,7 +31,8 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from agent.capture import Interface
-from agent.decode.decoder import HANDLERS, Decoder
+from agent.decode.decoder import Decoder
+from agent.decode.handlers import HANDLERS
 from agent.decode.kinds import Kind
 from protocol.packing import pack_columns, unpack_columns
 from protocol.schema import PACKETS, Has
