@@ -111,15 +111,11 @@ def text_of(strings: Sequence[str]) -> Text:
     whole = "".join(strings)
     if whole.isascii():  # as most are, and then ten times faster
         sizes = np.fromiter(map(len, strings), dtype="<u4", count=len(strings))
-        if not len(sizes) or int(sizes.max()) <= MAX_TEXT:
-            return Text(sizes, np.frombuffer(whole.encode(), dtype=np.uint8))
     else:
-        data = np.frombuffer(whole.encode("utf-8", "replace"), dtype=np.uint8)
-        begins = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))  # of each character
-        ends = begins[np.cumsum(np.fromiter(map(len, strings), dtype=np.int64, count=len(strings)))]
-        sizes = np.diff(ends, prepend=0)
-        if int(sizes.max()) <= MAX_TEXT:
-            return Text(sizes.astype("<u4"), data)
+        bytes_of = (len(s) if s.isascii() else len(s.encode("utf-8", "replace")) for s in strings)
+        sizes = np.fromiter(bytes_of, dtype="<u4", count=len(strings))
+    if not len(sizes) or int(sizes.max()) <= MAX_TEXT:
+        return Text(sizes, np.frombuffer(whole.encode("utf-8", "replace"), dtype=np.uint8))
     parts = [utf8_of(s) for s in strings]
     lengths = np.fromiter((len(p) for p in parts), dtype="<u4", count=len(parts))
     return Text(lengths, np.frombuffer(b"".join(parts), dtype=np.uint8))

@@ -28,7 +28,7 @@ from protocol.columns import Columns
 from protocol.schema import Has
 
 MODES = ("off", "fast", "all")
-STEP = 256
+STEP = 1024
 """Rows between two looks at the budget: some milliseconds."""
 MAX_PAYLOAD = 65_536
 """Bytes of one payload that a parser gets; offloaded segments can be larger."""
