@@ -201,12 +201,12 @@ BAD_BATCHES: dict[str, Any] = {
     "claims too little": lambda b: replace(b, raw_size=max(0, b.raw_size - 1)),
     "claims too much": lambda b: replace(b, raw_size=b.raw_size + 1),
     "more rows than it has": lambda b: replace(b, rows=100_000, packets=100_000),
-    "a column of the wrong length": lambda b: _column(b, "time", ["raw", b"1234567"]),
+    "a column of the wrong length": lambda b: _column(b, "time", ["raw", 8, b"1234567"]),
     "a column of the wrong type": lambda b: _column(b, "time", "soon"),
     "an unknown encoding": lambda b: _column(b, "time", ["magic", b""]),
-    "text that is no UTF-8": lambda b: _column(b, "info", ["text", struct.pack("<3I", 1, 1, 1), b"\xff\xfe\xfd"]),
-    "a code beyond the dictionary": lambda b: _column(b, "iface", ["dict", 1, b"\x00\x01\x09", ["a", "b"]]),
-    "lengths that overflow": lambda b: _column(b, "info", ["text", struct.pack("<3I", 2**32 - 1, 2, 2**31), b"x"]),
+    "text that is no UTF-8": lambda b: _column(b, "info", ["text", ["raw", 1, b"\1\1\1"], b"\xff\xfe\xfd"]),
+    "a code beyond the dictionary": lambda b: _column(b, "iface", ["dict", ["raw", 1, b"\x00\x01\x09"], ["a", "b"]]),
+    "lengths that overflow": lambda b: _column(b, "info", ["text", ["raw", 4, b"\xff" * 12], b"x"]),
 }
 
 
@@ -286,7 +286,7 @@ def test_unknown_columns_are_dropped_and_counted(hub: Hub) -> None:
 
     async def play() -> None:
         async with linked(hub, agent) as (ws, _):
-            raw = msgpack.packb({"frame_number": ["raw", struct.pack("<3Q", 1, 2, 3)], "mood": ["raw", b"\x01" * 3]})
+            raw = msgpack.packb({"frame_number": ["raw", 1, b"\1\2\3"], "mood": ["raw", 1, b"\1\1\1"]})
             await ws.send(encode(replace(rows(agent, 1), body=raw, raw_size=len(raw), zstd=0)))
             await hear_ack(ws, 1)
 

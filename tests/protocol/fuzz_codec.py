@@ -19,8 +19,9 @@ from collections import Counter
 import numpy as np
 from strategies import damage, lists_of, to_list
 
+from protocol import groups
 from protocol.codec import decode, encode, pack_body, unpack_body, zstd
-from protocol.columns import Columns, Dict, empty, text_of
+from protocol.columns import LIST_ITEM, Columns, Dict, empty, maps_of, text_of, texts_of
 from protocol.errors import RemoteError
 from protocol.ledger import Held, Report, settle
 from protocol.messages import (
@@ -56,7 +57,11 @@ def _columns(table: Table, rng: np.random.Generator) -> Columns:
             columns[c.name] = Dict(rng.integers(0, 2, ROWS).astype("<u4"), ("eth0", "né"))
         elif c.wire == "text":
             columns[c.name] = text_of(["", "GET /", "€uro", "😀", "x" * 30])
-        elif c.wire.startswith("list"):
+        elif c.wire == "list_text":
+            columns[c.name] = texts_of([[], ["a"], ["é", ""], [], ["b"]])
+        elif c.wire == "map":
+            columns[c.name] = maps_of([{}, {"k": "v"}, {"k": "é", "l": ""}, {}, {"l": "w"}])
+        elif c.wire in LIST_ITEM:
             columns[c.name] = lists_of(c.wire, [[], [1], [2, 3], [], [4]])
     return columns
 
@@ -121,6 +126,7 @@ def use(message: Batch) -> None:
 
 def main(mutations: int, seed: int) -> int:
     """Run; returns the exit code."""
+    groups.MIN_ROWS, groups.MIN_SHARE = 2, 1  # so that these few rows have groups
     seeds, raws, outcomes = _seeds(), _raws(), Counter[str]()
     assert {decode(s, who)[0].__class__ for s in seeds for who in ("agent", "hub") if _is_from(s, who)} == {
         cls for cls, _ in MESSAGES.values()

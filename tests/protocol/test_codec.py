@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from strategies import MESSAGE_OF, MESSAGES_ANY, columns_of, damage, to_list
 
 from protocol.codec import choose_version, decode, encode, pack_body, unpack_body, zstd
-from protocol.columns import MAX_DICT, Columns, Dict, empty, text_of
+from protocol.columns import MAX_DICT, NUMPY, Columns, Dict, empty, text_of
 from protocol.errors import LocalError, RemoteError, WrongBatch, WrongMessage
 from protocol.limits import MAX_HELD, MAX_MESSAGE, MAX_RANGES, MAX_RAW, MAX_ROWS, MAX_VALUES
 from protocol.messages import MESSAGES, Ack, Batch, Bye, Echo, Hello, Message, Reject, Tombstone, Welcome
+from protocol.packing import GROUPS
 from protocol.schema import PACKETS, TABLES
 
 MIB = 1 << 20
@@ -409,6 +410,24 @@ def test_a_message_takes_what_the_limits_allow_whatever_it_claims(name: str) -> 
         assert peak < 10 * MIB
 
 
+def raw(width: int, payload: bytes) -> list[Any]:
+    return ["raw", width, payload]
+
+
+def _widest() -> dict[str, Any]:
+    """Every column of one value a row, of a few bytes each that become all its rows."""
+    wide = {**{wire: np.dtype(dtype).itemsize for wire, dtype in NUMPY.items()}, "addr": 16}
+    groups = ["delta", bytes(8), raw(1, b"\1" + bytes(MAX_ROWS - 2))]
+    return {
+        GROUPS: groups,
+        **{c.name: ["group", ["const", bytes(wide[c.wire])]] for c in PACKETS.columns if c.wire in wide},
+        **{c.name: ["dict", ["sorted", ["const", bytes(4)]], ["a"]] for c in PACKETS.columns if c.wire == "dict"},
+    }
+
+
+WIDEST = _widest()
+
+
 def test_a_message_over_the_limit_is_not_looked_at() -> None:
     assert code_of(bytes(MAX_MESSAGE + 1), "agent") == "too_large"
 
@@ -416,18 +435,20 @@ def test_a_message_over_the_limit_is_not_looked_at() -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        {"info": ["text", b"\xfe\0\0\0" * MAX_ROWS, "é".encode() * (127 * 120_000)]},
-        {"info": ["text", b"\xff\0\0\0" * 120_000 + bytes(4 * (MAX_ROWS - 120_000)), b"x" * (255 * 120_000)]},
-        {"l7": ["dict", 2, bytes(2 * MAX_ROWS), ["a" * 500 + "😀"] * 65_000]},
+        {"info": ["text", raw(1, b"\xfe" * MAX_ROWS), "é".encode() * (127 * 120_000)]},
+        {"info": ["text", raw(1, b"\xff" * 120_000 + bytes(MAX_ROWS - 120_000)), b"x" * (255 * 120_000)]},
+        {"l7": ["dict", raw(2, bytes(2 * MAX_ROWS)), ["a" * 500 + "😀"] * 65_000]},
         {"z": bytes(31 * MIB)},
         {"z": ["a" * 60_000 + "😀"] * 138},
-        {"z": bytes(23 * MIB), "l7": ["dict", 2, bytes(2 * MAX_ROWS), ["a" * 123 + "😀"] * 65_000]},
+        {"z": bytes(23 * MIB), "l7": ["dict", raw(2, bytes(2 * MAX_ROWS)), ["a" * 123 + "😀"] * 65_000]},
         {
             "z": bytes(23 * MIB),
-            "l7": ["dict", 2, bytes(2 * MAX_ROWS), ["a" * 123 + "😀"] * 65_000],
+            "l7": ["dict", raw(2, bytes(2 * MAX_ROWS)), ["a" * 123 + "😀"] * 65_000],
             "y": [{}] * 190_000,
         },
-        {"time": ["delta", bytes(8), 1, bytes(MAX_ROWS - 1)]},
+        {"time": ["delta", bytes(8), ["zigzag", raw(1, bytes(MAX_ROWS - 1))]]},
+        WIDEST,
+        {**WIDEST, "z": bytes(31 * MIB)},
     ],
 )
 def test_a_body_takes_what_the_limits_allow_whatever_it_claims(columns: dict[str, Any]) -> None:

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from protocol import limits
+from protocol.arrays import Way, pack_array
 from protocol.codec import WINDOW_LOG, encode
 from protocol.columns import MAX_DICT, MAX_ITEMS, MAX_TEXT, Dict, Lists, maps_of, text_of, texts_of
 from protocol.errors import CODES
+from protocol.groups import Groups
 from protocol.ledger import DISCARDED, LOST
 from protocol.messages import MESSAGES, Echo
 from protocol.packing import pack_column
@@ -107,10 +109,20 @@ def _column(wire: str) -> Column:
     return Column("c", wire, "", "")
 
 
+_GROUPS = Groups(np.array([0, 1, 0], "<u4"), 2)
+_LEN = np.array([60, 1500, 100], "<u4")
 EXAMPLES = {
     "echo": encode(Echo(7)),
     "const": msgpack.packb(pack_column(_column("u2"), np.array([443, 443, 443], "<u2"))),
-    "delta": msgpack.packb(pack_column(_column("i8"), np.array([1000, 1010, 1005], "<i8"))),
+    "delta": msgpack.packb(
+        pack_array(np.array([1_000_000, 1_010_000, 1_005_000], "<u8"), Way(steps=True, time=True), None, {})
+    ),
+    "planes": msgpack.packb(pack_array(np.array([1, 2, 515], "<u4"), Way(planes=True), None, {})),
+    "group": msgpack.packb(pack_array(np.array([80, 443, 80], "<u2"), Way(), _GROUPS, {})),
+    "sorted": msgpack.packb(pack_array(np.array([64, 57, 63], "u1"), Way(), _GROUPS, {})),
+    "from": msgpack.packb(
+        pack_array(_LEN - np.uint32(14), Way(plus=("len",)), None, {"len": _LEN}),
+    ),
     "dict": msgpack.packb(pack_column(_column("dict"), Dict(np.array([0, 1, 0], "<u4"), ("eth0", "lo")))),
     "text": msgpack.packb(pack_column(_column("text"), text_of(["hi", "", "é"]))),
     "list": msgpack.packb(
