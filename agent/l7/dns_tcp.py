@@ -83,10 +83,10 @@ def _messages(data: bytes) -> tuple[list[int], list[Message], bytes]:
 
 
 def _begun(data: bytes, pos: int) -> bool:
-    """Whether the opcode and counts, as far as they are there, can be a DNS header's."""
+    """Whether the opcode and counts, as far as they are there, can be a DNS header's; any opcode with one question."""
     if len(data) - pos < 8:
         return True
-    return data[pos + 4] >> 3 & 15 in (0, 1, 2, 4, 5) and data[pos + 6] == 0
+    return data[pos + 6] == 0 and (data[pos + 4] >> 3 & 15 in (0, 1, 2, 4, 5) or data[pos + 7] == 1)
 
 
 PARSER = DnsTcpParser()

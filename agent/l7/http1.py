@@ -176,7 +176,8 @@ class _Said:
                 end, behind = (end, end + 2) if end >= 0 else (len(payload), len(payload))
             stop = payload.find(b"\n", at, end)
             raw = payload[at : stop if stop >= 0 else end]
-            start = (_start_kept if len(raw) <= _SHORT else _start)(raw, lenient or stop < 0)
+            read = _start_kept if len(raw) <= _SHORT else _start
+            start = read(raw, lenient or at + len(raw) == len(payload))
             if start is None:
                 break
             line += (", " if line else "") + start.line

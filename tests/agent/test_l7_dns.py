@@ -176,6 +176,8 @@ def test_a_question_on_port_53_is_dns_whatever_the_other_bits_say(tshark: str, t
     assert not claims(PARSER, message, 40000, 40001)
     path = write_pcap(tmp_path / "dns.pcap", [(True, message)], 53, udp=True)
     assert differences(summaries(PARSER, path), tshark_columns(tshark, path, list(COLUMNS.values()))) == []
+    path = write_pcap(tmp_path / "tcp.pcap", [(True, len(message).to_bytes(2) + message)], 53)
+    assert differences(summaries(TCP_PARSER, path), tshark_columns(tshark, path, list(COLUMNS.values()))) == []
 
 
 label = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)

@@ -79,6 +79,7 @@ def test_messages_one_behind_another_with_and_without_bodies() -> None:
         b"GET tel:1 SIP/2.0\r\nVia: x\r\n\r\n",
         b"OPTIONS rtsp://a/ RTSP/1.0\r\n\r\n",
         b"GET some key\r\n",
+        b"GET /no-version\r\n\r\n",
         b"get / HTTP/1.1\r\n\r\n",
         b"HTTP/1.1\r\n",
         b"HTTP/1.1 2x0 OK\r\n",
