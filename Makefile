@@ -87,4 +87,4 @@ lock-peers: ## pin the newest versions of what bench compares decode with (needs
 		--no-header --upgrade --output-file bench/peers.txt -
 
 clean: ## remove what the words above made, .venv too
-	rm -rf .venv .bench build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .bench build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info agent/kernel/*.so
