@@ -14,8 +14,9 @@ a batch, where it has them, stand beside the columns under the name `*`: an arra
 
 Decoding checks everything it takes: a payload that does not fit the row count raises `WrongBatch`. A column of one
 value a row takes at most its own width in every row, however few bytes it came in (a `const` one and one that was not
-sent take none: they are broadcast views), beside 32 bytes a row while it is read; one of several values a row holds a
-byte for each, and takes at most eight times what the payload holds. What is decoded is read-only. Encoding never
+sent take none: they are broadcast views), beside 32 bytes a row while it is read, and the groups 32 for the batch; one
+of several values a row holds a byte for each, and takes at most eight times what the payload holds. So all columns of
+one value a row together are bounded by `MAX_ROWS`. What is decoded is read-only. Encoding never
 changes a value: what does not fit raises `LocalError`.
 """
 
