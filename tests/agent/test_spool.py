@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.spool.folder import Folder, Locked
 from agent.spool.outbox import SpooledOutbox
-from agent.spool.spooler import RETRY, Spooler
+from agent.spool.spooler import HUNG, RETRY, Spooler
 from protocol.messages import Batch, Tombstone
 from protocol.ranges import Ranges
 
@@ -117,6 +117,17 @@ def test_an_item_with_a_copy_is_not_sent_before_the_copy_says_where(tmp_path: Pa
     again.outbox.welcome("other", {}, WIDE)
     again.step()
     assert again.send() == []
+
+
+def test_a_disk_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.put(1)
+    node.step(everything=True)
+    node.outbox.welcome("s", {}, WIDE)
+    node.spooler._busy = monotonic() - HUNG / 2  # in the midst of a write
+    assert node.send() == []
+    node.spooler._busy = monotonic() - HUNG
+    assert len(node.send()) == 1
 
 
 def test_two_agents_cannot_share_a_spool_and_two_names_can_share_a_folder(tmp_path: Path) -> None:
