@@ -1,4 +1,5 @@
-"""One attempt at a link: handshake, four tasks (receive, transmit, ping, report), and why it ended.
+"""One attempt at a link: handshake, four tasks (receive, transmit, ping, report) and one for each question that is
+being answered, and why it ended.
 
 Nothing here waits for an orderly close of a link that may hang: `close()` waits in the same drain that does not move,
 only `transport.abort()` returns at once.
@@ -21,7 +22,7 @@ from agent.uplink.machine import Event
 from protocol.codec import decode, encode
 from protocol.errors import Refused, RemoteError
 from protocol.limits import MAX_MESSAGE, VERSIONS
-from protocol.messages import Ack, Bye, Drain, Echo, EchoReply, Hello, Refuse, Reject, Welcome
+from protocol.messages import Ack, Ask, Bye, Drain, Echo, EchoReply, Hello, Refuse, Reject, Welcome
 
 if TYPE_CHECKING:
     from agent.uplink.link import Uplink
@@ -31,6 +32,8 @@ STATUS_INTERVAL = 2.0
 CLOSE_TIMEOUT = 1.0
 DOUBT_PATIENCE = 60.0
 """Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""
+MOST_ASKED = 8
+"""Questions that may wait for their answers to be sent; more are not heard."""
 
 
 class Connection:
@@ -42,17 +45,26 @@ class Connection:
         self.id = id
         self._ws: ClientConnection | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._group: asyncio.TaskGroup
         self._news = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._tell = asyncio.Event()
         self._held = False
         self._leaving = False
         self._echoes = 0
+        self._answering: set[asyncio.Task[None]] = set()
+        self._moved = 0.0  # when something was sent or came last
 
     @property
     def peer(self) -> tuple[str, int]:
         """The hub's address and port."""
         return ("", 0) if self._ws is None else tuple(self._ws.remote_address[:2])
+
+    def _certificate_ends(self) -> str:
+        """When the hub's certificate ends, empty without TLS or where it is not checked."""
+        socket = None if self._ws is None else self._ws.transport.get_extra_info("ssl_object")
+        certificate = (socket.getpeercert() or {}) if socket else {}
+        return str(certificate.get("notAfter", ""))
 
     # -- from the uplink -------------------------------------------------------------------------------------------
 
@@ -110,9 +122,17 @@ class Connection:
         """What an exception means: the event, the reason for people, the seconds to wait at least."""
         for kind, explain in _OUTCOMES:
             if isinstance(error, kind):
-                return explain(error, self.hub)
+                event, reason, floor = explain(error, self.hub)
+                return event, reason + self._silence(error), floor
         self.uplink.log.error("bug in the session", connection=self.id, exc_info=error)
         return Event.LOST, f"internal error: {error!r}", 1.0
+
+    def _silence(self, error: BaseException) -> str:
+        """For people, where the connection broke without a word: for how long nothing had moved on it."""
+        quiet = monotonic() - self._moved
+        if not isinstance(error, ConnectionClosed) or error.rcvd is not None or not self._moved or quiet < IDLE:
+            return ""
+        return f" after {quiet:.1f} s without traffic: something on the way may close what is idle"
 
     async def _open(self) -> None:
         config = self.uplink.config
@@ -130,6 +150,7 @@ class Connection:
             user_agent_header=f"nodetap-agent/{protocol.VERSION}",
             proxy=None,
         )
+        asked = monotonic()
         await self._ws.send(encode(self._hello()))
         async with asyncio.timeout(timeout):
             message, _ = decode(await self._ws.recv(), "hub")
@@ -137,7 +158,8 @@ class Connection:
             raise Refused(message.code, message.detail, message.retry_after)
         if not isinstance(message, Welcome):
             raise RemoteError("illegal_moment", f"{type(message).__name__} where a welcome belongs")
-        self.uplink.quality.clock(message.wall, time_ns(), self.uplink.quality.ping.usual)
+        self.uplink.quality.clock(message.wall, time_ns(), self.uplink.quality.ping.usual or monotonic() - asked)
+        self.uplink.view.certificate_ends = self._certificate_ends()
         self.uplink.welcomed(self, message)
 
     def _hello(self) -> Hello:
@@ -153,13 +175,15 @@ class Connection:
             wall=time_ns(),
             stores=outbox.stores,
             connection=self.id,
+            answers=self.uplink.desk.words,
         )
 
     async def _converse(self) -> None:
         async with asyncio.TaskGroup() as group:
+            self._group = group
             tasks = [group.create_task(work()) for work in (self._receive, self._transmit, self._ping, self._report)]
             await tasks[1]  # leaving in good order ends here; everything else ends by an exception
-            for task in tasks:
+            for task in (*tasks, *self._answering):
                 task.cancel()
 
     async def _transmit(self) -> None:
@@ -169,6 +193,7 @@ class Connection:
         while not self._leaving:
             self._news.clear()
             while not self._held and (item := self.uplink.outbox.next()) is not None:
+                self._moved = monotonic()
                 await ws.send(item.data)
             await self._news.wait()
         await ws.send(encode(Bye("drained")))
@@ -181,11 +206,13 @@ class Connection:
             Ack: self._on_ack,
             Reject: self._on_reject,
             EchoReply: self._on_echo,
+            Ask: self._on_ask,
             Drain: self._on_drain,
             Refuse: self._on_refuse,
         }
         while True:  # not `async for`, which takes a close in good order for the end of its work
             message, _ = decode(await self._ws.recv(), "hub")
+            self._moved = monotonic()
             handler = handlers.get(type(message))
             if handler is None:
                 raise RemoteError("illegal_moment", f"{type(message).__name__} while streaming")
@@ -211,6 +238,16 @@ class Connection:
             self.uplink.answered()  # it came through the queue that writes: as good as a batch
             quality.clock(reply.wall, time_ns(), quality.ping.usual)
 
+    def _on_ask(self, ask: Ask) -> None:
+        if len(self._answering) < MOST_ASKED:
+            task = self._group.create_task(self._answer(ask))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, ask: Ask) -> None:
+        assert self._ws is not None
+        await self._ws.send(encode(await self.uplink.desk.answer(ask)))
+
     def _on_drain(self, drain: Drain) -> None:
         self._held = True
         self.uplink.log.info("hub drains", connection=self.id, retry_after=drain.retry_after)
@@ -225,7 +262,7 @@ class Connection:
             pong = await self._ws.ping()
             ping.asked += 1
             ping.answer(await pong)
-            view.pong = monotonic()
+            view.pong = self._moved = monotonic()
             await asyncio.sleep(PING_INTERVAL)
 
     async def _report(self) -> None:
@@ -235,6 +272,7 @@ class Connection:
         await self._welcomed.wait()
         next_echo = monotonic() + config.echo_interval
         while True:
+            self._moved = monotonic()
             await self._ws.send(encode(self.uplink.status()))
             if monotonic() >= next_echo and view.echo_sent == 0.0:
                 self._echoes += 1
@@ -271,6 +309,10 @@ def _refused(error: Any, hub: str) -> tuple[Event, str, float]:
 
 def _wrong(error: Any, hub: str) -> tuple[Event, str, float]:
     return Event.LOST, f"the hub sent something wrong: {error}", 1.0
+
+
+IDLE = 0.2
+"""Seconds without a byte either way after which a connection that breaks may have been closed for being idle."""
 
 
 def _closed(error: Any, hub: str) -> tuple[Event, str, float]:
