@@ -16,12 +16,14 @@ from typing import Any
 
 from agent.capture import Source
 from agent.capture.own import OwnTraffic
+from agent.doctor import facts_of
 from agent.metrics import Metrics, Now, SpoolMetrics
 from agent.metrics import serve as serve_metrics
 from agent.pipeline import Pipeline
 from agent.spool.folder import Folder
 from agent.spool.outbox import SpooledOutbox
 from agent.spool.spooler import Spooler
+from agent.uplink.desk import Desk
 from agent.uplink.link import LinkConfig, Uplink
 from agent.uplink.machine import Event, State
 from agent.uplink.outbox import Outbox
@@ -67,6 +69,7 @@ class Agent:
             stop_capture=self.worker.stop,
             free=self._free,
             on_transition=self._transition,
+            desk=Desk({"doctor": lambda: facts_of(self)}),
         )
         self.metrics = Metrics(self._now)
         if self.spooler is not None:

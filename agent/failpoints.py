@@ -3,6 +3,7 @@
 capture_hang   the capture thread sleeps as long as the file exists
 loop_block     the event loop sleeps for the seconds that the file holds, once: the file is removed first
 loop_gil       the same, in a call that does not let go of the interpreter's lock
+ask_sleep      the thread that prepares an answer sleeps as long as the file exists
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ _NAMED = parse(os.environ.get(VARIABLE, ""))
 
 def capture() -> None:
     """In the capture thread, before it waits for frames."""
-    if "capture_hang" in _NAMED:
-        while Path(_NAMED["capture_hang"]).exists():
-            time.sleep(0.02)
+    _sleep_beside("capture_hang")
+
+
+def ask() -> None:
+    """In the thread that prepares an answer, before it does."""
+    _sleep_beside("ask_sleep")
 
 
 def loop() -> None:
@@ -32,6 +36,11 @@ def loop() -> None:
             seconds = float(path.read_text() or 0)
             path.unlink()
             sleep(seconds)
+
+
+def _sleep_beside(name: str) -> None:
+    while name in _NAMED and Path(_NAMED[name]).exists():
+        time.sleep(0.02)
 
 
 def _sleep_with_lock(seconds: float) -> None:

@@ -8,6 +8,8 @@
       | <----------------------------- Reject |   this batch cannot be taken: code
       | Status, Echo -----------------------> |   state, level, books; a question put behind the ingest queue
       | <-------------------------- EchoReply |
+      | <-------------------------------- Ask |   a question of people to the agent itself
+      | Answer -----------------------------> |
       | <------------------------------ Drain |   the hub is going: finish here, go elsewhere
       | Bye --------------------------------> |   all is acknowledged or counted; I leave
 
@@ -111,6 +113,7 @@ class Hello:
     wall: int = 0  # the agent's clock, ns since 1970
     stores: list[str] = field(default_factory=list)  # stores that may hold batches in doubt
     connection: str = ""  # the agent's id of this connection, in every log line of both sides
+    answers: list[str] = field(default_factory=list)  # what it may be asked about; nothing else is
 
     def __post_init__(self) -> None:
         _check(0 < len(self.agent) <= MAX_NAME, f"an agent's name has 1 to {MAX_NAME} characters")
@@ -122,6 +125,8 @@ class Hello:
         _check(len(self.stores) <= 64 and all(isinstance(s, str) for s in self.stores), "stores are strings")
         _check(all(len(s) <= MAX_NAME for s in self.stores), f"a store's id has at most {MAX_NAME} characters")
         _check_words(MAX_NAME, software=self.software, connection=self.connection)
+        _check(len(self.answers) <= 64 and all(isinstance(a, str) for a in self.answers), "answers are words")
+        _check(all(len(a) <= MAX_WORD for a in self.answers), f"a word has at most {MAX_WORD} characters")
         _check_numbers(wall=self.wall)
         _check(self.source in ("live", "replay"), "a source is live or replay")
 
@@ -314,6 +319,36 @@ class EchoReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A question to the agent itself, `about` one of the words of its hello. After `within` seconds nobody waits."""
+
+    id: int
+    about: str
+    within: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "a question's number has 64 bits")
+        _check_words(MAX_WORD, about=self.about)
+        _check(0 <= self.within <= MAX_RETRY, f"within is not 0 to {MAX_RETRY} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to the question `id`; or with `refused`, one word, why there is none, and `detail` for people."""
+
+    id: int
+    body: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "a question's number has 64 bits")
+        _check_plain(self.body)
+        _check_words(MAX_WORD, refused=self.refused)
+        object.__setattr__(self, "detail", self.detail[:MAX_DETAIL])
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """The hub is shutting down; `retry_after` seconds until it may be back."""
 
@@ -334,7 +369,8 @@ class Bye:
 
 
 Message: TypeAlias = (
-    "Hello | Welcome | Refuse | Batch | Tombstone | Ack | Reject | Status | Echo | EchoReply | Drain | Bye"
+    "Hello | Welcome | Refuse | Batch | Tombstone | Ack | Reject | Status | Echo | EchoReply | Ask | Answer | Drain"
+    "| Bye"
 )
 
 MESSAGES: dict[str, tuple[type[Any], str]] = {
@@ -348,6 +384,8 @@ MESSAGES: dict[str, tuple[type[Any], str]] = {
     "status": (Status, "agent"),
     "echo": (Echo, "agent"),
     "echo_reply": (EchoReply, "hub"),
+    "ask": (Ask, "hub"),
+    "answer": (Answer, "agent"),
     "drain": (Drain, "hub"),
     "bye": (Bye, "agent"),
 }

@@ -18,6 +18,7 @@ from typing import Any
 from agent import failpoints
 from agent.uplink.backoff import Backoff
 from agent.uplink.connection import CLOSE_TIMEOUT, Connection
+from agent.uplink.desk import Desk
 from agent.uplink.hubs import Hubs
 from agent.uplink.machine import FIRST, Command, Event, State, step
 from agent.uplink.outbox import Outbox
@@ -60,6 +61,7 @@ class LinkView:
     echo_sent: float = 0.0  # when the unanswered echo was sent; 0 where none is
     since: float = field(default_factory=monotonic)
     last_error: str = ""
+    certificate_ends: str = ""  # when the hub's certificate does (GMT), as the handshake told
     own: tuple[tuple[str, int], ...] = ()  # addresses and ports of the hub: traffic of our own
 
 
@@ -76,12 +78,14 @@ class Uplink:
         stop_capture: Callable[[], None],
         free: Callable[[], None],
         on_transition: Callable[[State, Event, State], None] = lambda a, e, b: None,
+        desk: Desk | None = None,
     ) -> None:
         self.config = config
         self.outbox = outbox
         self.log = log
         self.view = LinkView()
         self.quality = Quality()
+        self.desk = desk or Desk({})
         self.backoff = Backoff(cap=config.backoff_max)
         self.stopping = False
         self.drained = False

@@ -27,6 +27,8 @@ from protocol.ledger import Held, Report, settle
 from protocol.messages import (
     MESSAGES,
     Ack,
+    Answer,
+    Ask,
     Batch,
     Bye,
     Drain,
@@ -73,7 +75,7 @@ def _batch(table: Table, body: bytes, raw_size: int, compressed: int) -> Batch:
 def _seeds() -> list[bytes]:
     rng = np.random.default_rng(1)
     messages: list[Message] = [
-        Hello([1], "a", "n", 2**64 - 1, [1, 2], "0.1", "live", 5, ["s"], "c"),
+        Hello([1], "a", "n", 2**64 - 1, [1, 2], "0.1", "live", 5, ["s"], "c", ["doctor"]),
         Welcome(1, 2, "s", {1: [4, [[6, 7], [9, 9]]], 2**63: [0, []]}, 8, 2**20),
         Refuse("busy", "later", 1.5),
         Tombstone("a", 1, 2, "flows", 3, 1, 4, 5, "shed", 0, LEDGER),
@@ -82,6 +84,8 @@ def _seeds() -> list[bytes]:
         Status("streaming", "packets", 1, 2, 3, {"rtt": 0.5, "why": ["x", None]}, LEDGER),
         Echo(1),
         EchoReply(1, 2),
+        Ask(1, "doctor", 3.0),
+        Answer(1, {"rights": ["net_raw"], "disk": {"free": 1}}, "busy", "later"),
         Drain(2.5),
         Bye("done"),
         *(_batch(t, *pack_body(t.name, _columns(t, rng))) for t in TABLES.values()),

@@ -25,6 +25,8 @@ from protocol.columns import (
 )
 from protocol.messages import (
     Ack,
+    Answer,
+    Ask,
     Batch,
     Bye,
     Drain,
@@ -152,6 +154,7 @@ _HELLO = st.builds(
     wall=COUNT,
     stores=st.lists(NAMES, max_size=3),
     connection=NAMES,
+    answers=st.lists(WORDS, max_size=3),
 )
 _WELCOME = st.builds(
     Welcome,
@@ -204,6 +207,8 @@ MESSAGE_OF: dict[str, st.SearchStrategy[Message]] = {
     "status": _STATUS,
     "echo": st.builds(Echo, id=U64),
     "echo_reply": st.builds(EchoReply, id=U64, wall=COUNT),
+    "ask": st.builds(Ask, id=U64, about=WORDS, within=RETRY),
+    "answer": st.builds(Answer, id=U64, body=PLAIN, refused=WORDS, detail=STRINGS),
     "drain": st.builds(Drain, retry_after=RETRY),
     "bye": st.builds(Bye, reason=STRINGS),
 }

@@ -23,6 +23,8 @@ from protocol.limits import (
 from protocol.messages import (
     MESSAGES,
     Ack,
+    Answer,
+    Ask,
     Batch,
     Bye,
     Drain,
@@ -49,6 +51,8 @@ VALID: dict[type, dict[str, Any]] = {
     Status: {"state": "streaming"},
     Echo: {"id": 1},
     EchoReply: {"id": 1},
+    Ask: {"id": 1, "about": "doctor"},
+    Answer: {"id": 1},
     Drain: {},
     Bye: {},
 }
@@ -86,6 +90,7 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Hello, "wall", [0, I63 - 1], [-1, I63]),
     (Hello, "software", ["", "0.1"], ["x" * (MAX_NAME + 1), "a\n"]),
     (Hello, "connection", ["", "c1"], ["x" * (MAX_NAME + 1), "a\n"]),
+    (Hello, "answers", [[], ["doctor"] * 64], [[1], ["doctor"] * 65, ["x" * (MAX_WORD + 1)]]),
     (Welcome, "version", [0, 1], [-1, I63]),
     (Welcome, "session", [0, I63 - 1], [-1, I63]),
     (Welcome, "store", ["s"], ["s" * (MAX_NAME + 1), "\n"]),
@@ -179,9 +184,16 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Echo, "id", [0, U64 - 1], [-1, U64]),
     (EchoReply, "id", [0, U64 - 1], [-1, U64]),
     (EchoReply, "wall", [0, I63 - 1], [-1, I63]),
+    (Ask, "id", [0, U64 - 1], [-1, U64]),
+    (Ask, "about", ["", "doctor"], ["x" * (MAX_WORD + 1), "\n"]),
+    (Ask, "within", [0, 0.5, MAX_RETRY], [-1, float("nan"), float("inf")]),
+    (Answer, "id", [0, U64 - 1], [-1, U64]),
+    (Answer, "body", PLAIN_OK, PLAIN_BAD),
+    (Answer, "refused", ["", "busy"], ["x" * (MAX_WORD + 1), "\n"]),
+    (Status, "link", PLAIN_OK, PLAIN_BAD),
 ]
 NAMES = [f"{cls.__name__}.{name}" for cls, name, _, _ in BOUNDS]
-FREE = {"Batch.body", "Refuse.detail", "Reject.detail", "Bye.reason"}  # any bytes; cut, see below
+FREE = {"Batch.body", "Refuse.detail", "Reject.detail", "Answer.detail", "Bye.reason"}  # any bytes; cut, see below
 
 
 @pytest.mark.parametrize(("cls", "name", "good", "bad"), BOUNDS, ids=NAMES)
@@ -200,7 +212,7 @@ def test_every_field_of_every_message_has_its_bounds_tested() -> None:
     assert every == {*NAMES, *FREE}
 
 
-@pytest.mark.parametrize(("cls", "name"), [(Refuse, "detail"), (Reject, "detail"), (Bye, "reason")])
+@pytest.mark.parametrize(("cls", "name"), [(Refuse, "detail"), (Reject, "detail"), (Answer, "detail"), (Bye, "reason")])
 def test_a_line_for_people_is_cut(cls: type, name: str) -> None:
     assert getattr(cls(**{**VALID[cls], name: "é" * 5000}), name) == "é" * MAX_DETAIL
 
