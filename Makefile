@@ -27,7 +27,12 @@ up: $(STAMP) ## hub and agent on this machine (READ="file.pcap ..." or INTERFACE
 	@$(BIN)/nodetap up $(foreach f,$(READ),--read '$(f)') $(foreach i,$(INTERFACE),--interface '$(i)') $(ARGS)
 
 test: $(STAMP) ## the tests; what needs root, tshark or the corpus is skipped where it is missing
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/faults --ignore tests/live
+	$(BIN)/python -m pytest tests/faults tests/live # one after the other: their clocks are real
+endif
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
