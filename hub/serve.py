@@ -11,7 +11,7 @@ import ssl
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, time_ns
+from time import monotonic, monotonic_ns, time_ns
 from typing import Any
 
 import click
@@ -186,7 +186,7 @@ class Hub:
         from hub.watchdog import HubWatchdog
 
         listener = _bind(*self.config.api)
-        register = Register(store.epochs())
+        register = Register(store.epochs(), monotonic_ns)
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
         ingest = Ingest(store, register, self.log, token=self.config.token, api_port=api_port)
@@ -220,6 +220,8 @@ class Hub:
         import uvicorn
 
         from hub.api.app import create_app
+        from hub.doctor.facts import facts_of
+        from hub.store.home import directory_of
 
         def ready() -> tuple[bool, str]:
             if ingest.draining:
@@ -228,9 +230,14 @@ class Hub:
                 return False, ingest.writer.failing
             return (True, "ready") if watchdog.ready else (False, "the writer does not get on")
 
+        def facts() -> dict[str, Any]:
+            config = self.config
+            return facts_of(directory_of(config.store), store, ingest.writer, config.retain_days, config.retain_bytes)
+
         app = create_app(
-            store, register, token=self.config.token, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION
-        )
+            store, register, token=self.config.token, ready=ready, metrics=ingest.metrics.text,
+            version=protocol.VERSION, asker=ingest.asker, facts=facts,
+        )  # fmt: skip
         cert, key = self.config.tls_files or (None, None)
         server = uvicorn.Server(
             uvicorn.Config(

@@ -6,6 +6,7 @@ import hmac
 import json
 from collections.abc import Awaitable, Callable
 from time import time_ns
+from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from hub.api.openapi import document
 from hub.api.problems import Problem, problem_of
 from hub.api.routes import OPEN, ROUTES, Row
 from hub.api.runner import Runner
+from hub.fanout.asker import Asker
 
 log = structlog.get_logger()
 _HTTP = {404: "not_found", 405: "method_not_allowed"}
@@ -34,10 +36,16 @@ def create_app(
     version: str,
     now_ns: Callable[[], int] = time_ns,
     limits: Limits = Limits(),  # noqa: B008  frozen
+    asker: Asker | None = None,
+    facts: Callable[[], dict[str, Any]] = dict,
 ) -> Starlette:
-    """The application. Nothing is started; `now_ns` is the clock (nanoseconds since 1970)."""
+    """The application. Nothing is started; `now_ns` is the clock (nanoseconds since 1970).
+
+    `asker` asks the agents; `facts` are the hub's own for `/v1/doctor`, made on a thread.
+    """
     runner = Runner(store.reader, limits.queries)
-    hub = Hub(store, register, runner, token, ready, metrics, version, now_ns, limits)
+    asker = asker or Asker(register, now_ns)
+    hub = Hub(store, register, runner, token, ready, metrics, version, now_ns, limits, asker, facts)
     hub.openapi = json.dumps(document(ROUTES, version)).encode()
     app = Starlette(
         routes=[Route(row.path, _endpoint(hub, row), methods=[row.method]) for row in ROUTES],

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.api.runner import Runner
+from hub.fanout.asker import Asker
 from hub.store.reader import Reader
 
 
@@ -39,6 +40,9 @@ class Register(Protocol):
 
     def ledger(self) -> dict[str, Any]:
         """The books of every run."""
+
+    def live(self, name: str) -> Any:
+        """The present connection of an agent."""
 
     def forget(self, name: str) -> bool:
         """Take an agent that is not connected off the list."""
@@ -74,6 +78,8 @@ class Hub:
     version: str
     now_ns: Callable[[], int]
     limits: Limits
+    asker: Asker
+    facts: Callable[[], dict[str, Any]]
     followers: int = 0
     openapi: bytes = field(default=b"")
 

@@ -39,7 +39,7 @@ def _names(text: str, now: int) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _heartbeat(text: str, now: int) -> float:
+def _seconds(text: str, now: int) -> float:
     if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", text, re.ASCII) or not 0.1 <= float(text) <= 60:
         raise ValueError("seconds from 0.1 to 60")
     return float(text)
@@ -74,8 +74,9 @@ FOLLOW = (
     FIELDS,
     Param("cursor", _text, "go on after that row"),
     Param("since", _backlog, "without a cursor: begin with the rows of that packet time or later"),
-    Param("heartbeat", _heartbeat, "seconds between heartbeats", "5"),
+    Param("heartbeat", _seconds, "seconds between heartbeats", "5"),
 )
+DOCTOR = (Param("deadline", _seconds, "seconds that agents have for their answer", "3"),)
 
 
 def read(request: Request, params: Sequence[Param], now: int) -> dict[str, Any]:

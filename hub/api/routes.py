@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hub.api import answers, follow, params, resources
+from hub.api import answers, doctor, follow, params, resources
 from hub.api.context import Handler
 
 OPEN, TOKEN = "open", "token"
@@ -33,6 +33,7 @@ ROUTES = (
     Row("GET", "/v1/follow", TOKEN, follow.follow, "rows as they are stored, resumable", params.FOLLOW, _ROWS[:1]),
     Row("GET", "/v1/agents", TOKEN, resources.agents, "one object per agent"),
     Row("DELETE", "/v1/agents/{name:path}", TOKEN, resources.forget, "forgets an agent that left"),
+    Row("GET", "/v1/doctor", TOKEN, doctor.doctor, "what is wrong with hub and agents, and what to do", params.DOCTOR),
     Row("GET", "/v1/ledger", TOKEN, resources.ledger, "the books: what became of every packet"),
     Row("GET", "/v1/fields", TOKEN, resources.fields, "what can be shown and filtered by"),
     Row("GET", "/v1/status", TOKEN, resources.status, "version, store, readiness"),

@@ -25,6 +25,10 @@ COMMANDS = {
     "calls": ("hub.cli.calls:calls", "Show stored calls, or figures of them."),
     "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
     "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),
+    "doctor": (
+        "hub.cli.doctor:doctor",
+        "Check this machine, the hub and every agent; say what to do.",
+    ),
     "fields": ("hub.cli.fields:fields", "List the fields to show and filter by."),
     "completion": ("hub.cli.completion:completion", "Print the completion script of a shell."),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -73,16 +73,30 @@ class Agent:
             self.runs[epoch] = Run(StoredEpoch(self.name, epoch, self.node, self.source))
         return self.runs[epoch]
 
+    def shift(self, step_ns: int) -> None:
+        """The hub's clock was set by so much."""
+        if self.live is not None:
+            self.seen_ns += step_ns
+            self.since_ns += step_ns
+            self.captured_ns += step_ns
+            self.level_since_ns += step_ns if self.level_since_ns else 0
+
     def unreported(self, run: Run) -> bool:
         """Whether a run ended without saying its last word: what it captured last is unknown."""
         return not run.stored.final and not (self.live is not None and run.stored.epoch == self.epoch)
 
 
-class Register:
-    """All agents this hub knows."""
+STEP_NS = 500_000_000
+"""A wall clock that moved by more than this against the steady one was set."""
 
-    def __init__(self, stored: Iterable[StoredEpoch] = ()) -> None:
+
+class Register:
+    """All agents this hub knows. With `steady_ns`, a clock that nobody sets, ages survive a wall clock that is set."""
+
+    def __init__(self, stored: Iterable[StoredEpoch] = (), steady_ns: Callable[[], int] | None = None) -> None:
         self._agents: dict[str, Agent] = {}
+        self._steady_ns = steady_ns
+        self._between: int | None = None  # the wall clock minus the steady one, when last looked at
         self._sessions = 0
         self._committed = asyncio.Condition()
         self.commit = 0
@@ -96,10 +110,23 @@ class Register:
             agent.seen_ns, agent.epoch, agent.node = stored.last_stored, stored.epoch, stored.node
         self._sessions = max(self._sessions, stored.session)
 
+    def _heed_clock(self, now_ns: int) -> None:
+        """Where the wall clock was set, move what was noted of connections by as much: nobody was silent for it."""
+        if self._steady_ns is None:
+            return
+        between = now_ns - self._steady_ns()
+        step = 0 if self._between is None else between - self._between
+        if abs(step) > STEP_NS:
+            for agent in self._agents.values():
+                agent.shift(step)
+        if self._between is None or abs(step) > STEP_NS:
+            self._between = between
+
     # -- connections -----------------------------------------------------------------------------------------------
 
     def join(self, hello: Hello, live: Live, now_ns: int) -> Live | None:
         """A connection said hello. Gives it its session number; returns the older one of that name, if any."""
+        self._heed_clock(now_ns)
         self._sessions += 1
         live.number = self._sessions
         agent = self._agents.setdefault(hello.agent, Agent(hello.agent, hello.node))
@@ -119,6 +146,7 @@ class Register:
 
     def seen(self, name: str, now_ns: int) -> None:
         """Something came from this agent."""
+        self._heed_clock(now_ns)
         self._agents[name].seen_ns = now_ns
 
     def status(self, name: str, status: Status, now_ns: int) -> None:
@@ -133,6 +161,7 @@ class Register:
 
     def leave(self, name: str, live: Live, now_ns: int) -> None:
         """A connection ended. Those that were superseded do not matter any more."""
+        self._heed_clock(now_ns)
         agent = self._agents.get(name)
         if agent is not None and agent.live is live:
             agent.live, agent.seen_ns = None, now_ns
@@ -184,6 +213,7 @@ class Register:
 
     def agents(self, now_ns: int) -> list[dict[str, Any]]:
         """Each agent that has not expired, as `nodetap agents -o json` prints it."""
+        self._heed_clock(now_ns)
         fresh = [a for a in self._agents.values() if a.live is not None or now_ns - a.seen_ns < EXPIRE_NS]
         return [_describe(agent, now_ns) for agent in sorted(fresh, key=lambda a: a.name)]
 

@@ -13,6 +13,7 @@ from typing import Any
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from hub.fanout.asker import Asker
 from hub.ingest.agents import Register
 from hub.ingest.session import Session
 from hub.ingest.writer import Outcome, Writer
@@ -41,6 +42,7 @@ class Ingest:
         self.store_id = store.id
         self.register = register
         self.log = log
+        self.asker = Asker(register)
         self.metrics = Metrics(self._look, lambda: register.verdicts(time_ns()))
         self.writer = Writer(store, self._done, log)
         self.draining = False
@@ -135,6 +137,7 @@ class Ingest:
             socket.transport.abort()
         finally:
             self._sessions.discard(session)
+            self.asker.left(session)
 
     # -- from the writer's thread ----------------------------------------------------------------------------------
 

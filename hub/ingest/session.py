@@ -17,6 +17,7 @@ from protocol.codec import choose_version, decode, encode
 from protocol.errors import IllegalMoment, RemoteError
 from protocol.messages import (
     Ack,
+    Answer,
     Batch,
     Bye,
     Drain,
@@ -55,6 +56,7 @@ class Session:
         self.agent = ""
         self.node = ""
         self.source = "live"
+        self.answers: list[str] = []  # what the agent may be asked about
         self.outstanding_bytes = 0
         self.outstanding = 0
         self.log = ingest.log
@@ -69,6 +71,7 @@ class Session:
             Tombstone: self._on_tombstone,
             Status: self._on_status,
             Echo: self._on_echo,
+            Answer: self._on_answer,
             Bye: self._on_bye,
         }
 
@@ -104,7 +107,7 @@ class Session:
         if self.ingest.draining:
             raise RemoteError("draining", "the hub is shutting down")
         older = self.ingest.register.join(hello, self, time_ns())
-        self.agent, self.node, self.source = hello.agent, hello.node, hello.source
+        self.agent, self.node, self.source, self.answers = hello.agent, hello.node, hello.source, hello.answers
         self.connection = hello.connection
         self.log = self.ingest.log.bind(
             agent=self.agent, epoch=f"{hello.epoch:016x}", connection=self.connection, session=self.number
@@ -237,6 +240,9 @@ class Session:
             self.post(EchoReply(echo.id, time_ns()))
 
         self.ingest.writer.put(Work(None, echo=answer))
+
+    def _on_answer(self, answer: Answer, size: int) -> None:
+        self.ingest.asker.answered(self, answer)
 
     def _on_bye(self, bye: Bye, size: int) -> None:
         self.leaving = True

@@ -1,0 +1,86 @@
+"""`/v1/doctor`: what is wrong with the hub and its agents, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hub.api import params
+from hub.api.context import Hub
+from hub.doctor.checks import AGENT, HUB
+from hub.doctor.finding import BAD, WARN, Facts, Finding, examine
+from hub.fanout.plan import Missing
+from hub.query.window import format_ns
+
+log = structlog.get_logger()
+
+TODO = {
+    "not_connected": "start it again, or `nodetap agents forget NAME` where it is gone for good",
+    "too_old": "bring it to the hub's version",
+    "no_answer": "ask again with a longer --deadline; if it stays, see its log",
+    "stalled": "see whether the process runs (it may be stopped) and the network to it works",
+    "refused": "ask again in a moment; if it stays, see its log",
+    "connection_lost": "ask again; `nodetap agents -o wide` says why links end",
+}
+"""What to do where there is no answer, by the reason (`hub.fanout.plan.MISSING`)."""
+
+
+async def doctor(hub: Hub, request: Request) -> Response:
+    """Findings about the hub and every agent, the facts behind them, and who did not answer."""
+    deadline = params.read(request, params.DOCTOR, hub.now_ns())["deadline"]
+    gathering, (own, slow) = await asyncio.gather(hub.asker.ask("doctor", deadline), _hub_facts(hub, deadline))
+    now_ns = hub.now_ns()
+    known = {agent["agent"]: agent for agent in hub.register.agents(now_ns)}
+    facts = {
+        name: {**part.body, **_seen(known.get(name, {})), "hub_software": hub.version, "now": now_ns / 1e9}
+        for name, part in gathering.parts.items()
+    }
+    findings = [*slow, *examine("hub", own, HUB)]
+    for name in facts:
+        findings += examine(name, facts[name], AGENT)
+    findings += map(_absent, gathering.missing)
+    return JSONResponse(
+        {
+            "time": format_ns(now_ns),
+            "deadline": deadline,
+            "findings": [finding.to_map() for finding in findings],
+            "agents": {name: part.seconds for name, part in gathering.parts.items()},
+            "missing": [missing.to_map() for missing in gathering.missing],
+            "facts": {"hub": own, "agents": facts},
+        }
+    )
+
+
+def _seen(agent: Facts) -> dict[str, Any]:
+    """What the hub thinks of an agent."""
+    return {name: agent[name] for name in ("verdict", "evidence") if name in agent}
+
+
+def _absent(missing: Missing) -> Finding:
+    level = WARN if missing.reason == "too_old" else BAD
+    return Finding(level, missing.agent, "answer", missing.detail, TODO[missing.reason])
+
+
+async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Finding]]:
+    """The hub's facts; a finding where the store or its disk did not tell in time."""
+    ready, reason = hub.ready()
+    books = hub.register.ledger()
+    agents = hub.register.agents(hub.now_ns())
+    facts: dict[str, Any] = {
+        "software": hub.version,
+        "ready": ready,
+        "reason": reason,
+        "ledger": {"balanced": books["balanced"], "complete": books["complete"]},
+        "agents": {"connected": sum(agent["verdict"] not in ("left", "gone") for agent in agents)},
+    }
+    try:
+        async with asyncio.timeout(deadline):
+            return {**facts, **await hub.runner.thread(hub.facts)}, []
+    except Exception as error:  # whatever it is, the others are to be told
+        log.warning("the hub's own facts are missing", error=repr(error)[:300])
+        said = f"the store or its disk did not tell: {error or type(error).__name__}"
+        return facts, [Finding(BAD, "hub", "disk", said, "see the hub's log and its disk")]

@@ -1,0 +1,277 @@
+"""The checks: tables of what is looked at on an agent, in the hub, and where the person sits. Pure.
+
+Facts of an agent are those of `agent.doctor`, with what the hub adds: `verdict`, `evidence`, `hub_software`, `now` (s).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from ssl import cert_time_to_seconds
+
+from hub.doctor.finding import BAD, OK, WARN, Check, Facts, Said, apart, by_limit, size, span
+
+CLOCK_WARN, CLOCK_BAD = 2.0, 60.0
+"""Seconds that a clock may be off."""
+DROPS_WARN, DROPS_BAD = 1e-4, 1e-2
+"""Share of the packets that the kernel may drop."""
+CERTIFICATE_WARN, CERTIFICATE_BAD = 14 * 86_400, 3 * 86_400
+"""Seconds that a certificate should last."""
+DISK_WARN, DISK_BAD = 0.10, 0.03
+"""Share of a disk that should be free."""
+MEMORY_WARN, MEMORY_BAD = 0.80, 0.95
+"""Share of its memory that a process may use."""
+OUTBOX_WARN, OUTBOX_BAD = 0.50, 0.90
+"""Share of the outbox that may be full."""
+LAG_WARN, LAG_BAD = 10.0, 60.0
+"""Seconds that something may wait to be stored."""
+ANSWERED = 0.95
+"""Share of the pings that should be answered."""
+LOSSES = 1.0
+"""Links lost an hour that are worth a word."""
+
+_SET_CLOCK = "set the clock: start chronyd or ntpd there (`chronyc tracking` shows more)"
+
+
+# -- an agent -----------------------------------------------------------------------------------------------------
+
+
+def _verdict(facts: Facts) -> Said:
+    verdict, evidence = facts["verdict"], facts["evidence"]
+    said = f"{verdict}: {', '.join(f'{k} {v}' for k, v in evidence.items())}" if evidence else verdict
+    todo = {
+        "stalled": "see the agent's log; `nodetap agents --watch` shows whether it recovers",
+        "lagging": "see whether the hub's disk keeps up: /metrics, nodetap_hub_commit_seconds",
+        "degraded": "more packets than can be sent: narrow --filter or --interface, or add --capture-workers",
+    }.get(verdict, "")
+    return (WARN if todo else OK), said, todo
+
+
+def _capture(facts: Facts) -> Said:
+    if facts["error"]:
+        return BAD, facts["error"], "see the agent's log, and start it again"
+    if facts["capture_restarts"]:
+        return WARN, f"restarted {facts['capture_restarts']} times, as it hung", "see the stacks in the agent's log"
+    return OK, f"{facts['captured']:,} packets", ""
+
+
+def _rights(facts: Facts) -> Said | None:
+    if not facts["live"]:
+        return None
+    if "net_raw" in facts["capabilities"]:
+        return OK, "may capture", ""
+    return WARN, "lost CAP_NET_RAW", "new interfaces cannot be captured: run the agent as root or with CAP_NET_RAW"
+
+
+def _interfaces(facts: Facts) -> Said | None:
+    if not facts["live"]:
+        return None
+    chosen, others = facts["interfaces"], facts["not_chosen"]
+    if not chosen:
+        return BAD, "captures on none", f"choose with --interface; up are {', '.join(others) or 'none'}"
+    left_out = f" (not {', '.join(others)})" if others else ""
+    return OK, ", ".join(chosen) + left_out, ""
+
+
+def _drops(facts: Facts) -> Said | None:
+    if not facts["live"]:
+        return None
+    packets, dropped = facts["kernel_packets"], facts["kernel_dropped"]
+    level = by_limit(dropped / packets, DROPS_WARN, DROPS_BAD) if packets else OK
+    said = f"{dropped:,} of {packets:,} packets" if dropped else "none"
+    todo = "give it a larger --ring-bytes, several --capture-workers, or a narrower --filter"
+    return level, said, todo if level != OK else ""
+
+
+def _ring(facts: Facts) -> Said | None:
+    if not facts["live"]:
+        return None
+    if facts["ring_pressed"]:
+        return WARN, "fills up: packet rows are off", "narrow --filter, or share the load with --capture-workers"
+    return OK, "has room", ""
+
+
+def _level(facts: Facts) -> Said:
+    if facts["level"] == "packets":
+        return OK, "packets", ""
+    return WARN, f"{facts['level']} only", "it goes back by itself; if not, see why the hub is slow, or narrow --filter"
+
+
+def _outbox(facts: Facts) -> Said:
+    held, bound, oldest = facts["outbox"]["bytes"], facts["outbox"]["bound"], facts["outbox"]["oldest"]
+    level = max(by_limit(held / bound, OUTBOX_WARN, OUTBOX_BAD), by_limit(oldest, LAG_WARN, LAG_BAD), key=_RANK.index)
+    said = f"{size(held)} of {size(bound)}, oldest {span(oldest)}" if held else "empty"
+    return level, said, "the hub is slower than the agent: see its disk, and `nodetap agents`" if level != OK else ""
+
+
+_RANK = (OK, WARN, BAD)
+
+
+def _spool(facts: Facts) -> Said:
+    spool = facts["spool"]
+    said = f"{size(spool['bytes'])} of {size(spool['bound'])}"
+    if spool["failing"]:
+        return BAD, f"the disk takes nothing: {spool['failing']}", "see --spool on that node: space, rights, mount"
+    if spool["free"] is not None and spool["free"] < spool["bound"] - spool["bytes"]:
+        return WARN, f"{said}, {size(spool['free'])} free", "free space there, or lower --spool-bytes"
+    if spool["bytes"] > OUTBOX_BAD * spool["bound"]:
+        return WARN, said, "it sheds soon: bring the hub back, or raise --spool-bytes"
+    return OK, said, ""
+
+
+def _memory(facts: Facts) -> Said:
+    used, limit = facts["memory"]["resident"], facts["memory"]["limit"]
+    if limit is None:
+        return OK, size(used), ""
+    level = by_limit(used / limit, MEMORY_WARN, MEMORY_BAD)
+    todo = "raise its memory limit, or lower --buffer-bytes and --ring-bytes"
+    return level, f"{size(used)} of {size(limit)}", todo if level != OK else ""
+
+
+def _link(facts: Facts) -> Said:
+    link = facts["link"]
+    said = f"round trip {span(link['round_trip'])} ± {span(link['jitter'])}, {link['pongs']} of {link['pings']} pings"
+    due = link["pings"] - 1  # one may be on its way
+    if due >= 20 and link["pongs"] < ANSWERED * due:
+        return WARN, said, "look at the network between the agent and the hub"
+    return OK, said, ""
+
+
+def _reconnects(facts: Facts) -> Said:
+    ended = facts["link"]["ended"]
+    lost = sum(ended.values())
+    said = " ".join(f"{reason}:{count}" for reason, count in ended.items()) or "none"
+    if lost > 1 and lost / max(facts["uptime"] / 3600, 1.0) > LOSSES:
+        return WARN, f"{said} in {span(facts['uptime'])}", "see the agent's log for the reasons: `link stalled`"
+    return OK, said, ""
+
+
+def _clock(facts: Facts) -> Said:
+    offset = facts["link"]["clock_offset"]
+    level = by_limit(abs(offset), CLOCK_WARN, CLOCK_BAD)
+    todo = f"the times of its packets are as wrong; {_SET_CLOCK}"
+    return level, apart(offset, "the hub's"), todo if level != OK else ""
+
+
+def _version(facts: Facts) -> Said:
+    mine, theirs = facts["software"], facts["hub_software"]
+    if mine == theirs:
+        return OK, mine, ""
+    return WARN, f"{mine}, the hub has {theirs}", "bring both to one version; neighbouring ones work together"
+
+
+def _certificate(facts: Facts) -> Said | None:
+    if not facts["certificate_ends"]:
+        return None
+    left = cert_time_to_seconds(facts["certificate_ends"]) - facts["now"]
+    day = datetime.fromtimestamp(cert_time_to_seconds(facts["certificate_ends"]), UTC).date()
+    said = f"ends {day}, in {span(left)}" if left > 0 else f"ended {day}"
+    level = by_limit(-left, -CERTIFICATE_WARN, -CERTIFICATE_BAD)
+    return level, said, "renew it (--tls-cert) and restart the hub" if level != OK else ""
+
+
+AGENT = (
+    Check("verdict", "what the hub thinks of it", _verdict),
+    Check("capture", "whether the capture runs", _capture),
+    Check("rights", "CAP_NET_RAW", _rights),
+    Check("interfaces", "those captured, and those up that are not", _interfaces),
+    Check("drops", "packets for which the kernel's ring had no room", _drops),
+    Check("ring", "pressure on the ring", _ring),
+    Check("level", "whether packets get rows", _level),
+    Check("outbox", "what waits for the hub, and for how long", _outbox),
+    Check("spool", "the spool and its disk", _spool),
+    Check("memory", "memory against the control group's limit", _memory),
+    Check("link", "round trip, jitter, pings answered", _link),
+    Check("reconnects", "links that ended, by reason", _reconnects),
+    Check("clock", "its clock against the hub's", _clock),
+    Check("version", "its version against the hub's", _version),
+    Check("certificate", "until when the hub's certificate holds, as the agent saw it", _certificate),
+)
+
+
+# -- the hub ------------------------------------------------------------------------------------------------------
+
+
+def _ready(facts: Facts) -> Said:
+    if facts["ready"]:
+        return OK, f"version {facts['software']}", ""
+    return BAD, f"not ready: {facts['reason']}", "see the hub's log"
+
+
+def _writer(facts: Facts) -> Said:
+    stuck, queued = facts["writer"]["stuck"], facts["writer"]["queued"]
+    level = by_limit(stuck, LAG_WARN, LAG_BAD)
+    said = f"{queued} waiting, the oldest commit for {span(stuck)}" if queued or stuck else "nothing waits"
+    return level, said, "the store's disk is slow or full; see the hub's log" if level != OK else ""
+
+
+def _disk(facts: Facts) -> Said:
+    free, total = facts["disk"]["free"], facts["disk"]["total"]
+    level = by_limit(-free / total, -DISK_WARN, -DISK_BAD)
+    todo = "free space there, or keep less with --retain-days and --retain-bytes"
+    return level, f"{size(free)} of {size(total)} free", todo if level != OK else ""
+
+
+def _retention(facts: Facts) -> Said:
+    keep = facts["retention"]
+    stored, bound = keep["stored"], keep["bytes"]
+    most = f" or {size(bound)}" if bound else ""
+    said = f"{keep['days']} days{most}, {size(stored)} stored"
+    if bound and stored > 1.2 * bound:
+        return WARN, said, "retention is behind; see the hub's log for `retention failed`"
+    return OK, said, ""
+
+
+def _ledger(facts: Facts) -> Said:
+    if not facts["ledger"]["balanced"]:
+        return BAD, "not balanced: packets are unaccounted for", "see `nodetap ledger`, and report this please"
+    if not facts["ledger"]["complete"]:
+        return WARN, "balanced, not complete", "`nodetap ledger` shows gaps and runs that ended without a word"
+    return OK, "balanced, complete", ""
+
+
+def _agents(facts: Facts) -> Said:
+    if facts["agents"]["connected"]:
+        return OK, f"{facts['agents']['connected']} connected", ""
+    return WARN, "none connected", "start one: nodetap-agent run --hub URL"
+
+
+HUB = (
+    Check("ready", "whether it takes work", _ready),
+    Check("writer", "how far the writer is behind", _writer),
+    Check("disk", "space for the store", _disk),
+    Check("retention", "whether it keeps up", _retention),
+    Check("ledger", "whether the books balance and are complete", _ledger),
+    Check("agents", "whether any are connected", _agents),
+)
+
+
+# -- where the person sits ----------------------------------------------------------------------------------------
+
+
+def _reach(facts: Facts) -> Said:
+    return OK, f"{facts['url']} answers in {span(facts['round_trip'])}", ""
+
+
+def _token(facts: Facts) -> Said:
+    return OK, "taken" if facts["token"] else "none given, none wanted", ""
+
+
+def _here_version(facts: Facts) -> Said:
+    if facts["software"] == facts["hub_software"]:
+        return OK, facts["software"], ""
+    return WARN, f"{facts['software']}, the hub has {facts['hub_software']}", "bring both to one version"
+
+
+def _here_clock(facts: Facts) -> Said:
+    level = by_limit(abs(facts["clock_offset"]), CLOCK_WARN, CLOCK_BAD)
+    todo = f"times given to --since and --until are as wrong; {_SET_CLOCK.replace(' there', '')}"
+    return level, apart(facts["clock_offset"], "the hub's"), todo if level != OK else ""
+
+
+HERE = (
+    Check("hub", "whether the hub answers, and how fast", _reach),
+    Check("token", "whether the hub takes it", _token),
+    Check("certificate", "until when the hub's certificate holds", _certificate),
+    Check("version", "version of `nodetap` against the hub's", _here_version),
+    Check("clock", "this machine's clock against the hub's", _here_clock),
+)

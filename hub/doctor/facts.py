@@ -1,0 +1,35 @@
+"""The hub's facts about itself that take a look at a disk or the store. Called on a thread."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Store(Protocol):
+    """What is needed of the store."""
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Per table: rows, bytes, parts."""
+
+
+class Writer(Protocol):
+    """What is needed of the writer."""
+
+    @property
+    def queued(self) -> int:
+        """Things in its queue."""
+
+    def stuck_for(self) -> float:
+        """Seconds since it last gave a sign while there was something to do."""
+
+
+def facts_of(directory: Path, store: Store, writer: Writer, days: int, most: int | None) -> dict[str, Any]:
+    """Bytes and seconds. `days` and `most` (bytes, None where there is no bound) are what is retained."""
+    disk = shutil.disk_usage(directory)
+    return {
+        "disk": {"free": disk.free, "total": disk.total},
+        "writer": {"queued": writer.queued, "stuck": round(writer.stuck_for(), 3)},
+        "retention": {"days": days, "bytes": most, "stored": sum(t["bytes"] for t in store.statistics().values())},
+    }

@@ -1,0 +1,180 @@
+"""The asking: questions out, answers in, on the hub's loop. No tasks of its own: a timer for each question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic, time_ns
+from typing import Any, Protocol
+
+from hub.fanout.plan import Habits, Missing, late, plan
+from hub.query.window import rfc3339_ns
+from protocol.messages import Answer, Ask
+
+MOST_UNSENT = 32
+"""Messages that may wait for an agent's socket when it is asked: one that does not read is not sent more."""
+
+
+class Line(Protocol):
+    """What is needed of an agent's connection."""
+
+    agent: str
+    answers: list[str]
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for its socket."""
+
+    def post(self, message: Ask) -> None:
+        """Queue a message to the agent."""
+
+
+class Register(Protocol):
+    """What is needed of the register of agents."""
+
+    def agents(self, now_ns: int) -> list[dict[str, Any]]:
+        """Every agent."""
+
+    def live(self, name: str) -> Any:
+        """Its present connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One agent's answer, and after how many seconds it came."""
+
+    body: dict[str, Any]
+    seconds: float
+
+
+class Gathering:
+    """The outcomes of one question to several agents."""
+
+    def __init__(self, asked: list[str], missing: list[Missing]) -> None:
+        self.parts: dict[str, Part] = {}
+        self.missing = missing
+        self._done = asyncio.get_running_loop().create_future()
+        self._waiting = set(asked)
+
+    async def wait(self) -> None:
+        """Until each of those asked has a part or is missing; then both are in the order of the names."""
+        if self._waiting:
+            await self._done
+        self.parts = dict(sorted(self.parts.items()))
+        self.missing.sort(key=lambda missing: missing.agent)
+
+    def enter(self, agent: str, outcome: Part | Missing) -> None:
+        """What became of the question to one agent."""
+        if isinstance(outcome, Part):
+            self.parts[agent] = outcome
+        else:
+            self.missing.append(outcome)
+        self._waiting.discard(agent)
+        if not self._waiting:
+            self._done.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One question on its way. Others are given `full` seconds, this agent `within`."""
+
+    id: int
+    line: Line
+    within: float
+    full: float
+    gathering: Gathering
+    timer: asyncio.TimerHandle
+    sent: float = field(default_factory=monotonic)
+
+
+class Asker:
+    """Asks all agents of a register at once. `now_ns` is the clock of the register's times."""
+
+    def __init__(self, register: Register, now_ns: Callable[[], int] = time_ns) -> None:
+        self._register, self._now_ns = register, now_ns
+        self._habits = Habits()
+        self._ids = count(1)
+        self._open: dict[int, _Question] = {}
+        self._overdue: dict[str, _Question] = {}  # by agent, the last one that it was late for
+
+    async def ask(self, about: str, within: float) -> Gathering:
+        """Ask all; what came back, once every agent has answered or its deadline, at most `within` seconds, is over."""
+        agents = self._register.agents(self._now_ns())
+        self._forget({agent["agent"] for agent in agents})
+        lines = {agent["agent"]: line for agent in agents if (line := self._register.live(agent["agent"])) is not None}
+        asked, missing = plan(agents, {name: line.answers for name, line in lines.items()}, about)
+        gathering = Gathering(asked, missing)
+        try:
+            for name in asked:
+                self._put(lines[name], about, within, gathering)
+            await gathering.wait()
+        finally:  # also where whoever asked is gone
+            for question in self._of(lambda question: question.gathering is gathering):
+                self._close(question)
+        return gathering
+
+    def answered(self, line: Line, answer: Answer) -> None:
+        """From a connection. What comes too late is dropped, but for what it says of the agent's habits."""
+        question = self._open.get(answer.id) or self._overdue.get(line.agent)
+        if question is None or question.id != answer.id or question.line is not line:
+            return
+        seconds = monotonic() - question.sent
+        if seconds <= question.full:
+            self._habits.answered(line.agent)
+        if self._close(question):
+            refused = Missing(line.agent, "refused", f"{answer.refused}: {answer.detail}")
+            question.gathering.enter(line.agent, refused if answer.refused else Part(answer.body, round(seconds, 3)))
+
+    def left(self, line: Line) -> None:
+        """A connection ended: nobody waits for it any longer."""
+        for question in self._of(lambda question: question.line is line):
+            self._close(question)
+            question.gathering.enter(
+                line.agent, Missing(line.agent, "connection_lost", "its connection ended while it was asked")
+            )
+        if (overdue := self._overdue.get(line.agent)) is not None and overdue.line is line:
+            del self._overdue[line.agent]
+
+    @property
+    def waiting(self) -> int:
+        """Questions that somebody waits for."""
+        return len(self._open)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _put(self, line: Line, about: str, full: float, gathering: Gathering) -> None:
+        number, within = next(self._ids), self._habits.within(line.agent, full)
+        timer = asyncio.get_running_loop().call_later(within, self._late, number)
+        self._open[number] = _Question(number, line, within, full, gathering, timer)
+        if line.unsent < MOST_UNSENT:
+            line.post(Ask(number, about, within))
+
+    def _late(self, number: int) -> None:
+        question = self._open[number]
+        agent = question.line.agent
+        self._habits.missed(agent)
+        self._overdue[agent] = question
+        self._close(question)
+        question.gathering.enter(agent, late(agent, question.within, self._silent(agent)))
+
+    def _silent(self, name: str) -> float:
+        """Seconds since anything came from an agent."""
+        now = self._now_ns()
+        seen = next((agent["last_seen"] for agent in self._register.agents(now) if agent["agent"] == name), None)
+        return 0.0 if seen is None else (now - rfc3339_ns(seen)) / 1e9
+
+    def _close(self, question: _Question) -> bool:
+        """Nobody waits for it from now on; whether somebody did."""
+        question.timer.cancel()
+        return self._open.pop(question.id, None) is not None
+
+    def _of(self, which: Callable[[_Question], bool]) -> Iterator[_Question]:
+        return iter([question for question in self._open.values() if which(question)])
+
+    def _forget(self, names: set[str]) -> None:
+        """Keep nothing of agents that the register does not list any more."""
+        self._habits.keep(names)
+        for name in self._overdue.keys() - names:
+            del self._overdue[name]
