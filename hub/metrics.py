@@ -34,6 +34,7 @@ GAUGES = {
     "nodetap_hub_queued_works": "Batches, tombstones and echoes waiting for the writer",
     "nodetap_hub_writer_stuck_seconds": "Seconds since the writer last finished something while it had work",
     "nodetap_hub_commit": "Number of the newest commit",
+    "nodetap_hub_held_bytes": "Bytes of messages and batches that came in and are not on disk yet",
 }
 
 
@@ -60,6 +61,13 @@ class Metrics:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
             registry=to,
         )
+        self.loop_lag = Histogram(
+            "nodetap_hub_loop_lag_seconds",
+            "How late the event loop came back to a task that slept",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+            registry=to,
+        )
+        self.admitted = Counter("nodetap_hub_connections_admitted", "Connections let in", registry=to)
         self.info = Counter("nodetap_hub_starts", "Starts of this process, by version", ["version"], registry=to)
         self.info.labels(protocol.VERSION).inc()
         for kind in (*TABLES, "tombstone"):

@@ -38,6 +38,7 @@ class ServeConfig:
     tls_files: tuple[str, str] | None
     retain_days: int
     retain_bytes: int | None
+    commit_deadline: float = COMMIT_DEADLINE
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
@@ -128,6 +129,7 @@ def main(log_level: str, log_format: str) -> None:
     envvar="NODETAP_RETAIN_BYTES",
     help="Size of the store above which the oldest days are dropped.",
 )
+@click.option("--commit-deadline", type=float, default=COMMIT_DEADLINE, envvar="NODETAP_COMMIT_DEADLINE", hidden=True)
 @click.option("--insecure", is_flag=True, envvar="NODETAP_INSECURE",
               help="Listen beyond loopback without a token or without TLS.")  # fmt: skip
 def serve(
@@ -139,6 +141,7 @@ def serve(
     tls_key: str | None,
     retain_days: int,
     retain_bytes: int | None,
+    commit_deadline: float,
     insecure: bool,
 ) -> None:
     """Run the hub until SIGTERM or Ctrl-C."""
@@ -149,7 +152,7 @@ def serve(
             f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"
         )
     files = (tls_cert, tls_key) if tls_cert and tls_key else None
-    config = ServeConfig(agents, api, store, token, tls, files, retain_days, retain_bytes)
+    config = ServeConfig(agents, api, store, token, tls, files, retain_days, retain_bytes, commit_deadline)
     sys.exit(asyncio.run(Hub(config).run()))
 
 
@@ -190,7 +193,8 @@ class Hub:
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
         ingest = Ingest(store, register, self.log, token=self.config.token, api_port=api_port)
-        watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, COMMIT_DEADLINE, self.log)
+        deadline = self.config.commit_deadline
+        watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, deadline, self.log)
         port = await ingest.start(*self.config.agents, self.config.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))

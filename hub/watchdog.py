@@ -34,7 +34,7 @@ class HubWatchdog(threading.Thread):
             faulthandler.dump_traceback_later(LOOP_DEAD, exit=True)
             stuck, loop_age = self._stuck(), self._loop_age()
             self.ready = stuck < self._deadline and loop_age < self._deadline
-            if stuck > 3 * self._deadline or loop_age > LOOP_DEAD:
+            if stuck > 3 * self._deadline - 2 * TICK or loop_age > LOOP_DEAD:  # the next look would be late
                 self._end(stuck, loop_age)
         faulthandler.cancel_dump_traceback_later()
 

@@ -6,30 +6,32 @@ import asyncio
 import hmac
 import ssl as ssl_module
 from collections.abc import Coroutine
+from functools import partial
 from http import HTTPStatus
-from time import time_ns
-from typing import Any
+from time import monotonic, time_ns
+from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from hub.fanout.asker import Asker
+from hub.ingest.admission import Admission
 from hub.ingest.agents import Register
+from hub.ingest.budget import OVERHEAD, Budget
+from hub.ingest.inlet import Inlet
 from hub.ingest.session import Session
-from hub.ingest.writer import Outcome, Writer
+from hub.ingest.writer import Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.store.store import Store
 from protocol.limits import MAX_MESSAGE
 from protocol.messages import Batch
 
-BUDGET_BYTES = 256 << 20
-"""Bytes of batches that may be on their way to the store, all agents together."""
-WINDOW_BATCHES = 64
-MIN_WINDOW_BYTES = 1 << 20
-MAX_WINDOW_BYTES = 64 << 20
 MAX_CONNECTIONS = 2_000
-RETRY_AFTER = 2.0
-"""Seconds after which an agent that was turned away may come again."""
+BACKLOG = 1_024
+"""Connections that the kernel keeps for us: those it drops come again when it suits their kernel, not us."""
+BEAT = 0.05
+ACTIVE = 2.0
+"""Seconds after its last batch for which an agent counts as one that sends."""
 
 
 class Ingest:
@@ -46,6 +48,10 @@ class Ingest:
         self.metrics = Metrics(self._look, lambda: register.verdicts(time_ns()))
         self.writer = Writer(store, self._done, log)
         self.draining = False
+        self.budget = Budget()
+        self._admission = Admission()
+        self._greeting = 0
+        self._beating: asyncio.Task[None] | None = None
         self._token = token
         self._sessions: set[Session] = set()
         self._server: Server | None = None
@@ -58,6 +64,7 @@ class Ingest:
             "nodetap_hub_queued_works": self.writer.queued,
             "nodetap_hub_writer_stuck_seconds": round(self.writer.stuck_for(), 3),
             "nodetap_hub_commit": self.register.commit,
+            "nodetap_hub_held_bytes": self.budget.bytes,
         }
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -66,6 +73,7 @@ class Ingest:
         """Listen. Returns the port. Raises OSError where the address cannot be had."""
         self._loop = asyncio.get_running_loop()
         self.writer.start()
+        self._beating = asyncio.ensure_future(self._beat())
         self._server = await serve(
             self._serve,
             host,
@@ -78,6 +86,8 @@ class Ingest:
             ping_interval=None,  # an agent reports every two seconds; silence ends the session
             open_timeout=10.0,
             server_header=None,
+            backlog=BACKLOG,
+            create_connection=cast(Any, partial(Inlet, self.budget)),
         )
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
@@ -86,12 +96,25 @@ class Ingest:
         self.draining = True
         if self._server is not None:
             self._server.close(close_connections=False)
-        await asyncio.gather(*(session.drain(RETRY_AFTER) for session in list(self._sessions)))
+        waits = [(session, self._admission.later(monotonic())) for session in self._sessions]
+        await asyncio.gather(*(session.drain(wait) for session, wait in waits))
         self.writer.stop()
         await asyncio.to_thread(self.writer.join, timeout)
         await asyncio.sleep(0)  # lets the writer's last outcome reach the sessions
         await self._flush()
         await asyncio.gather(*(session.close() for session in list(self._sessions)))
+        if self._beating is not None:
+            self._beating.cancel()
+
+    async def _beat(self) -> None:
+        """See how late the loop is, who sends now, and whether memory has come free."""
+        while True:
+            asleep = self.now()
+            await asyncio.sleep(BEAT)
+            now = self.now()
+            self.metrics.loop_lag.observe(max(0.0, now - asleep - BEAT))
+            self.budget.active = sum(s.outstanding > 0 or now - s.sent < ACTIVE for s in self._sessions)
+            self.budget.relieve()
 
     async def _flush(self) -> None:
         """Give acknowledgements that are queued a moment to get out."""
@@ -106,10 +129,19 @@ class Ingest:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def now(self) -> float:
+        """The loop's clock, seconds."""
+        assert self._loop is not None
+        return self._loop.time()
+
     def window(self) -> tuple[int, int]:
-        """Batches and bytes that each agent may have outstanding: a share of one budget."""
-        share = BUDGET_BYTES // max(1, len(self._sessions))
-        return WINDOW_BATCHES, max(MIN_WINDOW_BYTES, min(MAX_WINDOW_BYTES, share))
+        """Batches and bytes that an agent may have outstanding now: a share of one budget."""
+        return self.budget.window()
+
+    def put(self, work: Work) -> None:
+        """A batch or tombstone for the writer."""
+        self.budget.queue(work.size + OVERHEAD)
+        self.writer.put(work)
 
     # -- connections -----------------------------------------------------------------------------------------------
 
@@ -120,16 +152,21 @@ class Ingest:
                 self.metrics.refusals.labels("bad_token").inc()
                 self.log.warning("agent refused", code="bad_token", peer=str(connection.remote_address))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "bad_token: the token is missing or wrong\n")
-        if self.draining or len(self._sessions) >= MAX_CONNECTIONS:
+        full = self.draining or len(self._sessions) >= MAX_CONNECTIONS
+        wait = self._admission.later(monotonic()) if full else self._admission.ask(self._greeting, monotonic())
+        if wait:
             self.metrics.refusals.labels("busy").inc()
             response = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy: come again later\n")
-            response.headers["Retry-After"] = str(int(RETRY_AFTER))
+            response.headers["Retry-After"] = str(wait)
             return response
+        self.metrics.admitted.inc()
         return None
 
     async def _serve(self, socket: ServerConnection) -> None:
+        assert isinstance(socket, Inlet)
         session = Session(self, socket)
         self._sessions.add(session)
+        self.budget.sessions = len(self._sessions)
         try:
             await session.run()
         except Exception:
@@ -138,6 +175,7 @@ class Ingest:
         finally:
             self._sessions.discard(session)
             self.asker.left(session)
+            self.budget.sessions = len(self._sessions)
 
     # -- from the writer's thread ----------------------------------------------------------------------------------
 
@@ -151,6 +189,8 @@ class Ingest:
         self._count(outcome)
         by_number = {session.number: session for session in self._sessions}
         for work in outcome.works:
+            if work.message is not None:
+                self.budget.queue(-work.size - OVERHEAD)
             if work.session in by_number:
                 by_number[work.session].done(work)
             if work.echo is not None:
@@ -160,6 +200,7 @@ class Ingest:
             if isinstance(session, Session):
                 session.acknowledge(epoch)
         self._refuse(outcome)
+        self.budget.relieve()
         if outcome.stored:
             self.spawn(self.register.announce())
 

@@ -8,10 +8,11 @@ from contextlib import suppress
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 import protocol
+from hub.ingest.budget import OVERHEAD
+from hub.ingest.inlet import Inlet
 from hub.ingest.writer import Work
 from protocol.codec import choose_version, decode, encode
 from protocol.errors import IllegalMoment, RemoteError
@@ -49,7 +50,7 @@ SEND_TIMEOUT = 10.0
 class Session:
     """One connection of one agent, on the hub's loop."""
 
-    def __init__(self, ingest: Ingest, socket: ServerConnection) -> None:
+    def __init__(self, ingest: Ingest, socket: Inlet) -> None:
         self.ingest = ingest
         self.number = 0
         self.connection = ""
@@ -59,6 +60,8 @@ class Session:
         self.answers: list[str] = []  # what the agent may be asked about
         self.outstanding_bytes = 0
         self.outstanding = 0
+        self.sent = 0.0
+        """When the last batch came, by the loop's clock."""
         self.log = ingest.log
         self.leaving = False
         self._socket = socket
@@ -99,7 +102,7 @@ class Session:
 
     async def _greet(self) -> None:
         async with asyncio.timeout(HELLO_TIMEOUT):
-            data = await self._socket.recv()
+            data = await self._recv()
         hello, _ = decode(data, "agent")
         if not isinstance(hello, Hello):
             raise IllegalMoment(f"{type(hello).__name__} where a hello belongs")
@@ -134,8 +137,7 @@ class Session:
         sender = asyncio.ensure_future(self._drain_outgoing())
         try:
             while not self.leaving:
-                async with asyncio.timeout(SILENCE_TIMEOUT):
-                    data = await self._socket.recv()
+                data = await self._hear()
                 message, unknown = decode(data, "agent")
                 self.ingest.metrics.unknown_keys.inc(unknown)
                 handler = self._handlers.get(type(message))
@@ -145,6 +147,21 @@ class Session:
                 handler(message, len(data))
         finally:
             sender.cancel()
+
+    async def _recv(self) -> bytes | str:
+        data = await self._socket.recv()
+        self._socket.taken(len(data))  # of text, which no agent sends, too little by what is no ASCII
+        return data
+
+    async def _hear(self) -> bytes | str:
+        """The next message. Raises TimeoutError where none comes although we would read it."""
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_TIMEOUT):
+                    return await self._recv()
+            except TimeoutError:
+                if not self._socket.paused:
+                    raise
 
     async def _drain_outgoing(self) -> None:
         """Send what is queued, until the connection ends."""
@@ -224,8 +241,10 @@ class Session:
             return
         self.outstanding += 1
         self.outstanding_bytes += size
+        self._socket.outstanding += size + OVERHEAD
+        self.sent = self.ingest.now()
         self.ingest.metrics.received_bytes.inc(size)
-        self.ingest.writer.put(Work(message, self.node, self.source, self.number, size))
+        self.ingest.put(Work(message, self.node, self.source, self.number, size, agent=self.agent))
 
     def _on_status(self, status: Status, size: int) -> None:
         self.ingest.register.status(self.agent, status, time_ns())
@@ -239,7 +258,7 @@ class Session:
             self._echoes -= 1
             self.post(EchoReply(echo.id, time_ns()))
 
-        self.ingest.writer.put(Work(None, echo=answer))
+        self.ingest.writer.put(Work(None, echo=answer, agent=self.agent))
 
     def _on_answer(self, answer: Answer, size: int) -> None:
         self.ingest.asker.answered(self, answer)
@@ -254,6 +273,7 @@ class Session:
         """One of this connection's works is out of the queue."""
         self.outstanding -= 1
         self.outstanding_bytes -= work.size
+        self._socket.outstanding -= work.size + OVERHEAD
 
     def _grant(self) -> tuple[int, int]:
         """The window as it is now. The largest one granted is what the agent is held to: it learns of others late."""

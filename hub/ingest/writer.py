@@ -1,32 +1,38 @@
 """The one writer: takes what is queued, checks it, commits it, says what became of it.
 
 A thread of its own, because unpacking and inserting block. Batches are gathered for a moment so that inserts are
-large; an echo goes through the same queue, so that its reply proves that the writer gets somewhere.
+large, and taken from the agents in turn; an echo goes through the same queue, so that its reply proves that the writer
+gets somewhere. What one commit takes is bounded by the memory that its columns need, and by the time that it takes.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time_ns
 from typing import Any
 
-from hub.store.engine import MAX_INSERT_ROWS
+from hub import failpoints
+from hub.ingest.lanes import Lanes
+from hub.ingest.pace import Pace
 from hub.store.store import BadBatch, Entry, Store, StoreError
 from protocol.codec import unpack_body
 from protocol.errors import WrongBatch
-from protocol.failpoints import VARIABLE, parse
 from protocol.messages import Batch, Tombstone
 
 GATHER = 0.1
 """Seconds for which a commit waits for more rows, from the first one queued."""
-MAX_ROWS = MAX_INSERT_ROWS
-"""Rows that are taken out of the queue at once: more would not be one insert."""
-ENOUGH_ROWS = MAX_ROWS // 2
-"""Rows that are committed without waiting."""
+MAX_COST = 96 << 20
+"""Bytes of columns that one commit takes: they are in memory as arrays, as a Native block, and in the engine."""
+LEAST_COST = 1 << 20
+ENOUGH_COST = MAX_COST // 2
+"""Bytes of columns that are committed without waiting."""
+MAX_WORKS = 256
+"""Things that one commit takes: the loop settles them in one go."""
+ROW_COST = 400
+"""Bytes of a row's columns that are not sent, because they are empty."""
 RETRY = 1.0
 """Seconds between two tries of a commit that the store could not do."""
 
@@ -41,6 +47,15 @@ class Work:
     session: int = 0
     size: int = 0
     echo: Callable[[], None] | None = None
+    agent: str = ""
+
+    @property
+    def cost(self) -> int:
+        """Bytes of its columns."""
+        message = self.message
+        if isinstance(message, Batch):
+            return message.raw_size + ROW_COST * message.rows
+        return ROW_COST if message is not None else 0
 
 
 @dataclass(slots=True)
@@ -61,12 +76,11 @@ class Writer(threading.Thread):
     def __init__(self, store: Store, on_done: Callable[[Outcome], None], log: Any) -> None:
         super().__init__(name="writer", daemon=True)
         self._store, self._on_done, self._log = store, on_done, log
-        self._queue: deque[Work] = deque()
-        self._rows = 0
+        self._queue: Lanes[Work] = Lanes(failpoints.throttled())
+        self._pace = Pace(MAX_COST, LEAST_COST)
         self._news = threading.Condition()
         self._ending = False
         self._busy_since: float | None = None
-        self._hang = "ingest_hang" in parse(os.environ.get(VARIABLE, ""))  # for tests: takes work, finishes none
         self.failing = ""
         """Why the store cannot be written to now; empty where it can."""
 
@@ -75,8 +89,7 @@ class Writer(threading.Thread):
         with self._news:
             if not self._queue and self._busy_since is None:
                 self._busy_since = monotonic()
-            self._queue.append(work)
-            self._rows += work.message.rows if isinstance(work.message, Batch) else 0
+            self._queue.put(work.agent, work, work.cost)
             self._news.notify()
 
     def stop(self) -> None:
@@ -101,35 +114,34 @@ class Writer(threading.Thread):
             started = monotonic()
             outcome = self._commit(works)
             outcome.seconds = monotonic() - started
+            self._pace.done(sum(work.cost for work in works), outcome.seconds)
             with self._news:
                 self._busy_since = monotonic() if self._queue else None
             self._on_done(outcome)
+            del works, outcome  # columns go before the next are made
 
     def _take(self) -> list[Work]:
         with self._news:
-            while not self._queue and not self._ending:
-                self._news.wait()
-            deadline = monotonic() + GATHER
-            while self._rows < ENOUGH_ROWS and not self._ending and any(w.echo is None for w in self._queue):
-                if not self._news.wait(deadline - monotonic()) and monotonic() >= deadline:
-                    break
-            return self._pop()
+            while (wait := self._queue.wait(self._now())) != 0.0 and not (self._ending and wait is None):
+                self._busy_since = None
+                self._news.wait(wait)
+            self._busy_since = self._busy_since or monotonic()
+            self._gather()
+            return self._queue.take(self._pace.limit, MAX_WORKS, self._now())
 
-    def _pop(self) -> list[Work]:
-        works: list[Work] = []
-        rows = 0
-        while self._queue:
-            more = self._queue[0].message
-            rows += more.rows if isinstance(more, Batch) else 0
-            if works and rows > MAX_ROWS:
+    def _now(self) -> float:
+        return math.inf if self._ending else monotonic()  # at the end nothing is held back
+
+    def _gather(self) -> None:
+        """Wait a moment for more, unless there is enough, or nobody who must wait for it but echoes."""
+        deadline = monotonic() + GATHER
+        enough = min(ENOUGH_COST, self._pace.limit)
+        while 0 < self._queue.cost < enough and not self._ending and len(self._queue) < MAX_WORKS:
+            if not self._news.wait(max(0.0, deadline - monotonic())) and monotonic() >= deadline:
                 break
-            works.append(self._queue.popleft())
-            self._rows -= more.rows if isinstance(more, Batch) else 0
-        return works
 
     def _commit(self, works: Sequence[Work]) -> Outcome:
-        while self._hang:
-            threading.Event().wait(RETRY)
+        failpoints.hang()
         outcome = Outcome(works=list(works))
         entries: list[tuple[Work, Entry]] = []
         for work in works:

@@ -16,7 +16,7 @@ Pure. Data comes out as buffers, not joined: a fixed-width column of many pieces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -182,13 +182,13 @@ def used(columns: Sequence[Column], parts: Sequence[Columns]) -> tuple[Column, .
     return tuple(c for c in columns if c.wire not in ragged or any(items_of(part[c.name]) for part in parts))
 
 
-def block(columns: Sequence[Column], parts: Sequence[Columns], rows: int) -> list[Buffer]:
+def block(columns: Sequence[Column], parts: Sequence[Columns], rows: int) -> Iterator[Buffer]:
     """One Native block: `parts` (pieces of the same columns, `rows` rows in all) one after the other.
 
-    Returns buffers to be written in order; they borrow the arrays' memory. The values must have passed `check`.
+    Yields buffers to be written in order, a column's at a time; they borrow the arrays' memory. The values must have
+    passed `check`.
     """
-    out: list[Buffer] = [varint(len(columns)) + varint(rows)]
+    yield varint(len(columns)) + varint(rows)
     for column in columns:
-        out.append(string(column.name) + string(column.clickhouse))
-        out += column_data(column, [part[column.name] for part in parts])
-    return out
+        yield string(column.name) + string(column.clickhouse)
+        yield from column_data(column, [part[column.name] for part in parts])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from clickhouse_connect.driver.exceptions import DatabaseError
 
+from hub import failpoints
 from hub.store import ddl, native, retention
 from hub.store import rows as stored_rows
 from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
@@ -162,7 +163,9 @@ class Store:
     def _insert_rows(self, table: Table, entries: list[Entry], number: int, now_ns: int) -> None:
         if entries:
             parts = [_with_origin(entry, number, day_of(now_ns)) for entry in entries]
-            self._engine.insert(self._writer, table, parts, sum(entry.rows for entry in entries))
+            rows = sum(entry.rows for entry in entries)
+            self._engine.insert(self._writer, table, parts, rows)
+            failpoints.slow(rows)
 
     def _insert_lines(self, lines: list[Line]) -> None:
         self._engine.insert(self._writer, ddl.BATCHES, [columns_of_lines(lines)], len(lines))

@@ -1,0 +1,39 @@
+"""Where tests make a live hub misbehave (`NODETAP_FAILPOINT`, see `protocol.failpoints`).
+
+ingest_hang[=FILE]      the writer takes work and finishes none, as long as the file exists; for ever without one
+store_slow=FILE         the store takes only as many rows a second as the file says, as long as it exists
+throttle=AGENT:SECONDS  the batches of that agent leave the queue one at a time, so many seconds apart
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from protocol.failpoints import VARIABLE, parse
+
+_NAMED = parse(os.environ.get(VARIABLE, ""))
+STEP = 0.05
+
+
+def hang() -> None:
+    """In the writer's thread, before a commit."""
+    if "ingest_hang" in _NAMED:
+        while not _NAMED["ingest_hang"] or Path(_NAMED["ingest_hang"]).exists():
+            time.sleep(STEP)
+
+
+def slow(rows: int) -> None:
+    """In the writer's thread, after an insert of so many rows."""
+    if "store_slow" not in _NAMED:
+        return
+    path, began = Path(_NAMED["store_slow"]), time.monotonic()
+    while path.exists() and (time.monotonic() - began) * float(path.read_text() or 1) < rows:
+        time.sleep(STEP)
+
+
+def throttled() -> dict[str, float]:
+    """Seconds that must lie between two batches of an agent."""
+    agent, _, seconds = _NAMED.get("throttle", "").rpartition(":")
+    return {agent: float(seconds)} if agent else {}

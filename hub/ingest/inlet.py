@@ -1,0 +1,68 @@
+"""A connection whose received bytes are on the budget from the moment they are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import DATA_OPCODES, Frame
+
+from hub.ingest.budget import Budget
+
+
+class Inlet(ServerConnection):
+    """A connection of the agents' listener. `buffered` are bytes read and not taken by the session yet: whole frames,
+    and the beginning of one; `held` adds those of its batches in the writer's queue, which the session keeps."""
+
+    def __init__(self, budget: Budget, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.budget = budget
+        self.buffered = 0
+        self.outstanding = 0
+        self.paused = False
+        self._frames = 0
+        self._over = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of the budget that this connection's agent takes."""
+        return self.buffered + self.outstanding
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        super().data_received(data)
+        self._count()
+
+    def process_event(self, event: Any) -> None:
+        """Called per frame."""
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self._frames += len(event.data)
+        super().process_event(event)
+
+    def taken(self, size: int) -> None:
+        """The session has taken a message of that many bytes."""
+        self._frames -= size
+        self._count()
+
+    def _count(self) -> None:
+        if not self._over:
+            buffered = self._frames + len(self.protocol.reader.buffer)
+            before, self.buffered = self.buffered, buffered
+            self.budget.read(self, buffered - before)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport, once."""
+        self._over = True
+        self.budget.gone(self)
+        super().connection_lost(exc)
+
+    def pause(self) -> None:
+        """Read nothing more."""
+        self.paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on, unless the session has not yet taken what is there."""
+        self.paused = False
+        if not self.recv_messages.paused:
+            self.transport.resume_reading()

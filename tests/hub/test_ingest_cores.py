@@ -1,0 +1,195 @@
+"""The pure parts of ingest: whose turn it is, how much at once, who may connect, what may be held."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.ingest.admission import BURST, LONGEST, MAX_GREETING, RATE, Admission
+from hub.ingest.budget import BUDGET_BATCHES, BUDGET_BYTES, FLOOR_BYTES, Budget
+from hub.ingest.lanes import QUANTUM, Lanes
+from hub.ingest.pace import TARGET, Pace
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(0, 3 * QUANTUM)) | st.integers(0, 4 * QUANTUM), max_size=60
+)
+
+
+@given(STEPS)
+def test_lanes_lose_nothing_and_keep_each_lane_in_order(steps: list) -> None:
+    lanes: Lanes[tuple[str, int]] = Lanes()
+    put: list[tuple[str, int]] = []
+    taken: list[tuple[str, int]] = []
+    for number, step in enumerate(steps):
+        if isinstance(step, tuple):
+            put.append((step[0], number))
+            lanes.put(step[0], put[-1], step[1])
+        else:
+            more = lanes.take(step, 5, 0.0)
+            assert len(more) <= 5
+            assert more or len(put) == len(taken)
+            taken += more
+    while len(lanes):
+        taken += lanes.take(0, 9, 0.0)
+    assert lanes.cost == 0
+    assert lanes.wait(0.0) is None
+    assert sorted(taken) == sorted(put)
+    for lane in "abc":
+        assert [t for t in taken if t[0] == lane] == [p for p in put if p[0] == lane]
+
+
+def test_a_small_thing_passes_what_another_has_piled_up() -> None:
+    lanes: Lanes[str] = Lanes()
+    for number in range(100):
+        lanes.put("greedy", f"greedy{number}", QUANTUM)
+    lanes.put("modest", "modest", 100)
+    assert "modest" in lanes.take(2 * QUANTUM, 10, 0.0)
+
+
+def test_two_that_want_everything_get_the_same_in_bytes_not_in_things() -> None:
+    lanes: Lanes[str] = Lanes()
+    for _ in range(400):
+        lanes.put("large", "large", QUANTUM)
+        for _ in range(4):
+            lanes.put("small", "small", QUANTUM // 4)
+    got = Counter(thing for _ in range(20) for thing in lanes.take(8 * QUANTUM, 100, 0.0))
+    assert abs(got["large"] - got["small"] / 4) <= 1
+
+
+def test_a_spaced_lane_waits_and_stops_nobody() -> None:
+    lanes: Lanes[str] = Lanes({"slow": 5.0})
+    for lane in ("slow", "slow", "quick", "quick"):
+        lanes.put(lane, lane, 1)
+    assert sorted(lanes.take(100, 10, 0.0)) == ["quick", "quick", "slow"]
+    assert lanes.take(100, 10, 1.0) == []
+    assert lanes.wait(1.0) == 4.0
+    assert lanes.take(100, 10, 5.0) == ["slow"]
+
+
+def test_the_pace_follows_the_store_down_and_up() -> None:
+    pace = Pace(1000, 10)
+    pace.done(1000, 10 * TARGET)
+    assert pace.limit == 100
+    pace.done(1000, 1000 * TARGET)
+    assert pace.limit == 10
+    for _ in range(10):
+        pace.done(pace.limit, TARGET / 3)
+    assert pace.limit == 1000
+    pace.done(1, TARGET / 3)
+    assert pace.limit == 1000
+
+
+def test_a_herd_is_admitted_at_the_rate_and_spread() -> None:
+    admission = Admission(random.Random(1))
+    waits = [admission.ask(0, 100.0) for _ in range(1000)]
+    assert waits.count(0) == BURST
+    later = [wait for wait in waits if wait]
+    assert min(later) >= 1
+    assert LONGEST / 2 < max(later) <= LONGEST + 2
+    assert max(Counter(later).values()) < 4 * RATE
+    assert [admission.ask(0, 101.0) for _ in range(200)].count(0) == BURST
+    assert admission.ask(MAX_GREETING, 200.0) > 0
+    assert admission.ask(0, 201.0) == 0
+
+
+@given(st.integers(1, 2000), st.data())
+def test_the_windows_of_all_fit_the_budget(sessions: int, data: st.DataObject) -> None:
+    budget = Budget()
+    budget.sessions, budget.active = sessions, data.draw(st.integers(1, sessions))
+    batches, size = budget.window()
+    assert batches >= 4
+    assert size >= FLOOR_BYTES
+    idle = sessions - budget.active
+    assert budget.active * size + idle * FLOOR_BYTES <= BUDGET_BYTES + FLOOR_BYTES
+    assert budget.active * batches + idle * 4 <= BUDGET_BATCHES + 4
+
+
+@dataclass(eq=False)
+class Line:
+    """A connection that has more to send than anyone wants."""
+
+    budget: Budget
+    buffered: int = 0
+    queued: int = 0
+    paused: bool = False
+
+    @property
+    def held(self) -> int:
+        return self.buffered + self.queued
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def read(self, size: int) -> None:
+        if not self.paused:
+            self.buffered += size
+            self.budget.read(self, size)
+
+    def hand_on(self) -> None:
+        """The session takes the whole message."""
+        size, self.buffered = self.buffered, 0
+        self.budget.read(self, -size)
+        self.queued += size
+        self.budget.queue(size)
+
+    def written(self) -> None:
+        self.budget.queue(-self.queued)
+        self.queued = 0
+        self.budget.relieve()
+
+
+CHUNK = 256 << 10
+MESSAGE = 16 << 20
+
+
+def test_a_thousand_who_send_all_they_can_stay_within_the_budget_and_all_get_through() -> None:
+    budget = Budget()
+    lines = [Line(budget) for _ in range(1000)]
+    through: set[int] = set()
+    bound = BUDGET_BYTES + len(lines) * (FLOOR_BYTES + CHUNK) + MESSAGE
+    while len(through) < len(lines):
+        for number, line in enumerate(lines):
+            line.read(CHUNK)
+            assert budget.bytes <= bound
+            if line.buffered >= MESSAGE:
+                line.hand_on()
+                through.add(number)
+        for line in lines:
+            if line.queued:
+                line.written()
+        if all(line.paused for line in lines):
+            budget.relieve()
+            assert not all(line.paused for line in lines)
+    assert max(line.buffered for line in lines) < MESSAGE
+
+
+def test_who_holds_little_is_read_whatever_others_hold() -> None:
+    budget = Budget()
+    greedy, modest = Line(budget), Line(budget)
+    greedy.queued = BUDGET_BYTES
+    budget.queue(BUDGET_BYTES)
+    greedy.read(CHUNK)
+    modest.read(FLOOR_BYTES // 2)
+    assert greedy.paused
+    assert not modest.paused
+    greedy.written()
+    assert not greedy.paused
+
+
+def test_who_goes_leaves_nothing_behind() -> None:
+    budget = Budget()
+    line = Line(budget)
+    line.read(CHUNK)
+    line.hand_on()
+    line.read(CHUNK)
+    budget.gone(line)
+    assert budget.bytes == CHUNK
+    line.written()
+    assert budget.bytes == 0
