@@ -25,7 +25,8 @@ KEEP_NS = 60_000_000_000
 """Silence after which a TCP conversation is forgotten: what comes then is a new one."""
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 _TCP, _TCP_FLAGS = int(Has.TCP), int(Has.TCP_FLAGS)
-_SHOWN = int(Has.ETHERTYPE | Has.TCP_FLAGS)  # in a row's layers, not in its key
+SHOWN = int(Has.ETHERTYPE | Has.TCP_FLAGS)
+"""Bits of a row's layers that are not in its key."""
 
 Records: TypeAlias = "dict[str, Ints]"
 """Records as columns. `_1` is from the first to the second endpoint of the key, `_2` the other way.
@@ -118,7 +119,7 @@ class Items:
             "flow_only": np.full(len(second), flow_only, dtype=np.int64),
             "flags_1": flags * (1 - second),
             "flags_2": flags * second,
-            "layers": layers & _SHOWN,
+            "layers": layers & SHOWN,
             "ethertype": np.asarray(columns["ethertype"])[self._source].astype(np.int64),
             "state": state,
             "from_second": second,

@@ -40,9 +40,8 @@ def random_seeds() -> Words:
 
 
 def interface_ids(column: Dict, known: dict[str, int]) -> Words:
-    """The number of every row's interface in `known`, which grows by the names that are new."""
-    numbers = np.array([known.setdefault(name, len(known)) for name in column.values], dtype=np.uint64)
-    return numbers[column.codes]
+    """The number in `known` of each of the column's interfaces, by code; `known` grows by the names that are new."""
+    return np.array([known.setdefault(name, len(known)) for name in column.values], dtype=np.uint64)
 
 
 def _endpoints(columns: Columns, layers: Words, ip: Bools) -> tuple[Words, Words]:

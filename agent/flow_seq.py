@@ -29,7 +29,8 @@ FAST_NS = 20_000_000
 ROUND_TRIP_NS = 3_000_000
 """Taken for the round trip where the handshake was not seen."""
 
-NEXT, TOP, ISN, ACK, LAST, WINDOW, DUPLICATES, SYN_LAST = range(8)
+WAY = ("NEXT", "TOP", "ISN", "ACK", "LAST", "WINDOW", "DUPLICATES", "SYN_LAST")
+NEXT, TOP, ISN, ACK, LAST, WINDOW, DUPLICATES, SYN_LAST = range(len(WAY))
 """Words of each direction: the next sequence number expected (-1: nothing seen in the session), when the segment came
 that went furthest, the sequence number of the last SYN, else of what stood before the first segment (-1: none); and of
 the last segment the acknowledgement, time, window, how often it said the same again, and whether it was a SYN."""
@@ -39,7 +40,7 @@ ROUND_TRIP = 2 * _WORDS
 STATE = ROUND_TRIP + 1
 
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
-_NEEDED = np.uint64(int(Has.TCP_SEQ | Has.TCP_ACK | Has.TCP_FLAGS | Has.TCP_WINDOW | Has.TCP_LEN))
+NEEDED = np.uint64(int(Has.TCP_SEQ | Has.TCP_ACK | Has.TCP_FLAGS | Has.TCP_WINDOW | Has.TCP_LEN))
 _MASK = 0xFFFFFFFF
 _APART = 34  # bits: further than any two relative sequence numbers and a length can be
 
@@ -76,7 +77,7 @@ class Segments:
     def __init__(
         self, columns: Columns, source: Ints, time: Ints, second: Bools, heads: Bools, at: Ints, states: States
     ) -> None:
-        chosen = ((np.asarray(columns["layers"]) & _NEEDED) == _NEEDED)[source]
+        chosen = ((np.asarray(columns["layers"]) & NEEDED) == NEEDED)[source]
         chosen[at] = False
         ways = [chosen & ~second, chosen & second]
         known = [states[:, NEXT] >= 0, states[:, _WORDS + NEXT] >= 0]

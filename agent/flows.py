@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import flow_compiled
 from agent.flow_cuts import finished
 from agent.flow_items import COUNTS, EARLIEST, FLAGS, KEEP_NS, LATEST, NAMES, RARE, Items, Records
-from agent.flow_keys import WORDS, Bools, Index, Ints, Words, group, hash_keys, interface_ids, keys_of, random_seeds
-from agent.flow_seq import States, unknown
+from agent.flow_keys import Bools, Index, Ints, Words, group, hash_keys, interface_ids, keys_of, random_seeds
+from agent.flow_seq import States
+from agent.flow_store import Store
 from protocol.columns import Columns, Dict
 from protocol.schema import Has
 
@@ -51,16 +53,14 @@ class FlowTable:
         self._active_ns, self._idle_ns, self._max_flows = active_ns, idle_ns, max_flows
         self._seeds = random_seeds()
         self._interfaces: dict[str, int] = {}
+        self._store = Store()
         self._index = Index()
-        self._alive: Bools = np.zeros(0, dtype=np.bool_)
-        self._keys: Words = np.zeros((0, WORDS), dtype=np.uint64)
-        self._records: Records = {name: np.zeros(0, dtype=np.int64) for name in NAMES}
-        self._states: States = unknown(0)
+        self._compiled = flow_compiled.load(self._store, self._seeds, active_ns, idle_ns)
         self._closed: list[tuple[Words, Records]] = []
 
     def __len__(self) -> int:
         """Open records, and conversations that are remembered beyond theirs."""
-        return len(self._index)
+        return len(self._store)
 
     def add(self, columns: Columns, with_rows: bool) -> None:
         """Count the packets of one block (table packets). `with_rows` says whether they get rows of their own."""
@@ -68,36 +68,26 @@ class FlowTable:
             return
         interface = columns["iface"]
         assert isinstance(interface, Dict)
-        keys, swapped = keys_of(columns, interface_ids(interface, self._interfaces))
-        hashes = hash_keys(keys, self._seeds)
-        order, heads = group(keys, hashes)
-        firsts = order[heads]
-        slots = self._index.find(hashes[firsts], keys[firsts], self._keys)
-        time, known = _times(columns, self.last_time), slots[slots >= 0]
-        items = Items(
-            columns, time, swapped, 0 if with_rows else 1, order, heads, slots, self._pick(known), self._states[known]
-        )
-        group_of, records, states = items.reduce(self._active_ns, self._idle_ns)
-        stays = np.append(group_of[1:] != group_of[:-1], True)
-        open_records = {name: value[stays] for name, value in records.items()}
-        self._store(hashes[firsts], keys[firsts], slots, open_records, states)
-        if not bool(stays.all()):
-            ended = {name: value[~stays] for name, value in records.items()}
-            self._closed.append((keys[firsts][group_of[~stays]], ended))
-        self.last_time = int(time[-1])
-        self.open_packets += len(time)
-        self.open_flow_only += 0 if with_rows else len(time)
+        numbers = interface_ids(interface, self._interfaces)
+        flow_only, rows = 0 if with_rows else 1, len(columns["layers"])
+        if self._compiled is not None:
+            ended, self.last_time = self._compiled.add(columns, interface.codes, numbers, flow_only, self.last_time)
+            self._closed += ended
+        else:
+            self._add(columns, numbers[interface.codes], flow_only)
+        self.open_packets += rows
+        self.open_flow_only += flow_only * rows
         self._make_room()
 
     def expire(self, now_ns: int) -> Columns | None:
         """Close the records that are due at `now_ns` and hand out all that are closed (table flows, by start)."""
-        slots = np.flatnonzero(self._alive)
-        seen, base = self._records["seen"][slots], self._records["base"][slots]
+        slots, records = self._store.taken(), self._store.records
+        seen, base = records["seen"][slots], records["base"][slots]
         now = min(max(now_ns, EARLIEST), LATEST)
         silent = np.abs(now - seen)  # a record from the future is due as well: the clock was set back
-        over = finished(self._records["state"][slots])
+        over = finished(records["state"][slots])
         keep_ns = max(KEEP_NS, self._idle_ns)
-        keep = np.where(over, LINGER_NS, np.where((self._keys[slots, 0] & _TCP) != 0, keep_ns, self._idle_ns))
+        keep = np.where(over, LINGER_NS, np.where((self._store.keys[slots, 0] & _TCP) != 0, keep_ns, self._idle_ns))
         gone = silent >= keep
         due = gone | (silent >= self._idle_ns) | (now - base >= self._active_ns)
         self._close(slots[due])
@@ -106,63 +96,72 @@ class FlowTable:
 
     def flush(self) -> Columns | None:
         """Close all records and hand them out (table flows, by start); None where there are none."""
-        slots = np.flatnonzero(self._alive)
+        slots = self._store.taken()
         self._close(slots)
         self._drop(slots)
         return self._take_closed()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _pick(self, slots: Ints) -> Records:
-        return {name: value[slots] for name, value in self._records.items()}
+    def _add(self, columns: Columns, interfaces: Words, flow_only: int) -> None:
+        """Count the packets of a block with numpy."""
+        store = self._store
+        keys, swapped = keys_of(columns, interfaces)
+        hashes = hash_keys(keys, self._seeds)
+        order, heads = group(keys, hashes)
+        firsts = order[heads]
+        slots = self._index.find(hashes[firsts], keys[firsts], store.keys)
+        time, known = _times(columns, self.last_time), slots[slots >= 0]
+        items = Items(columns, time, swapped, flow_only, order, heads, slots, store.pick(known), store.states[known])
+        group_of, records, states = items.reduce(self._active_ns, self._idle_ns)
+        stays = np.append(group_of[1:] != group_of[:-1], True)
+        open_records = {name: value[stays] for name, value in records.items()}
+        self._write(hashes[firsts], keys[firsts], slots, open_records, states)
+        if not bool(stays.all()):
+            ended = {name: value[~stays] for name, value in records.items()}
+            self._closed.append((keys[firsts][group_of[~stays]], ended))
+        self.last_time = int(time[-1])
 
-    def _store(self, hashes: Words, keys: Words, slots: Ints, records: Records, states: States) -> None:
+    def _write(self, hashes: Words, keys: Words, slots: Ints, records: Records, states: States) -> None:
         """Write the open record of every group of a block: to its slot, or to a free one where it has none."""
-        new = np.flatnonzero(slots < 0)
+        new, store = np.flatnonzero(slots < 0), self._store
         if len(new):
-            self._grow(len(self._index) + len(new))
+            store.grow(len(store) + len(new))
             slots = slots.copy()
-            slots[new] = np.flatnonzero(~self._alive)[: len(new)]
-            self._alive[slots[new]] = True
-            self._keys[slots[new]] = keys[new]
+            slots[new] = store.spare()[: len(new)]
+            store.alive[slots[new]] = True
+            store.keys[slots[new]] = keys[new]
             self._index.insert(hashes[new], slots[new])
         for name, value in records.items():
-            self._records[name][slots] = value
-        self._states[slots] = states
-
-    def _grow(self, needed: int) -> None:
-        if needed <= len(self._alive):
-            return
-        more = max(needed, 2 * len(self._alive), 1024) - len(self._alive)
-        zeros = np.zeros(more, dtype=np.int64)
-        keys = np.concatenate((self._keys, np.zeros((more, WORDS), dtype=np.uint64)))
-        records = {name: np.append(value, zeros) for name, value in self._records.items()}
-        self._alive = np.append(self._alive, np.zeros(more, dtype=np.bool_))
-        self._keys, self._records = keys, records
-        self._states = np.concatenate((self._states, unknown(more)))
+            store.records[name][slots] = value
+        store.states[slots] = states
 
     def _make_room(self) -> None:
-        over = len(self._index) - self._max_flows
+        over, records = len(self._store) - self._max_flows, self._store.records
         if over > 0:
-            slots = np.flatnonzero(self._alive)
-            age = self._records["seen"][slots] - self._records["shell"][slots] * LATEST  # what is only remembered first
+            slots = self._store.taken()
+            age = records["seen"][slots] - records["shell"][slots] * LATEST  # what is only remembered first
             slots = slots[np.argpartition(age, over - 1)[:over]]
             self._close(slots)
             self._drop(slots)
 
     def _close(self, slots: Ints) -> None:
         """Take the records out of these slots; their conversations stay, until they are dropped."""
-        slots = slots[self._records["shell"][slots] == 0]
+        store = self._store
+        slots = slots[store.records["shell"][slots] == 0]
         if len(slots):
-            self._closed.append((self._keys[slots], self._pick(slots)))
+            self._closed.append((store.keys[slots], store.pick(slots)))
             for name in (*COUNTS, *RARE, *FLAGS):
-                self._records[name][slots] = 0
-            self._records["shell"][slots] = 1
+                store.records[name][slots] = 0
+            store.records["shell"][slots] = 1
 
     def _drop(self, slots: Ints) -> None:
         if len(slots):
-            self._alive[slots] = False
-            self._index.keep(self._alive)
+            self._store.alive[slots] = False
+            if self._compiled is not None:
+                self._compiled.forget()
+            else:
+                self._index.keep(self._store.alive)
 
     def _take_closed(self) -> Columns | None:
         if not self._closed:

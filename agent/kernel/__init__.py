@@ -58,5 +58,7 @@ def library(path: Path) -> ctypes.CDLL | None:
     library.nodetap_chain.argtypes = (pointer, number, number, pointer, pointer, number)
     library.nodetap_pcap.argtypes = (pointer, number, number, pointer, number, *[pointer] * 4)
     library.nodetap_walk.argtypes = (pointer, number)
-    library.nodetap_tables.restype = ctypes.c_char_p
+    library.nodetap_flows.restype, library.nodetap_flows.argtypes = number, (pointer, number)
+    library.nodetap_flows_index.restype, library.nodetap_flows_index.argtypes = None, (pointer,)
+    library.nodetap_tables.restype = library.nodetap_flow_words.restype = ctypes.c_char_p
     return library

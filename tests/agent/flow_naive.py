@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
-from agent import flow_keys, flow_seq
+from agent import flow_keys, flow_seq, kernel
 from agent.flow_cuts import FIN_FIRST, FIN_SECOND, RESET
 from agent.flow_items import KEEP_NS
 from agent.flows import FlowTable
@@ -24,6 +26,17 @@ FRAGMENT = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.IP | Has.IPV4 | Has.FRAG
 V6 = int(Has.TIME | Has.IP | Has.IPV6 | Has.UDP)
 L2 = int(Has.TIME | Has.ETH | Has.ETHERTYPE)
 ARP = int(Has.TIME | Has.ETH | Has.ETHERTYPE | Has.ARP | Has.ARP_IPV4)
+
+
+@pytest.fixture(params=["kernel", "numpy"], scope="module", autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Imported, it runs every test of a module twice: with the compiled kernel, and without."""
+    if request.param == "kernel" and kernel.load() is None:
+        pytest.skip("the kernel is not built or not wanted")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setenv(kernel.VARIABLE, "off")
+        yield
 
 
 @dataclass(frozen=True)

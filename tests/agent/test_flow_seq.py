@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flow_naive import ACK, SYN, Packet, S, back, columns_of, records, rows_of
+from flow_naive import ACK, SYN, Packet, S, back, columns_of, records, rows_of, way  # noqa: F401
 
 from agent.flows import FlowTable
 
