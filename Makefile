@@ -7,7 +7,7 @@ BENCH := .bench/bench.pcap
 PEERS := .bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint format bench bench-pcap fidelity fuzz fuzz-parsers docs lock lock-peers clean
+.PHONY: help install up test faults-full soak lint format bench bench-pcap fidelity fuzz fuzz-parsers docs lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,18 @@ else
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/faults --ignore tests/live
 	$(BIN)/python -m pytest tests/faults tests/live # one after the other: their clocks are real
 endif
+
+# One that fails stops neither the others nor the table; make fails all the same.
+faults-full: $(STAMP) ## faults at full length, figures into docs/reliability.md (ARGS=tests/faults/test_lines.py)
+	@code=0; NODETAP_FAULTS=full $(BIN)/python -m pytest $(or $(ARGS),tests/faults --ignore $(SOAK)) || code=$$?; \
+		$(BIN)/python tools/reliability.py && exit $$code
+
+HOURS ?= 2
+SOAK := tests/faults/test_soak.py
+
+soak: $(STAMP) ## faults at random on twenty agents (HOURS=2); needs root
+	@code=0; NODETAP_FAULTS=full NODETAP_SOAK_HOURS=$(HOURS) $(BIN)/python -m pytest -s $(SOAK) || code=$$?; \
+		$(BIN)/python tools/reliability.py && exit $$code
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -67,6 +79,7 @@ fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
 	$(BIN)/python tools/fidelity.py $(ARGS)
 	$(BIN)/python tools/flow_fidelity.py
 	$(BIN)/python tools/softflowd_fidelity.py
+	$(BIN)/python -m tools.l7_fidelity
 
 FRAMES ?= 1000000
 
@@ -78,7 +91,6 @@ fuzz-parsers: $(STAMP) ## the L7 parsers by coverage, with atheris (ARGS="dns --
 	@.bench/atheris/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		.bench/atheris/bin/python tools/fuzz_parsers.py $(ARGS)
-	$(BIN)/python -m tools.l7_fidelity
 
 docs: $(STAMP) ## write the reference pages from the schema and the programs
 	$(BIN)/python tools/reference.py
