@@ -2,9 +2,15 @@
 
 A response answers the request of the other side of its connection that has its key; where the protocol has none, the
 oldest. A request without a response goes out unanswered, latency -1, after `timeout_ns`, at the end, or when more than
-`max_open` wait. What is no call: a response whose request was not seen (it is counted, `unasked`); a TCP
-segment with the sequence number of the one before it with a turn, which was sent again; and over UDP a repetition of a
-request that waits, as resolvers send them.
+`max_open` wait. What is no call: a response whose request was not seen (it is counted, `unasked`); and over UDP a
+repetition of a request that waits, as resolvers send them.
+
+Without a key no response is given to a request that may not be its own. Where bytes of the side that asks were missed,
+nobody knows how many requests wait: those that do go out unanswered, and so do all that follow. Where bytes of the
+answers were missed, each of the requests that waited may have its answer among them: a response then takes one away
+unanswered, but answers the last one where it acknowledges that and no more. A request that had been acknowledged before
+it was seen was missed. A connection is in step again when no request was seen for
+`timeout_ns`, or when it begins anew. What was asked before the first packet seen is not known.
 
 Pure: the time is an argument. The work is one step per request and response, none per packet.
 """
@@ -14,6 +20,7 @@ from __future__ import annotations
 import gc
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -22,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.flow_items import EARLIEST, LATEST
-from agent.l7 import TCP, UDP
+from agent.l7 import UDP, Mark, Turn
 from protocol.columns import Columns, Dict, text_of
 from protocol.schema import Has
 
@@ -32,12 +39,15 @@ if TYPE_CHECKING:
 TIMEOUT_NS = 60_000_000_000
 MAX_OPEN = 16_384
 """Requests that may wait for a response: about 600 bytes each."""
+ALL = 1 << 62
 RETRIES = 8
 """Requests of one key that are compared with a new one."""
-MAX_PLACES = 16_384
-"""Directions of connections of which the last segment is remembered."""
+MAX_SIDES = 16_384
+"""Sides of connections of which is remembered what was acknowledged, and that bytes were missed."""
 
 _UDP_HEADER = 8
+_ACK = 16
+_WORD, _HALF = (1 << 32) - 1, 1 << 31
 _KEPT = int(
     Has.IP | Has.IPV4 | Has.IPV6 | Has.TCP | Has.UDP | Has.SCTP
     | Has.DNS | Has.TLS | Has.DTLS | Has.QUIC | Has.HTTP | Has.HTTP2 | Has.SSH
@@ -60,7 +70,8 @@ class _Packet(NamedTuple):
     dst_port: int
     l7: str
     payload: int  # bytes, this turn's share
-    seq: int  # of TCP
+    end: int  # of TCP, as the next: the sequence number behind the segment; -1 of others
+    ack: int  # what has arrived of the other side, as the sender knows; -1 where it does not say
 
 
 class _Open(NamedTuple):
@@ -69,6 +80,14 @@ class _Open(NamedTuple):
     key: Key
     packet: _Packet
     operation: str
+
+
+@dataclass(slots=True)
+class _Unsure:
+    """How many of the requests that wait, from the oldest on, may have been answered unseen."""
+
+    most: int  # ALL where others may have been asked unseen
+    last: int  # when bytes were missed, or something was asked since
 
 
 class _Call(NamedTuple):
@@ -92,10 +111,11 @@ class Calls:
         self.unasked = 0
         """Responses whose request was not seen."""
         self._timeout_ns, self._max_open = timeout_ns, max_open
-        self._count = self._blocks = 0
+        self._count = 0
         self._open: OrderedDict[int, _Open] = OrderedDict()  # by number, the oldest first
         self._waiting: dict[Key, deque[int]] = {}  # their numbers, the oldest first
-        self._last: OrderedDict[tuple[int, int], tuple[int, int, int]] = OrderedDict()  # sequence number, block, row
+        self._acked: OrderedDict[Key, int] = OrderedDict()  # what the other side has acknowledged last
+        self._unsure: OrderedDict[Key, _Unsure] = OrderedDict()  # of keys that are None
         self._done: list[_Call] = []
 
     def __len__(self) -> int:
@@ -104,17 +124,17 @@ class Calls:
 
     def add(self, columns: Columns, said: Sequence[Said]) -> None:
         """Take the requests and responses of a block (`columns`: table packets), in the order they were seen."""
-        self._blocks += 1
         collecting = gc.isenabled()
         gc.disable()  # thousands of tuples come at once, and none is part of a cycle
         try:
             for one, packet in zip(said, _packets(columns, said), strict=True):
-                if packet.proto == TCP and self._repeated(one, packet.seq):
-                    continue
-                if one.turn.request:
-                    self._ask(one, packet)
+                turn = one.turn
+                if isinstance(turn, Mark):
+                    self._mark(turn, one, packet)
+                elif turn.request:
+                    self._ask(one, turn, packet)
                 else:
-                    self._answer(one, packet)
+                    self._answer(one, turn, packet)
         finally:
             if collecting:
                 gc.enable()
@@ -138,53 +158,106 @@ class Calls:
         """Forget the requests that wait: their responses will not be seen, and that says nothing of them."""
         self._open.clear()
         self._waiting.clear()
-        self._last.clear()
+        self._acked.clear()
+        self._unsure.clear()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _repeated(self, said: Said, seq: int) -> bool:
-        """Whether the segment was sent again; a parser that needs no connection reads every copy."""
-        place, here = (said.connection, said.side), (seq, self._blocks, said.row)
-        last = self._last.get(place, (-1, 0, 0))
-        if last[0] == seq:
-            return last != here  # one segment may carry several turns
-        self._last[place] = here
-        self._last.move_to_end(place)
-        if len(self._last) > MAX_PLACES:
-            self._last.popitem(last=False)
-        return False
+    def _mark(self, mark: Mark, said: Said, packet: _Packet) -> None:
+        """Bytes of a side were missed, or the connection is another one."""
+        asked, answered = (said.connection, said.side, None), (said.connection, 1 - said.side, None)
+        if mark is Mark.BEGAN:
+            for key in (asked, answered):
+                self._drain(key)
+                self._unsure.pop(key, None)
+                self._acked.pop(key, None)
+            return
+        self._lose_step(asked, packet.time)
+        self._acknowledge(answered, packet.ack)
+        known = self._unsure.get(answered)
+        if answered in self._waiting and (known is None or known.most < ALL):
+            _keep(self._unsure, answered, _Unsure(len(self._waiting[answered]), packet.time))
 
-    def _ask(self, said: Said, packet: _Packet) -> None:
-        key = (said.connection, said.side, said.turn.key)
+    def _lose_step(self, key: Key, now: int) -> None:
+        """Requests that are not known of may wait."""
+        self._drain(key)
+        _keep(self._unsure, key, _Unsure(ALL, now))
+
+    def _acknowledge(self, key: Key, ack: int) -> None:
+        if ack >= 0:
+            _keep(self._acked, key, ack)
+
+    def _out_of_step(self, key: Key, now: int) -> bool:
+        """Whether requests that are not known of may wait before one of `now`."""
+        unsure = self._unsure.get(key)
+        if unsure is None or unsure.most < ALL:
+            return False
+        if abs(now - unsure.last) >= self._timeout_ns:
+            del self._unsure[key]
+            return False
+        unsure.last = now
+        return True
+
+    def _ask(self, said: Said, turn: Turn, packet: _Packet) -> None:
+        key = (said.connection, said.side, turn.key)
+        acked = self._acked.get(key) if turn.key is None else None
+        if acked is not None and (acked - packet.end) & _WORD < _HALF:
+            self._lose_step(key, packet.time)
+        if self._unsure and self._out_of_step(key, packet.time):
+            self._done.append(_Call(packet, turn.operation))
+            return
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = deque()
-        elif packet.proto == UDP and said.turn.key is not None and self._asks_again(said.turn.operation, waiting):
+        elif packet.proto == UDP and turn.key is not None and self._asks_again(turn.operation, waiting):
             return
         self._count += 1
         waiting.append(self._count)
-        self._open[self._count] = _Open(key, packet, said.turn.operation)
+        self._open[self._count] = _Open(key, packet, turn.operation)
         if len(self._open) > self._max_open:
+            oldest = next(iter(self._open.values()))
             self._give_up()
+            if oldest.key[2] is None:  # its response is still to come
+                self._lose_step(oldest.key, packet.time)
 
     def _asks_again(self, operation: str, waiting: deque[int]) -> bool:
         """Whether one of the newest requests that wait asked for the same."""
         return any(self._open[number].operation == operation for number in islice(reversed(waiting), RETRIES))
 
-    def _answer(self, said: Said, packet: _Packet) -> None:
-        turn = said.turn
-        waiting = self._waiting.get((said.connection, 1 - said.side, turn.key))
+    def _answer(self, said: Said, turn: Turn, packet: _Packet) -> None:
+        key = (said.connection, 1 - said.side, turn.key)
+        if turn.key is None:
+            self._acknowledge(key, packet.ack)
+        waiting = self._waiting.get(key)
         if not waiting:
             self.unasked += 1
             return
+        if self._unsure and (unsure := self._unsure.get(key)) is not None:
+            unsure.most = min(unsure.most, len(waiting) - 1)  # one of those that wait is answered now
+            if unsure.most or self._open[waiting[0]].packet.end != packet.ack:
+                self.unasked += 1
+                self._drop(key)
+                return
+            del self._unsure[key]
         _, asked, operation = self._close(waiting[0])
         latency = max(0, packet.time - asked.time)  # clocks of two interfaces, or a file out of order
         self._done.append(_Call(asked, operation, latency, turn.status, turn.error, packet.payload))
 
     def _give_up(self) -> None:
         """The oldest request goes out unanswered."""
-        request = self._close(next(iter(self._open)))
+        self._drop(next(iter(self._open.values())).key)
+
+    def _drain(self, key: Key) -> None:
+        """The requests of a key go out unanswered."""
+        while key in self._waiting:
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        """The oldest request of a key goes out unanswered."""
+        request = self._close(self._waiting[key][0])
         self._done.append(_Call(request.packet, request.operation))
+        if key not in self._waiting and self._unsure and (unsure := self._unsure.get(key)) and unsure.most < ALL:
+            del self._unsure[key]
 
     def _close(self, number: int) -> _Open:
         request = self._open.pop(number)
@@ -201,20 +274,37 @@ class Calls:
         return _columns(calls)
 
 
+def _keep(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:
+    """Put an entry into a bounded table; the one that was put there first goes."""
+    table[key] = value
+    if len(table) > MAX_SIDES:
+        table.popitem(last=False)
+
+
 def _packets(columns: Columns, said: Sequence[Said]) -> Iterable[_Packet]:
     """The packets of some turns; the payload of a packet with several is shared among those."""
     rows = np.fromiter((one.row for one in said), dtype=np.int64, count=len(said))
     layers = np.asarray(columns["layers"])[rows]
-    turns = np.bincount(rows, minlength=len(columns["layers"]))  # of each packet
-    payload = _payloads(columns, rows, layers) // turns[rows]
+    halves = rows[[not isinstance(one.turn, Mark) for one in said]]
+    turns = np.bincount(halves, minlength=len(columns["layers"]))  # of each packet
+    payload = _payloads(columns, rows, layers) // np.maximum(turns[rows], 1)
     src, dst = (np.ascontiguousarray(np.asarray(columns[name])[rows]).view("V16")[:, 0] for name in ("src", "dst"))
     time = np.clip(np.asarray(columns["time"])[rows], EARLIEST, LATEST).tolist()
-    plain = [np.asarray(columns[name])[rows].tolist() for name in ("proto", "src_port", "dst_port", "tcp_seq")]
-    proto, src_port, dst_port, seq = plain
+    plain = [np.asarray(columns[name])[rows].tolist() for name in ("proto", "src_port", "dst_port")]
     kept = (layers & np.uint64(_KEPT)).tolist()
     names = [_names(columns[name], rows) for name in ("iface", "l7")]
-    ends = (src.tolist(), dst.tolist(), proto, src_port, dst_port)
-    return map(_Packet._make, zip(time, kept, names[0], *ends, names[1], payload.tolist(), seq, strict=True))
+    ends = (src.tolist(), dst.tolist(), *plain)
+    tcp = _segments(columns, rows, layers)
+    return map(_Packet._make, zip(time, kept, names[0], *ends, names[1], payload.tolist(), *tcp, strict=True))
+
+
+def _segments(columns: Columns, rows: NDArray[np.int64], layers: NDArray[np.uint64]) -> tuple[list[int], list[int]]:
+    """`end` and `ack` of each row."""
+    plain = (np.asarray(columns[name])[rows] for name in ("tcp_seq", "tcp_len", "tcp_ack", "tcp_flags"))
+    seq, size, ack, flags = (values.astype(np.int64) for values in plain)
+    known = (layers & np.uint64(int(Has.TCP_LEN))) != 0
+    end = np.where(known, (seq + size) & _WORD, -1)
+    return end.tolist(), np.where(known & ((flags & _ACK) != 0), ack, -1).tolist()
 
 
 def _payloads(columns: Columns, rows: NDArray[np.int64], layers: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -236,7 +326,7 @@ def _dict(names: Sequence[str]) -> Dict:
 def _columns(calls: Sequence[_Call]) -> Columns:
     """Calls as columns of the table calls."""
     packets, operations, latencies, statuses, errors, response_bytes = zip(*calls, strict=True)
-    times, layers, ifaces, src, dst, proto, src_port, dst_port, l7, payload, _ = zip(*packets, strict=True)
+    times, layers, ifaces, src, dst, proto, src_port, dst_port, l7, payload, *_ = zip(*packets, strict=True)
     start, latency = np.array(times, dtype=np.int64), np.array(latencies, dtype=np.int64)
     return {
         "start": start,

@@ -37,9 +37,13 @@ GROUPS = {
 DECODE_AS = {"null-grpc-server-streaming.pcapng": "tcp.port==50051,http2"}
 """What tshark has to be told of a capture: it goes by ports where we go by content."""
 
+AGAIN = "sent again, and read the first time; tshark reads fast and spurious retransmissions twice, others once"
+
 EXPLAINED: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {
     ("fuzzed-bigendian-http.pcap", (19, 107)): ("ours", "the value has a NUL byte; tshark shows what is before it"),
     ("fuzzed-bigendian-http.pcap", (113,)): ("either", "the status line ends in a damaged byte, in place of its LF"),
+    ("tcp-retransmissions-http.pcap", (30, 42, 69, 70, 86, 89, 90)): ("ours", AGAIN),
+    ("tunnel-pppoe-over-qinq-tls.pcap", (25, 39, 52, 55, 73)): ("ours", AGAIN),
     ("tunnel-gre.pcap", (34, 36)): ("ours", "a query quoted in an ICMP error is no query; rows describe what was sent"),
 }
 """Frames with differences that tshark's reassembly does not account for: who is right, and why."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -78,6 +79,13 @@ class Turn:
     status: str = ""
     error: bool = False
     key: int | str | None = None
+
+
+class Mark(Enum):
+    """What happened to a connection before the turns that follow."""
+
+    MISSED = "missed"  # bytes of that side were not read
+    BEGAN = "began"  # it is another one, between the same ends
 
 
 @dataclass(slots=True)

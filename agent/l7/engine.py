@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from agent.decode.slow import Budget
 from agent.decode.walk import Payloads
-from agent.l7 import HEAD, TCP, UDP, Batch, Conn, Findings, Heads, Parser, Summary, Turn, sctp
+from agent.l7 import HEAD, SCTP, TCP, UDP, Batch, Conn, Findings, Heads, Mark, Parser, Summary, Turn, sctp
 from agent.l7 import columns as l7_columns
 from agent.l7.keys import connections
+from agent.l7.sequence import Segments, Sequences
 from agent.l7.track import QUIET, Track, Tracks
 from protocol.columns import Columns
 from protocol.schema import Has
@@ -33,6 +34,7 @@ STEP = 1024
 MAX_PAYLOAD = 65_536
 """Bytes of one payload that a parser gets; offloaded segments can be larger."""
 
+_TRANSPORTS = {TCP: np.uint64(int(Has.TCP)), UDP: np.uint64(int(Has.UDP)), SCTP: np.uint64(int(Has.SCTP))}
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 
 Ints = NDArray[np.int64]
@@ -54,12 +56,12 @@ class Counts:
 
 
 class Said(NamedTuple):
-    """One half of a call, with the row of the block and the connection it was seen on."""
+    """One half of a call, or what explains that one is missing, with the row of the block and its connection."""
 
     row: int
     connection: int
-    side: int
-    turn: Turn
+    side: int  # 0 or 1, one of the two ends
+    turn: Turn | Mark
 
 
 class _Row(NamedTuple):
@@ -75,8 +77,8 @@ class _Row(NamedTuple):
     sport: int
     dport: int
     flags: int
-    seq: int
     wire: int  # payload bytes on the wire
+    ahead: int  # `Places.ahead`
     time: int
 
 
@@ -87,6 +89,7 @@ class _Picked(NamedTuple):
     claims: NDArray[np.uint64]  # bit set of the parsers that claim it
     keys: NDArray[np.uint64]  # its connection
     ways: NDArray[np.bool_]
+    ahead: Ints  # `Places.ahead`
     perhaps: NDArray[np.bool_]  # whether a parser may keep the connection
 
     def part(self, at: Any) -> _Picked:
@@ -123,7 +126,7 @@ class Engine:
             if not parser.stateful and hasattr(parser, "feed_all")
         }
         self._rest, self._keep_query, self._budget, self._with_turns = rest, keep_query, budget or Budget(), with_turns
-        self._tracks = Tracks()
+        self._tracks, self._sequences = Tracks(), Sequences()
         self._none = Conn()  # what stateless parsers are handed
         self._seeds = np.array([secrets.randbits(64) | 1 for _ in range(4)], dtype=np.uint64)
 
@@ -139,6 +142,7 @@ class Engine:
     def clear(self) -> None:
         """Forget all connections: what follows is read anew."""
         self._tracks.clear()
+        self._sequences.clear()
 
     def add(self, columns: Columns, payloads: Payloads) -> None:
         """Fill the L7 columns of a block (all of PACKETS, as decoded). Never raises on input."""
@@ -178,20 +182,48 @@ class Engine:
         keys, ways = connections(columns, rows, self._seeds)
         new = keys[(claims & np.uint64(self._stateful)) != 0]
         perhaps = self._tracks.perhaps(keys, new)
+        picked = _Picked(rows, claims, keys, ways, np.zeros(len(rows), dtype=np.int64), perhaps)
+        self._place(columns, payloads, picked)
         chosen = np.flatnonzero((claims != 0) | perhaps)
-        picked = _Picked(rows[chosen], claims[chosen], keys[chosen], ways[chosen], perhaps[chosen])
+        picked = picked.part(chosen)
         said: l7_columns.Said = []
         parts: list[l7_columns.Part] = []
         for first in range(0, len(chosen), STEP):
             if not self._budget.open():
-                left = picked.rows[first:]
-                self._skip(columns, left[payloads.length[left] > 0])
+                left = picked.part(slice(first, None))
+                left = left.part(payloads.length[left.rows] > 0)
+                self._skip(columns, left.rows)
+                self._miss(left)
                 break
             self._step(columns, payloads, picked.part(slice(first, first + STEP)), said, parts)
             self._budget.spend()
         self.turns.sort(key=itemgetter(0))
         self.counts.said += len(said) + sum(len(found.at) for _, found in parts)
         return said, parts
+
+    def _place(self, columns: Columns, payloads: Payloads, picked: _Picked) -> None:
+        """Find the segments that were sent again: they have no payload any more. What was missed is told."""
+        layers, flags = (np.asarray(columns[name])[picked.rows] for name in ("layers", "tcp_flags"))
+        syn = (flags & np.uint16(_SYN)) != 0
+        at = np.flatnonzero(((layers & np.uint64(int(Has.TCP))) != 0) & (syn | (payloads.length[picked.rows] > 0)))
+        if not len(at):
+            return
+        rows = picked.rows[at]
+        size = _sizes(columns, payloads, rows, layers[at])
+        segments = Segments(picked.keys[at], picked.ways[at], np.asarray(columns["tcp_seq"])[rows], size, syn[at])
+        claimed = picked.perhaps[at] | (picked.claims[at] != 0)
+        ahead, began = self._sequences.place(segments, segments.syn | claimed)
+        picked.ahead[at] = ahead
+        seen = at[-ahead >= np.maximum(size, 1)]
+        picked.claims[seen] = payloads.length[picked.rows[seen]] = 0
+        picked.perhaps[at[ahead < 0]] = True  # what is new of a segment is read by one who knows what was before
+        if self._with_turns:
+            self._mark(Mark.MISSED, picked, at[ahead > 0])
+            self._mark(Mark.BEGAN, picked, at[began])
+
+    def _mark(self, mark: Mark, picked: _Picked, at: Ints) -> None:
+        rows, keys, ways = picked.rows[at].tolist(), picked.keys[at].tolist(), picked.ways[at].astype(np.uint8).tolist()
+        self.turns += [Said(*each, mark) for each in zip(rows, keys, ways, strict=True)]
 
     def _step(
         self,
@@ -216,10 +248,9 @@ class Engine:
     def _probe(self, columns: Columns, payloads: Payloads, rows: Ints) -> NDArray[np.uint64]:
         """Per row the bit set of the parsers that claim its payload."""
         claims = np.zeros(len(rows), dtype=np.uint64)
-        tcp = (np.asarray(columns["layers"])[rows] & np.uint64(int(Has.TCP))) != 0
-        some = payloads.length[rows] > 0
-        for transport, mask in ((TCP, tcp & some), (UDP, ~tcp & some)):
-            at = np.flatnonzero(mask)
+        layers = np.where(payloads.length[rows] > 0, np.asarray(columns["layers"])[rows], np.uint64(0))
+        for transport, bit in _TRANSPORTS.items():
+            at = np.flatnonzero(layers & bit)
             if len(at):
                 claims[at] = self._claims(transport, gather(columns, payloads, rows[at]))
         return claims
@@ -274,19 +305,34 @@ class Engine:
                     said.append((row, summary))
 
     def _skip(self, columns: Columns, rows: Ints) -> None:
-        """These rows keep what the decoder saw; what their connections were in the middle of is lost."""
+        """These rows keep what the decoder saw."""
         self.counts.skipped += len(rows)
         layers: Any = columns["layers"]
         layers[rows] |= np.uint64(int(Has.SKIPPED))
 
+    def _miss(self, picked: _Picked) -> None:
+        """What the connections of rows that are skipped were in the middle of is lost."""
+        _, at = np.unique((picked.keys & ~np.uint64(1)) | picked.ways, return_index=True)
+        for key, way in zip(picked.keys[at].tolist(), picked.ways[at].tolist(), strict=True):
+            track = self._tracks.get(key)
+            if track is not None:
+                track.lost(int(way != track.way))
+        if self._with_turns:
+            self._mark(Mark.MISSED, picked, at)
+
     def _one(self, row: _Row, data: memoryview) -> Summary | None:
         """Read one payload by its connection's parser, else by those that claim it."""
         track = self._tracks.get(row.key)
-        if track is not None and (row.flags & _RST or row.flags & (_SYN | _ACK) == _SYN) and row.tcp:
+        begins = row.flags & (_SYN | _ACK) == _SYN and row.ahead >= 0
+        if track is not None and (row.flags & _RST or begins) and row.tcp:
             self._tracks.forget(row.key)
             track = None
         if not row.length:
             self._end(row, track)
+            return None
+        if track is None and row.ahead < 0:
+            if self._with_turns:
+                self.turns.append(Said(row.row, row.key, row.way, Mark.MISSED))
             return None
         if track is None and not row.claims:
             return None
@@ -294,7 +340,7 @@ class Engine:
         payload = bytes(data[row.start : row.start + (length if length < MAX_PAYLOAD else MAX_PAYLOAD)])
         self.counts.fed += 1
         summary = self._continue(track, row, payload) if track is not None else None
-        if summary is None and row.claims:
+        if summary is None and row.claims and row.ahead >= 0:
             summary = self._begin(track, row, payload)
         if track is not None:
             self._end(row, track)
@@ -309,18 +355,9 @@ class Engine:
     def _continue(self, track: Track, row: _Row, payload: Data) -> Summary | None:
         """A payload of a connection that a parser has."""
         side = int(row.way != track.way)
-        conn = track.conn
-        if row.tcp:
-            seen = track.place(side, row.seq, row.wire)
-            if seen >= row.wire:
-                conn = Conn()  # a repetition is read like any other, but not into the connection's state
-            elif seen:
-                payload = payload[seen:]
-        turns = len(self.turns)
-        summary = self._call(track.parser, payload, side, row, conn)
-        if conn is not track.conn:
-            del self.turns[turns:]  # and is no second call
-            return summary
+        if row.ahead > 0:
+            track.lost(side)
+        summary = self._call(track.parser, payload[max(0, -row.ahead) :], side, row, track.conn)
         if row.length < row.wire or row.length > MAX_PAYLOAD:
             track.lost(side)
         if summary is not None:
@@ -348,7 +385,6 @@ class Engine:
                     return summary
                 continue
             track = Track(parser, row.way, row.time)
-            track.next[0] = (row.seq + row.wire) & 0xFFFFFFFF
             summary = self._call(parser, payload, 0, row, track.conn)
             if row.length < row.wire or row.length > MAX_PAYLOAD:
                 track.lost(0)
@@ -366,27 +402,28 @@ class Engine:
             self.counts.failed += 1
             return None
         if summary is not None:
-            self._turn(summary, row.row, row.key, side)
+            self._turn(summary, row)
         return summary
 
-    def _turn(self, summary: Summary, row: int, key: int, side: int) -> None:
+    def _turn(self, summary: Summary, row: _Row) -> None:
         if self._with_turns and summary.turns:
-            self.turns += [Said(row, key, side, turn) for turn in summary.turns]
+            self.turns += [Said(row.row, row.key, row.way, turn) for turn in summary.turns]
 
     def _read_rest(self, columns: Columns, payloads: Payloads, rows: Ints, done: Ints) -> l7_columns.Said:
         """What no parser said anything of, by the dissector for the rest."""
         assert self._rest is not None
         said: l7_columns.Said = []
-        left = rows[~np.isin(rows, done)]
-        none = np.zeros(len(left), dtype=np.uint64)
-        for row in map(_Row._make, _rows(columns, payloads, _Picked(left, none, none, none != 0, none != 0))):
+        left = rows[~np.isin(rows, done) & (payloads.length[rows] > 0)]
+        names = ("proto", "src_port", "dst_port")
+        arrays = [left, payloads.start[left], np.minimum(payloads.length[left], MAX_PAYLOAD)]
+        arrays += [np.asarray(columns[name])[left] for name in names]
+        for row, start, length, proto, sport, dport in zip(*(array.tolist() for array in arrays), strict=True):
             if not self._budget.open():
-                self._skip(columns, left[left >= row.row])
+                self._skip(columns, left[left >= row])
                 break
-            payload = payloads.data[row.start : row.start + min(row.length, MAX_PAYLOAD)].tobytes()
-            summary = self._rest(TCP if row.tcp else UDP, row.sport, row.dport, payload)
+            summary = self._rest(proto, sport, dport, payloads.data[start : start + length].tobytes())
             if summary is not None:
-                said.append((row.row, summary))
+                said.append((row, summary))
             self._budget.spend()
         return said
 
@@ -413,9 +450,7 @@ def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:
     """Rows as Python's numbers, in the order of `_Row`."""
     at = picked.rows
     layers = np.asarray(columns["layers"])[at]
-    wire = np.where((layers & np.uint64(int(Has.TCP_LEN))) != 0, np.asarray(columns["tcp_len"])[at], 0)
-    length = payloads.length[at]
-    plain = (np.asarray(columns[name])[at] for name in ("src_port", "dst_port", "tcp_flags", "tcp_seq"))
+    plain = (np.asarray(columns[name])[at] for name in ("src_port", "dst_port", "tcp_flags"))
     arrays = (
         at,
         picked.claims,
@@ -423,9 +458,16 @@ def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:
         picked.ways.astype(np.uint8),
         (layers & np.uint64(int(Has.TCP))) != 0,
         payloads.start[at],
-        length,
+        payloads.length[at],
         *plain,
-        np.maximum(wire, length),
+        _sizes(columns, payloads, at, layers),
+        picked.ahead,
         np.asarray(columns["time"])[at],
     )
     return list(zip(*(array.tolist() for array in arrays), strict=True))
+
+
+def _sizes(columns: Columns, payloads: Payloads, rows: Ints, layers: NDArray[np.uint64]) -> Ints:
+    """Payload bytes on the wire, of which less may have been captured."""
+    told = np.where((layers & np.uint64(int(Has.TCP_LEN))) != 0, np.asarray(columns["tcp_len"])[rows], 0)
+    return np.maximum(told, payloads.length[rows])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import TCP, UDP, Batch, Conn, Findings, Heads, Summary, Turn, Value
+from agent.l7 import SCTP, TCP, UDP, Batch, Conn, Findings, Heads, Summary, Turn, Value
 from agent.l7.stream import among
 from agent.l7.text import printed
 
@@ -120,7 +120,7 @@ class Http1Parser:
     """HTTP/1.0 and 1.1 on any port, by content; no state."""
 
     name = "http"
-    transports = frozenset((TCP, UDP))
+    transports = frozenset((TCP, UDP, SCTP))
     stateful = False
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:

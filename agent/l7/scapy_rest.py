@@ -68,6 +68,8 @@ class Rest:
 
 def _guess(transport: int, sport: int, dport: int) -> Any:
     """scapy's layer for these ports, None where it has none."""
+    if transport not in (TCP, UDP):
+        return None
     try:
         for port in (dport, sport):
             if (transport, port) in _BY_PORT:

@@ -20,8 +20,6 @@ QUIET = 32
 """Payloads of which a parser that never said anything may say nothing, before it loses the connection."""
 
 _SLOTS = 1 << 20
-_HALF = 1 << 31
-_WORD = (1 << 32) - 1
 
 
 @dataclass(slots=True)
@@ -34,7 +32,6 @@ class Track:
     conn: Conn = field(default_factory=Conn)
     quiet: int = 0
     spoken: bool = False
-    next: list[int] = field(default_factory=lambda: [-1, -1])  # sequence number expected, -1 unknown
     held: int = 0  # pending bytes as last counted
     fins: int = 0
 
@@ -44,22 +41,6 @@ class Track:
         tell = getattr(self.parser, "lost", None)
         if tell is not None:
             tell(self.conn, side)
-
-    def place(self, side: int, seq: int, size: int) -> int:
-        """Where a segment of `size` bytes stands: how many bytes of its beginning were seen before, `size` for a
-        repetition. A gap is told to the parser."""
-        expected = self.next[side]
-        ahead = (seq - expected) & _WORD if expected >= 0 else 0
-        if ahead >= _HALF:
-            seen = _WORD + 1 - ahead
-            if seen >= size:
-                return size
-        else:
-            seen = 0
-            if ahead:
-                self.lost(side)
-        self.next[side] = (seq + size) & _WORD
-        return seen
 
 
 class Tracks:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from decode_frames import block_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from l7_payloads import _packet
 
 from agent.assemble import engine_of, pipeline_of
 from agent.calls import Calls
+from agent.capture import Interface, pick
 from agent.capture.file import FileSource
+from agent.decode.decoder import Decoder
 from agent.flow_items import EARLIEST, LATEST
-from agent.l7 import Turn
+from agent.l7 import Mark, Turn
 from agent.l7.engine import Said
 from protocol.codec import unpack_body
 from protocol.columns import Columns, Dict, Text, empty
@@ -39,7 +43,6 @@ def block(times: list[int], sides: list[int], layers: int = TCP, payload: int = 
             columns[name][row] = np.frombuffer(address, dtype=np.uint8)
             columns[f"{name}_port"][row] = port
     columns["time"][:], columns["layers"][:] = times, layers
-    columns["tcp_seq"][:] = np.arange(rows) * 100 + (min(times) if times else 0) * 1000 % (1 << 31)
     columns["proto"][:] = 6 if layers & Has.TCP else 17
     columns["tcp_len"][:], columns["udp_length"][:] = payload, payload + 8
     columns["iface"] = Dict(np.zeros(rows, dtype="<u4"), ("eth0",))
@@ -48,7 +51,7 @@ def block(times: list[int], sides: list[int], layers: int = TCP, payload: int = 
     return checked
 
 
-def give(calls: Calls, *turns: tuple[int, int, Turn], connection: int = 7, layers: int = TCP) -> None:
+def give(calls: Calls, *turns: tuple[int, int, Turn | Mark], connection: int = 7, layers: int = TCP) -> None:
     """Turns as (time, side, turn), each in a packet of its own."""
     columns = block([time for time, _, _ in turns], [side for _, side, _ in turns], layers)
     calls.add(columns, [Said(row, connection, side, turn) for row, (_, side, turn) in enumerate(turns)])
@@ -148,22 +151,117 @@ def test_a_repeated_query_is_one_call() -> None:
     assert len(rows_of(calls.flush())) == 2
 
 
-def test_a_segment_sent_again_is_no_call() -> None:
+def said_of(calls: Calls) -> list[tuple[str, str]]:
+    """Operations and statuses of all calls."""
+    return [(row["operation"], row["status"]) for row in rows_of(calls.flush())]
+
+
+def test_after_a_gap_in_requests_nothing_is_paired_until_it_is_quiet() -> None:
     calls = Calls()
-    columns: Any = block([0, 1, 5, 6, 7], [0, 0, 1, 1, 0])
-    columns["tcp_seq"][:] = [10, 10, 90, 90, 20]
-    turns = [
-        (0, 0, ask("a")),
-        (0, 0, ask("b")),
-        (1, 0, ask("a")),
-        (2, 1, reply("1")),
-        (3, 1, reply("1")),
-        (4, 0, ask()),
-    ]
+    give(calls, (0, 0, ask("a")), (1, 0, Mark.MISSED), (1, 0, ask("c")), (2, 1, reply("1")), (3, 1, reply("2")))
+    give(calls, (59 * S, 0, ask("d")), (118 * S, 0, ask("e")), (119 * S, 1, reply("5")))
+    give(calls, (178 * S, 0, ask("f")), (179 * S, 1, reply("6")))
+    assert said_of(calls) == [("a", ""), ("c", ""), ("d", ""), ("e", ""), ("f", "6")]
+    assert calls.unasked == 3
+
+
+def test_after_a_gap_in_responses_only_what_is_sure_is_paired() -> None:
+    calls = Calls()
+    give(calls, (0, 0, ask("a")), (1, 0, ask("b")), (2, 1, Mark.MISSED), (2, 1, reply("1 or 2")), (3, 0, ask("c")))
+    give(calls, (4, 1, reply("2 or 3")))
+    assert said_of(calls) == [("a", ""), ("b", ""), ("c", "")]
+    give(calls, (9, 1, Mark.MISSED), (10, 0, ask("f")), (11, 1, reply("6")))
+    assert said_of(calls) == [("f", "6")]
+
+
+def test_a_response_behind_a_gap_answers_the_request_that_it_acknowledges() -> None:
+    for ack, status in ((100, "1"), (101, "")):
+        calls = Calls()
+        columns: Any = block([0, 1, 2, 3], [0, 1, 0, 1])
+        columns["tcp_seq"][:], columns["tcp_ack"][:] = [0, 700, 100, 800], [700, ack, 800, 200]
+        columns["tcp_flags"][:] = 0x18
+        turns = [(0, 0, ask("a")), (1, 1, Mark.MISSED), (1, 1, reply("1")), (2, 0, ask("b")), (3, 1, reply("2"))]
+        calls.add(columns, [Said(row, 7, side, turn) for row, side, turn in turns])
+        assert said_of(calls) == [("a", status), ("b", "2")]
+
+
+def test_a_request_that_was_answered_before_it_was_seen_was_missed() -> None:
+    calls = Calls()
+    columns: Any = block([0, 1, 2, 3], [1, 0, 0, 1])
+    columns["tcp_seq"][:], columns["tcp_ack"][:] = [700, 0, 100, 800], [100, 700, 800, 200]
+    columns["tcp_flags"][:] = 0x18
+    turns = [(0, 1, reply("1")), (1, 0, ask("a")), (2, 0, ask("b")), (3, 1, reply("2"))]
     calls.add(columns, [Said(row, 7, side, turn) for row, side, turn in turns])
-    calls.add(columns, [Said(4, 7, 0, ask())])
-    found = [(row["operation"], row["latency"]) for row in rows_of(calls.flush())]
-    assert found == [("a", 5), ("b", -1), ("GET /", -1)]
+    assert said_of(calls) == [("a", ""), ("b", "")]
+
+
+def test_keys_need_no_order() -> None:
+    calls = Calls()
+    give(calls, (0, 0, ask("a", 1)), (1, 0, Mark.MISSED), (2, 1, Mark.MISSED), (3, 1, reply("1", key=1)))
+    assert said_of(calls) == [("a", "1")]
+
+
+def test_another_connection_answers_nothing_of_the_last() -> None:
+    calls = Calls()
+    give(calls, (0, 0, Mark.MISSED), (0, 0, ask("a")), (1, 0, Mark.BEGAN), (2, 0, ask("b")), (3, 0, Mark.BEGAN))
+    give(calls, (4, 0, ask("c")), (5, 1, reply("3")))
+    assert said_of(calls) == [("a", ""), ("b", ""), ("c", "3")]
+
+
+def test_a_request_given_up_for_want_of_room_leaves_its_response() -> None:
+    calls = Calls(max_open=1)
+    give(calls, (0, 0, ask("a")), (1, 0, ask("b")), (2, 1, reply("1")), (3, 1, reply("2")))
+    assert said_of(calls) == [("a", ""), ("b", "")]
+
+
+class Exchange(NamedTuple):
+    """Frames of a connection of pipelined HTTP requests, `/n` answered with the status 200 + n; the first `fixed` of
+    them, its handshake, are always seen."""
+
+    frames: list[bytes]
+    fixed: int = 2
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> Exchange:
+    seq, frames = [1000, 5000], []
+
+    def send(client: bool, data: bytes, flags: int = 0x18) -> None:
+        frames.append(_packet(client, 8000, flags, seq, data))
+
+    send(True, b"", 0x02)
+    send(False, b"", 0x12)
+    asked = answered = 0
+    for step in draw(st.lists(st.sampled_from("aaabrrrs"), max_size=24)):
+        if step in "ab":
+            count = 1 + (step == "b")
+            send(True, b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n for n in range(asked, asked + count)))
+            asked += count
+        elif answered < asked:
+            send(False, b"HTTP/1.1 %d OK\r\nContent-Length: 4\r\n\r\n" % (200 + answered))
+            send(False, b"body")
+            answered += 1
+        if step == "s" and len(frames) > 2:
+            frames.append(draw(st.sampled_from(frames)))  # sent again
+    return Exchange(frames)
+
+
+@given(exchanges(), st.data())
+@settings(deadline=None)
+def test_no_response_is_given_to_another_request_whatever_is_missed(exchange: Exchange, data: st.DataObject) -> None:
+    frames, fixed = exchange
+    seen = frames[:fixed] + [frame for frame in frames[fixed:] if data.draw(st.integers(0, 3))]
+    engine, calls, rows = engine_of("fast", False, False, with_turns=True), Calls(), []
+    decoder, size = Decoder([Interface("test0", 101)]), data.draw(st.integers(1, len(seen)))
+    for first in range(0, len(seen), size):
+        columns, payloads = decoder.with_payloads(block_of(seen[first : first + size]), first + 1)
+        engine.add(columns, payloads)
+        calls.add(columns, engine.turns)
+    rows = rows_of(calls.flush())
+    for row in rows:
+        assert row["latency"] < 0 or row["status"] == str(200 + int(row["operation"].removeprefix("GET /")))
+    if len(seen) == len(frames):
+        assert len(rows) == sum(frame.count(b"GET /") for frame in dict.fromkeys(frames))
 
 
 def test_a_packet_s_bytes_are_shared_among_its_requests() -> None:
@@ -213,8 +311,7 @@ def test_every_request_is_one_row(parts: list[Any], max_open: int) -> None:
     rows: list[dict[str, Any]] = []
     expected: dict[Any, int] = defaultdict(int)
     for part in parts:
-        columns: Any = block([time * S for time, *_ in part], [side for _, _, side, *_ in part])
-        columns["tcp_seq"][:] = np.arange(asked + answers, asked + answers + len(part))
+        columns = block([time * S for time, *_ in part], [side for _, _, side, *_ in part])
         said = [Said(n, c, side, Turn(r, str(n), key=key)) for n, (_, c, side, r, key) in enumerate(part)]
         calls.add(columns, said)
         asked += sum(one.turn.request for one in said)
@@ -262,6 +359,34 @@ def test_calls_of_captures(corpus: Path, file: str, l7: str, count: int | None, 
     assert count is None or len(rows) == count
     assert unanswered is None or sum(row["latency"] < 0 for row in rows) == unanswered
     assert [(batch.packets, batch.flow_only) for batch in batches] == [(0, 0)] * len(batches)
+
+
+def pairs(path: Path, missed: float) -> tuple[set[tuple[int, int]], int]:
+    """When the requests and responses that make the answered calls of a capture were seen, without that share of the
+    segments that carry data; and how many of these there are."""
+    source, engine, calls = FileSource([path]), engine_of("fast", False, False, with_turns=True), Calls()
+    source.open()
+    decoder, random, gone = Decoder(source.interfaces), np.random.default_rng(7), 0
+    while not source.done:
+        if (found := source.next_block(0)) is not None:
+            left = (random.random(len(found)) >= missed) | (decoder.block(found, 1)["tcp_len"] == 0)
+            gone += int((~left).sum())
+            columns, payloads = decoder.with_payloads(pick(found, left), 1)
+            engine.add(columns, payloads)
+            calls.add(columns, engine.turns)
+    source.close()
+    return {(row["start"], row["end"]) for row in rows_of(calls.flush()) if row["latency"] >= 0}, gone
+
+
+@pytest.mark.parametrize("file", ["http-pipelined-one-segment.pcap", "mixed-web-4600.pcap", "sll-redis-inline.pcap"])
+@pytest.mark.parametrize("missed", [0.02, 0.3])
+def test_what_is_missed_of_a_capture_makes_no_new_pair(corpus: Path, file: str, missed: float) -> None:
+    whole, none = pairs(corpus / file, 0)
+    some, gone = pairs(corpus / file, missed)
+    assert whole
+    assert none == 0
+    assert some <= whole
+    assert gone == 0 or len(some) <= len(whole)
 
 
 def test_without_l7_there_are_no_calls() -> None:

@@ -288,7 +288,7 @@ def test_rows_read_together_and_one_by_one_stand_in_their_order() -> None:
     frames += [
         _packet(False, 99, 0x18, [1, 1], _HTTP[1]),
         stream.segment(b"4\n"),
-        _packet(True, 99, 0x18, [1, 1], _HTTP[0]),
+        _packet(True, 99, 0x18, [1 + len(_HTTP[0]), 1], _HTTP[0]),
     ]
     columns = stream.block(*frames)
     assert [row["nodetap.info"].split()[0] for row in rows(columns)] == ["@1", "GET", "2", "HTTP/1.1", "4", "GET"]
@@ -324,7 +324,9 @@ def test_what_the_budget_does_not_reach_is_counted_and_marked() -> None:
 def test_turns_are_handed_on_where_they_are_asked_for() -> None:
     stream = Stream(Lines(), with_turns=True)
     stream.block(stream.segment(b"@a\n"), stream.segment(b"b\n", client=False))
-    assert [(t.row, t.side, t.turn.operation) for t in stream.engine.turns] == [(0, 0, "@a"), (1, 1, "b")]
+    (asked, more) = stream.engine.turns
+    assert [(t.row, t.turn.operation) for t in (asked, more)] == [(0, "@a"), (1, "b")]
+    assert {asked.side, more.side} == {0, 1}
     assert len({t.connection for t in stream.engine.turns}) == 1
     assert Stream(Lines()).engine.turns == []
 

@@ -1,0 +1,120 @@
+"""Where a connection's TCP segments stand in their streams: sent again, behind a gap, or what comes next.
+
+Kept per direction: the sequence number expected next, in a table of fixed size in which the newest direction has the
+place. A direction begins with its SYN, or with the first payload that a parser claims; a segment of which nothing was
+known stands right. All of it is worked out for a block at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Mask = NDArray[np.bool_]
+
+BITS = 18
+"""Directions remembered: 2**18, at 12 bytes each."""
+FAR = 1 << 24
+"""No segment that was sent again is this many bytes behind: the numbers are another connection's, or damaged."""
+
+_PLACES = np.uint64((1 << BITS) - 1)
+_APART = 34  # bits: further than any two relative sequence numbers and a length can be
+_WORD = (1 << 32) - 1
+
+
+class Segments(NamedTuple):
+    """TCP segments with payload, or SYN, in the order they were seen; shape (n,)."""
+
+    keys: Words  # connections
+    ways: Mask
+    seq: NDArray[np.uint32]
+    size: Ints  # payload bytes on the wire
+    syn: Mask
+
+    def part(self, at: Any) -> Segments:
+        """Some of them."""
+        return Segments(*(array[at] for array in self))
+
+
+class Places(NamedTuple):
+    """What is said of `Segments`; shape (n,)."""
+
+    ahead: Ints
+    """Bytes between the one expected and the segment's first: more than 0 behind a gap, less than 0 seen before."""
+    began: Mask
+    """SYNs that begin another connection where one was known; those sent again do not."""
+
+
+class Sequences:
+    """The sequence numbers expected of the directions seen last."""
+
+    def __init__(self) -> None:
+        self._of = np.zeros(1 << BITS, dtype=np.uint64)
+        self._next = np.zeros(1 << BITS, dtype=np.uint32)
+        self._begins = np.zeros(1 << BITS, dtype=np.bool_)  # scratch
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._of[:] = 0
+
+    def place(self, segments: Segments, new: Mask) -> Places:
+        """Where the segments stand, and what is expected behind them. `new` are those that make a direction known."""
+        ahead = np.zeros(len(new), dtype=np.int64)
+        began = np.zeros(len(new), dtype=np.bool_)
+        directions = (segments.keys & ~np.uint64(1)) | segments.ways
+        slots = (directions & _PLACES).astype(np.int64)
+        self._begins[slots[new]] = True
+        at = np.flatnonzero((self._of[slots] == directions) | self._begins[slots])
+        self._begins[slots[new]] = False
+        if len(at):
+            at = at[_order(slots[at])]
+            ahead[at], began[at] = self._follow(directions[at], slots[at], segments.part(at))
+        return Places(ahead, began)
+
+    def _follow(self, directions: Words, slots: Ints, segments: Segments) -> tuple[Ints, Mask]:
+        """As `place`, of segments that stand direction by direction."""
+        first = np.ones(len(slots), dtype=np.bool_)
+        np.not_equal(directions[1:], directions[:-1], out=first[1:])
+        known = self._of[slots] == directions
+        known[1:] &= slots[1:] != slots[:-1]  # of two directions in one place the first
+        stood = np.where(known, self._next[slots], segments.seq)
+        starts = segments.syn & ~_again(segments, first, known, stood)
+        heads = np.flatnonzero(first | starts)
+        runs = np.diff(np.append(heads, len(slots)))
+        base = np.repeat(np.where(starts, segments.seq, stood)[heads], runs)
+        begin = (segments.seq - base).view(np.int32).astype(np.int64)
+        run = np.repeat(np.arange(len(heads)), runs) << _APART
+        end = begin + segments.size + segments.syn
+        end[heads] = np.maximum(end[heads], 0)
+        top = np.maximum.accumulate(end + run) - run
+        expected = np.empty_like(top)
+        expected[1:] = top[:-1]
+        expected[heads] = 0
+        behind = ((base + top) & _WORD).astype(np.uint32)
+        began = starts & (known | ~first)
+        last = np.append(np.flatnonzero(first)[1:], len(slots)) - 1
+        self._of[slots[last]], self._next[slots[last]] = directions[last], behind[last]
+        ahead = begin - expected
+        # One byte goes out to probe a window that is closed, and again with the others.
+        ahead[(ahead <= -FAR) | ((ahead == -1) & (segments.size > 1))] = 0
+        return ahead, began
+
+
+def _again(segments: Segments, first: Mask, known: Mask, stood: NDArray[np.uint32]) -> Mask:
+    """Which SYNs came before: they stand just behind what their direction began with. A new connection's number is
+    higher, or any (RFC 6528)."""
+    begins = np.flatnonzero(first)
+    back = np.repeat(stood[begins], np.diff(np.append(begins, len(first)))) - segments.seq
+    back += np.repeat(~known[begins], np.diff(np.append(begins, len(first))))
+    again: Mask = (back - np.uint32(1) < FAR) & (known | ~first)
+    return again
+
+
+def _order(slots: Ints) -> Ints:
+    """What sorts by slot and keeps the order within; numpy sorts 16 bits at a time in linear time."""
+    low = np.argsort(slots.astype(np.uint16), kind="stable")
+    return low[np.argsort((slots[low] >> 16).astype(np.uint8), kind="stable")]
