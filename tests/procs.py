@@ -95,16 +95,17 @@ class Hub(Process):
     """`nodetap-hub serve` on free ports over a store in `folder`."""
 
     def __init__(
-        self, folder: Path, *args: str, agents: int = 0, api: int = 0, env: dict[str, str] | None = None
-    ) -> None:
-        self.folder = folder
+        self, folder: Path, *args: str, agents: int = 0, api: int = 0, env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.folder, self.args = folder, args
         self.agents_port, self.api_port = agents or free_port(), api or free_port()
         self.ws, self.api = f"ws://127.0.0.1:{self.agents_port}", f"http://127.0.0.1:{self.api_port}"
         command = program(
             "hub.serve", "--log-format", "json", "serve", "--agents", f"127.0.0.1:{self.agents_port}",
             "--api", f"127.0.0.1:{self.api_port}", "--store", f"chdb://{folder / 'store'}", *args,
         )  # fmt: skip
-        super().__init__(command, folder / "hub.log", env)
+        super().__init__([*prefix, *command], folder / "hub.log", env)
 
     def ready(self, timeout: float = 30.0) -> Hub:
         def look() -> bool:
@@ -114,9 +115,10 @@ class Hub(Process):
         until("the hub is ready", look, timeout)
         return self
 
-    def again(self, env: dict[str, str] | None = None) -> Hub:
-        """The same hub once more, after it ended."""
-        return Hub(self.folder, agents=self.agents_port, api=self.api_port, env=env)
+    def again(self, *args: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Hub:
+        """The same hub once more, after it ended; with other options where they are given."""
+        options = args or self.args
+        return Hub(self.folder, *options, agents=self.agents_port, api=self.api_port, env=env, prefix=prefix)
 
     def get(self, path: str, timeout: float = 20.0) -> Any:
         with urllib.request.urlopen(self.api + path, timeout=timeout) as answer:
@@ -150,13 +152,16 @@ class Hub(Process):
 class Agent(Process):
     """`nodetap-agent COMMAND ...` with its metrics on a free port."""
 
-    def __init__(self, folder: Path, *args: str, name: str = "agent", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *args: str, name: str = "agent", env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.metrics_port = free_port()
         self.url = f"http://127.0.0.1:{self.metrics_port}"
         command = program(
             "agent.cli", "--log-format", "json", args[0], "--metrics", f"127.0.0.1:{self.metrics_port}", *args[1:]
         )
-        super().__init__(command, folder / f"{name}.log", env)
+        super().__init__([*prefix, *command], folder / f"{name}.log", env)
 
     def metric(self, name: str) -> float:
         return metric(f"{self.url}/metrics", name)
