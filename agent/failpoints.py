@@ -4,6 +4,8 @@ capture_hang   the capture thread sleeps as long as the file exists
 loop_block     the event loop sleeps for the seconds that the file holds, once: the file is removed first
 loop_gil       the same, in a call that does not let go of the interpreter's lock
 ask_sleep      the thread that prepares an answer sleeps as long as the file exists
+
+`unwatched` needs no file: no watchdog, no pings, no echoes, to see what they cost.
 """
 
 from __future__ import annotations
@@ -16,6 +18,11 @@ from pathlib import Path
 from protocol.failpoints import VARIABLE, parse
 
 _NAMED = parse(os.environ.get(VARIABLE, ""))
+
+
+def unwatched() -> bool:
+    """Whether nothing looks after the link."""
+    return "unwatched" in _NAMED
 
 
 def capture() -> None:

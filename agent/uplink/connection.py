@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 import protocol
+from agent import failpoints
 from agent.uplink.backoff import REFUSED_FLOOR
 from agent.uplink.machine import Event
 from protocol.codec import decode, encode
@@ -258,6 +259,8 @@ class Connection:
     async def _ping(self) -> None:
         assert self._ws is not None
         view, ping = self.uplink.view, self.uplink.quality.ping
+        while failpoints.unwatched():
+            await asyncio.sleep(3600)
         while True:
             pong = await self._ws.ping()
             ping.asked += 1
@@ -270,7 +273,7 @@ class Connection:
         assert self._ws is not None
         view, config = self.uplink.view, self.uplink.config
         await self._welcomed.wait()
-        next_echo = monotonic() + config.echo_interval
+        next_echo = float("inf") if failpoints.unwatched() else monotonic() + config.echo_interval
         while True:
             self._moved = monotonic()
             await self._ws.send(encode(self.uplink.status()))
@@ -280,7 +283,8 @@ class Connection:
                 view.echo_sent = monotonic()
                 next_echo = view.echo_sent + config.echo_interval
                 await self._ws.send(encode(Echo(self._echoes)))
-            self.uplink.outbox.bury_doubt(DOUBT_PATIENCE)
+            if self.uplink.outbox.bury_doubt(DOUBT_PATIENCE):
+                self._news.set()
             self._tell.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(STATUS_INTERVAL, config.echo_interval)):
