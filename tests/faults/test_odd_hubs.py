@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from numbered import write_pcap
 from procs import Agent, Process, ending, environment, free_port, program, until
 from scripted import Line, scripted
 
-from protocol.messages import Ack, Drain, Refuse
+from protocol.messages import Ack, Batch, Drain, Refuse, Tombstone
 
 
 def replay(folder: Path, capture: Path, hub: str, *args: str, name: str = "agent") -> Agent:
@@ -98,6 +99,28 @@ def test_a_closed_connection_is_noticed_at_once(tmp_path: Path) -> None:
             assert agent.wait(20) == 0
         assert hub.handshakes[1] - closed[0] < 0.6  # the first wait is at most a quarter of a second
         assert "1001" in events(agent, "connection ended")[0]["reason"]
+
+
+def test_what_is_in_doubt_elsewhere_is_given_up_also_when_nothing_else_is_sent(tmp_path: Path) -> None:
+    """A batch that only the first store may hold is a tombstone in the second, after the end of the file too."""
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+    heard: list[Batch | Tombstone] = []
+
+    def play(line: Line) -> None:
+        line.welcome(store=f"store {min(line.number, 2)}")
+        if line.number == 1:
+            line.take()
+            return
+        while True:
+            heard.append(line.take())
+            line.say(Ack(heard[-1].epoch, 0, [[heard[-1].seq, heard[-1].seq]], 64, 1 << 20))
+
+    with scripted(play) as hub:
+        soon = "import agent.uplink.connection as c; c.DOUBT_PATIENCE = 1.0; from agent.cli import main; main()"
+        command = [sys.executable, "-c", soon, "replay", str(capture), "--hub", hub.ws]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert {m.reason for m in heard if isinstance(m, Tombstone)} == {"in_doubt"}
 
 
 def test_the_wait_of_the_superseded_holds_however_the_words_arrive(tmp_path: Path) -> None:

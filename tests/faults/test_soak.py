@@ -1,0 +1,92 @@
+"""Scenario 22: faults 1 to 8 at random on twenty agents; `make soak HOURS=2` is the long form."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live.netns import pair
+from soak import LIVE, Soak, Use, slope, use
+from stored import Stored, stored
+
+SECONDS = float(os.environ.get("NODETAP_SOAK_HOURS", 0.05)) * 3600
+SEED = int(os.environ.get("NODETAP_SEED", "1"))
+LONG = 600.0
+"""Seconds of one life of the hub from which a slope of its memory means something."""
+GROWTH = 0.10
+"""Share of its memory that the hub may grow by in an hour."""
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 900)
+def test_faults_at_random_on_twenty_agents(tmp_path: Path) -> None:
+    with pair() as (here, far), here.entered():
+        soak = Soak(tmp_path, here, far, SEED)
+        try:
+            with soak.traffic():
+                soak.calm(120)
+                before = [use(agent.popen.pid) for agent in soak.live]
+                began = time.monotonic()
+                soak.run(SECONDS)
+                soak.calm()
+                took = time.monotonic() - began
+                after = [use(agent.popen.pid) for agent in soak.live]
+            uses = soak.uses
+            ledger = soak.leave()
+        finally:
+            soak.end()
+        tell(soak, uses, before, after, took)
+        check_books(soak, ledger, stored(tmp_path))
+        check_use(uses, before, after)
+
+
+def tell(soak: Soak, uses: list[Use], before: list[Use], after: list[Use], took: float) -> None:
+    life = uses[-1].at - uses[0].at
+    print(f"{took:.0f} s, seed {SEED}: {dict(soak.done)}; {soak.epochs} replays ended by themselves")
+    print(f"well again after at most {max(soak.recoveries):.1f} s")
+    print(f"hub: last life {life:.0f} s, {uses[0].rss >> 20} -> {uses[-1].rss >> 20} MiB, "
+          f"slope {slope(settled(uses)) / (1 << 20):+.1f} MiB/h; fds {uses[0].fds} -> {uses[-1].fds}, "
+          f"threads {uses[0].threads} -> {uses[-1].threads}")  # fmt: skip
+    for n, (one, other) in enumerate(zip(before, after, strict=True)):
+        print(f"run{n}: {one.rss >> 20} -> {other.rss >> 20} MiB, fds {one.fds} -> {other.fds}, "
+              f"threads {one.threads} -> {other.threads}")  # fmt: skip
+
+
+def settled(uses: list[Use]) -> list[Use]:
+    """The later two thirds of a life: caches are filled by then."""
+    start = uses[0].at + (uses[-1].at - uses[0].at) / 3
+    return [one for one in uses if one.at >= start]
+
+
+def check_books(soak: Soak, ledger: dict[str, Any], found: Stored) -> None:
+    """Invariant I: from the ledger and from the store."""
+    found.check()
+    assert ledger["balanced"], [b for b in ledger["agents"] if not b["balanced"]]
+    names = {f"run{n}" for n in range(LIVE)}
+    assert names <= {b["agent"] for b in ledger["agents"]}
+    for books in ledger["agents"]:
+        fates = books["row"] + books["flow_only"] + sum(books["lost"].values()) + books["quarantined"]
+        assert books["captured"] == fates, books
+        assert books["pending"] == 0
+        assert books["complete"], books
+        assert found.rows.get((books["agent"], int(books["epoch"], 16)), 0) == books["row"], books
+    total = sum(b["captured"] for b in ledger["agents"])
+    lost = sum(sum(b["lost"].values()) for b in ledger["agents"])
+    dropped = sum(b["kernel_dropped"] for b in ledger["agents"])
+    print(f"{total} packets captured in {len(ledger['agents'])} runs, {lost} lost, {dropped} dropped by the kernel")
+
+
+def check_use(uses: list[Use], before: list[Use], after: list[Use]) -> None:
+    """File descriptors and threads are where they were; memory is, where one life was long enough to tell."""
+    assert uses[-1].fds <= uses[0].fds + 16
+    assert uses[-1].threads <= uses[0].threads + 8
+    for one, other in zip(before, after, strict=True):
+        assert other.fds <= one.fds + 2
+        assert other.threads <= one.threads + 1
+        assert other.rss <= one.rss * 1.5 + (16 << 20)
+    if uses[-1].at - uses[0].at >= LONG:
+        assert slope(settled(uses)) <= GROWTH * uses[-1].rss
