@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -92,10 +92,12 @@ class Watchdog(threading.Thread):
         self._look, self._on_stall = look, on_stall
         self._halt = threading.Event()
         self._told = ""
+        self._looked = monotonic()
         self._grace_until = 0.0
 
     def run(self) -> None:
         """Look until told to stop."""
+        self._looked = monotonic()
         faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)  # stacks, then what an alarm does: the end
         while True:
             faulthandler.dump_traceback_later(LOOP_LATE)
@@ -111,6 +113,9 @@ class Watchdog(threading.Thread):
         self._halt.set()
 
     def _tick(self, signs: Signs, now: float) -> None:
+        asleep, self._looked = now - self._looked - TICK, now
+        if asleep > LOOP_LATE:  # the process did not run, and its loop may have beaten before this look
+            signs = replace(signs, loop_age=max(signs.loop_age, asleep))
         verdict = judge(signs)
         if verdict is not None and verdict.detector == "loop":
             self._loop_late(signs, now)

@@ -159,7 +159,9 @@ class Connection:
             raise Refused(message.code, message.detail, message.retry_after)
         if not isinstance(message, Welcome):
             raise RemoteError("illegal_moment", f"{type(message).__name__} where a welcome belongs")
-        self.uplink.quality.clock(message.wall, time_ns(), self.uplink.quality.ping.usual or monotonic() - asked)
+        now, clock = monotonic(), self.uplink.quality.clock
+        clock.forget()
+        clock.hear(message.wall, time_ns(), now, now - asked, now - asked)
         self.uplink.view.certificate_ends = self._certificate_ends()
         self.uplink.welcomed(self, message)
 
@@ -234,10 +236,11 @@ class Connection:
     def _on_echo(self, reply: EchoReply) -> None:
         if reply.id == self._echoes:
             quality, view = self.uplink.quality, self.uplink.view
-            quality.echo.answer(monotonic() - view.echo_sent)
-            view.echo_sent = 0.0
+            now = monotonic()
+            delay, view.echo_sent = now - view.echo_sent, 0.0
+            quality.echo.answer(delay)
+            quality.clock.hear(reply.wall, time_ns(), now, delay, quality.ping.usual)
             self.uplink.answered()  # it came through the queue that writes: as good as a batch
-            quality.clock(reply.wall, time_ns(), quality.ping.usual)
 
     def _on_ask(self, ask: Ask) -> None:
         if len(self._answering) < MOST_ASKED:

@@ -331,11 +331,13 @@ class Uplink:
 
     def status(self) -> Status:
         """What the hub should know of us now."""
+        wall = time_ns()
+        self.quality.clock.look(wall, monotonic())
         return Status(
             state=str(self.view.state),
             outbox_bytes=self.outbox.bytes,
             outbox_batches=self.outbox.batches,
-            wall=time_ns(),
+            wall=wall,
             link=self.quality.to_map(),
             **self._status(),
         )

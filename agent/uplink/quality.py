@@ -5,6 +5,7 @@ Pure. The loop writes, other threads read single numbers at any time.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,10 @@ MOST = 3.0
 """A deadline follows what was measured up to so many times its least value."""
 MARGIN = 2.0
 """An answer is late only beyond so many times what it usually takes."""
+SAMPLES = 8
+"""Looks at the hub's clock of which the one with the shortest delay is believed (RFC 5905, section 10, has as many)."""
+CERTAIN = 0.05
+"""Seconds by which two answers may contradict each other before one of the clocks was set: they run unevenly."""
 REASONS = 12
 """Reasons for which links ended that are counted apart."""
 
@@ -40,6 +45,39 @@ class Answers:
         return min(MOST * least, max(least, MARGIN * (self.usual + 4 * self.jitter)))
 
 
+class Clock:
+    """How far the hub's clock is from ours: `offset`, the hub's minus ours, seconds; 0 until the hub told its own.
+
+    Kept against our steady clock: that ours was set is seen at the next `look`. That the hub's was set is seen by an
+    answer that contradicts an earlier one.
+    """
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+        self._heard: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
+
+    def hear(self, theirs: int, wall: int, steady: float, delay: float, trip: float) -> None:
+        """The hub said that it was `theirs` (ns since 1970) when it answered; now it is `wall` (the same) and `steady`
+        (seconds), `delay` seconds after the question.
+
+        `trip` is the usual round trip: what the hub's queue took of the delay is no part of the answer's way.
+        """
+        least = theirs / 1e9 - steady  # were the answer's way no time at all
+        if any(max(least, low) > min(least + delay, low + late) + CERTAIN for late, low, _ in self._heard):
+            self._heard.clear()
+        self._heard.append((delay, least, least + min(trip, delay) / 2))
+        self.look(wall, steady)
+
+    def look(self, wall: int, steady: float) -> None:
+        """Find `offset` for now."""
+        if self._heard:
+            self.offset = min(self._heard)[2] - (wall / 1e9 - steady)
+
+    def forget(self) -> None:
+        """From now on it is another hub's clock."""
+        self._heard.clear()
+
+
 @dataclass(slots=True)
 class Quality:
     """One agent's link since the start. `progress` are acknowledgements, and for how long each was waited for."""
@@ -47,7 +85,7 @@ class Quality:
     ping: Answers = field(default_factory=Answers)
     echo: Answers = field(default_factory=Answers)
     progress: Answers = field(default_factory=Answers)
-    clock_offset: float = 0.0  # the hub's clock minus ours, seconds, give or take half a round trip
+    clock: Clock = field(default_factory=Clock)
     ended: dict[str, int] = field(default_factory=dict)
 
     def end(self, reason: str) -> None:
@@ -56,12 +94,10 @@ class Quality:
             reason = "other"
         self.ended[reason] = self.ended.get(reason, 0) + 1
 
-    def clock(self, theirs: int, ours: int, round_trip: float) -> None:
-        """The hub said it was `theirs` (ns since 1970) when it answered; it is `ours` now, `round_trip` s after asking.
-
-        The true offset is at most half a round trip away (as in NTP, RFC 5905, section 8).
-        """
-        self.clock_offset = (theirs - ours) / 1e9 + round_trip / 2
+    @property
+    def clock_offset(self) -> float:
+        """The hub's clock minus ours, seconds, give or take half a round trip."""
+        return self.clock.offset
 
     def to_map(self) -> dict[str, Any]:
         """What the hub shows of it."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from procs import until
 
-from agent.watchdog import Limits, Signs, Verdict, Watchdog, judge
+from agent.watchdog import TICK, Limits, Signs, Verdict, Watchdog, judge
 
 FINE = Signs(
     streaming=True,
@@ -65,3 +65,17 @@ def test_the_thread_says_a_stall_once_and_again_after_recovery() -> None:
         watchdog.stop()
         watchdog.join(5)
     assert [v.detector if v else "" for v in said] == ["progress", "", "progress"]
+
+
+def test_a_process_that_did_not_run_blames_nobody_else() -> None:
+    """After SIGCONT the loop may beat before the watchdog looks; what the peer said meanwhile is still unread."""
+    said: list[Verdict | None] = []
+    watchdog = Watchdog(lambda: FINE, said.append)
+    stopped = watchdog._looked + 20.0
+    silent = replace(FINE, pong_age=20.0)
+    for tick in range(6):
+        watchdog._tick(silent, stopped + tick * TICK)
+        assert [v.detector for v in said if v] == ["loop"]
+    for tick in range(6, 12):  # but not for ever
+        watchdog._tick(silent, stopped + tick * TICK)
+    assert [v.detector for v in said if v] == ["loop", "ping"]
