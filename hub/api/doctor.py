@@ -75,6 +75,7 @@ async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Fi
         "ready": ready,
         "reason": reason,
         "ledger": {"balanced": books["balanced"], "complete": books["complete"]},
+        "tasks": len(asyncio.all_tasks()),
         "agents": {"connected": sum(agent["verdict"] not in ("left", "gone") for agent in agents)},
     }
     try:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from hub.cli import options
+from hub.cli.completeness import warn_of_clocks
 from hub.cli.errors import INCOMPLETE, HubLost
 from hub.cli.screen import describe, note, print_table
 from hub.cli.session import connect, until_ctrl_c
-from hub.cli.table import Column, Row, field_column, value
+from hub.cli.table import Column, Row, value
+from hub.doctor.finding import size
+from hub.query.clocks import clocks_off
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,19 +33,72 @@ GOOD = ("healthy", "quiet")
 STYLES = {"healthy": "green", "quiet": "green", "left": "dim", "lagging": "yellow", "degraded": "yellow"}
 
 
-def _seen(row: Row) -> str:
-    return str(row.get("last_seen") or "")[:19].replace("T", " ")
+def _seconds(name: str) -> Callable[[Row], str]:
+    """A cell with a time in seconds; empty where the agent does not tell."""
+    return lambda row: "" if row.get(name) is None else _span(row[name])
+
+
+def _span(seconds: float) -> str:
+    """`0.4ms`, `2.5s`, `3601s`, signed where it is negative."""
+    if abs(seconds) < 1:
+        return f"{seconds * 1e3:.1f}ms"
+    return f"{seconds:.1f}s" if abs(seconds) < 1000 else f"{seconds:.0f}s"
+
+
+def _answered(asked: str, answered: str) -> Callable[[Row], str]:
+    return lambda row: "" if row.get(asked) is None else f"{row.get(answered, 0)}/{row[asked]}"
+
+
+def _ended(row: Row) -> str:
+    return " ".join(f"{reason}:{count}" for reason, count in (row.get("ended") or {}).items())
+
+
+def _time(name: str) -> Callable[[Row], str]:
+    return lambda row: str(row.get(name) or "")[:19].replace("T", " ")
+
+
+def _size(name: str) -> Callable[[Row], str]:
+    return lambda row: size(row.get(name) or 0)
 
 
 COLUMNS = (
     Column("agent", lambda row: value(row.get("agent")), style="magenta"),
     Column("state", lambda row: value(row.get("state")), drop=2),
     Column("verdict", lambda row: value(row.get("verdict")), style="bold"),
-    Column("last seen (UTC)", _seen, drop=3),
+    Column("last seen (UTC)", _time("last_seen"), drop=3),
     Column("epoch", lambda row: value(row.get("epoch")), drop=6),
     Column("session", lambda row: value(row.get("session")), right=True, drop=7),
     Column("evidence", lambda row: value(row.get("evidence")), flexible=True),
 )
+
+WIDE = (
+    Column("agent", lambda row: value(row.get("agent")), style="magenta"),
+    Column("verdict", lambda row: value(row.get("verdict")), style="bold"),
+    Column("level", lambda row: value(row.get("level")), drop=4),
+    Column("since (UTC)", _time("level_since"), drop=11),
+    Column("rtt", _seconds("round_trip"), right=True, drop=1),
+    Column("jitter", _seconds("jitter"), right=True, drop=3),
+    Column("pings", _answered("pings", "pongs"), right=True, drop=6),
+    Column("echoes", _answered("echoes", "echo_replies"), right=True, drop=7),
+    Column("clock", _seconds("clock_offset"), right=True, drop=2),
+    Column("oldest", _seconds("oldest_unacknowledged"), right=True, drop=5),
+    Column("outbox", _size("outbox_bytes"), right=True, drop=9),
+    Column("reconnects", lambda row: value(row.get("reconnects")), right=True, drop=10),
+    Column("links ended", _ended, drop=8),
+    Column("version", lambda row: value(row.get("software")), drop=12),
+    Column("state", lambda row: value(row.get("state")), drop=13),
+    Column("captured", lambda row: value(row.get("captured")), right=True, drop=14),
+    Column("stored rows", lambda row: value(row.get("stored_rows")), right=True, drop=15),
+    Column("last seen (UTC)", _time("last_seen"), drop=16),
+    Column("connected (UTC)", _time("since"), drop=17),
+    Column("session", lambda row: value(row.get("session")), right=True, drop=18),
+    Column("node", lambda row: value(row.get("node")), drop=19),
+    Column("source", lambda row: value(row.get("source")), drop=20),
+    Column("epoch", lambda row: value(row.get("epoch")), drop=21),
+    Column("connection", lambda row: value(row.get("connection")), drop=22),
+    Column("evidence", lambda row: value(row.get("evidence")), flexible=True),
+)
+"""Ranked by what tells most of a link: `rtt` and `clock` (the hub's minus the agent's) are the last to go."""
 
 
 @click.group(invoke_without_command=True)
@@ -59,6 +115,7 @@ def agents(ctx: click.Context, watch: bool, output: str, strict: bool) -> int:
             return _watch(client, output)
         found = client.get("/v1/agents")["agents"]
         _print(found, output)
+        warn_of_clocks(clocks_off(found))
         return INCOMPLETE if strict and not all(agent.get("verdict") in GOOD for agent in found) else 0
 
 
@@ -81,13 +138,7 @@ def _print(found: Sequence[Row], output: str) -> None:
     elif not found:
         note("no agent has ever said hello to this hub")
     else:
-        print_table(COLUMNS if output == "table" else _every_column(found), found)
-
-
-def _every_column(found: Sequence[Row]) -> list[Column]:
-    """A column for each plain value that the hub tells of its agents."""
-    names = dict.fromkeys(name for agent in found for name, item in agent.items() if not isinstance(item, dict))
-    return [field_column(name) for name in names]
+        print_table(COLUMNS if output == "table" else WIDE, found)
 
 
 def live_table(found: Sequence[Row]) -> RenderableType:

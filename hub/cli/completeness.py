@@ -1,10 +1,12 @@
-"""How complete an answer is, in words. Pure."""
+"""How complete an answer is, in words."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import click
 
 
 def plural(count: int, noun: str) -> str:
@@ -19,6 +21,19 @@ def sentence(answer: Mapping[str, Any]) -> str:
         return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer)])
     troubles = [*_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
     return f"INCOMPLETE: {'; '.join(troubles) or 'the hub does not say why'} ({agents} answered)"
+
+
+def clock_sentence(clock: Mapping[str, Any]) -> str:
+    """One clock that is off, in words."""
+    offset = float(clock.get("offset") or 0.0)
+    way = "behind" if offset > 0 else "ahead of"
+    return f"the clock of {clock.get('agent')} is {abs(offset):,.1f} s {way} the hub's"
+
+
+def warn_of_clocks(clocks: Iterable[Mapping[str, Any]]) -> None:
+    """Lines on stderr where clocks are off: the rows of these agents have times that are as wrong."""
+    for clock in clocks:
+        click.echo(f"nodetap: {clock_sentence(clock)}, and so are its times; set it, see nodetap doctor", err=True)
 
 
 def _missing(answer: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import click
 
 from hub.cli import columns, options
 from hub.cli.client import Client, explain
-from hub.cli.completeness import sentence
+from hub.cli.completeness import sentence, warn_of_clocks
 from hub.cli.errors import INCOMPLETE, USAGE, CliError
 from hub.cli.screen import describe, note, print_table, progress
 from hub.cli.session import connect
@@ -138,6 +138,7 @@ def _say(answer: dict[str, Any], output: str) -> bool:
     complete = bool(answer.get("complete"))
     if output in ("table", "wide"):
         note(sentence(answer), "dim" if complete else "bold red")
+        warn_of_clocks(answer.get("clocks", ()))
     else:
         sys.stdout.flush()
         click.echo(describe(answer), err=True)

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SILENT = 3.0
+"""Seconds without a message after which an agent that does not answer has stalled; it reports every two."""
 SHORTEST = 0.25
 """Seconds that an agent has at least, however often it was late."""
 
@@ -56,9 +58,8 @@ def plan(
 
 def late(agent: str, within: float, silent: float) -> Missing:
     """Who did not answer `within` seconds; nothing at all came from it for `silent` seconds."""
-    if silent > within:
-        return Missing(agent, "stalled", f"no answer within {within:g} s; silent for {silent:.1f} s")
-    return Missing(agent, "no_answer", f"no answer within {within:g} s; it still reports")
+    reason = "stalled" if silent > SILENT else "no_answer"
+    return Missing(agent, reason, f"no answer within {within:g} s; its last message came {silent:.1f} s ago")
 
 
 class Habits:

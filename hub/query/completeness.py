@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from hub.query.clocks import clocks_off
 from hub.query.sql import Params
 from hub.query.window import rfc3339_ns
 
@@ -48,6 +49,7 @@ class Completeness:
     gaps: list[dict[str, Any]] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     flow_only: int = 0
+    clocks: list[dict[str, Any]] = field(default_factory=list)
 
     def to_map(self, table: str) -> dict[str, Any]:
         """The JSON object. Flow records speak for every packet, so `flow_only` counts not against them."""
@@ -60,6 +62,7 @@ class Completeness:
             "gaps": self.gaps,
             "lost": self.lost,
             "flow_only": self.flow_only,
+            "clocks": self.clocks,
             "complete": not (self.missing or self.gaps or self.lost or rows_left_out),
         }
 
@@ -81,6 +84,7 @@ def completeness(
     absent = {entry["agent"] for entry in result.missing}
     present = {a["agent"] for a in agents if a.get("state") != "stopped" and a.get("source") != "replay"}
     result.agents = sorted(inside | (present - absent if window.until is None else set()))
+    result.clocks = clocks_off(agent for agent in agents if agent["agent"] in result.agents)
     return result.to_map(table)
 
 

@@ -61,8 +61,15 @@ def test_nothing_stored_is_complete(store: Store) -> None:
     told = say(store)
     assert told == {
         "since": LAST_15.since, "until": None, "agents": [], "missing": [], "gaps": [], "lost": {}, "flow_only": 0,
-        "complete": True,
+        "clocks": [], "complete": True,
     }  # fmt: skip
+
+
+def test_clocks_that_are_off_are_named_and_leave_the_answer_complete(store: Store) -> None:
+    agents = [agent("late", clock_offset=3600.5), agent("fine", clock_offset=-1.9), agent("early", clock_offset=-2.1)]
+    told = say(store, agents=[*agents, agent("silent"), agent("odd", clock_offset="x")])
+    assert told["clocks"] == [{"agent": "late", "offset": 3600.5}, {"agent": "early", "offset": -2.1}]
+    assert told["complete"]
 
 
 def test_agents_of_the_window(store: Store) -> None:
