@@ -163,8 +163,7 @@ class Ingest:
         return None
 
     async def _serve(self, socket: ServerConnection) -> None:
-        assert isinstance(socket, Inlet)
-        session = Session(self, socket)
+        session = Session(self, cast(Inlet, socket))  # `start` has them made as such
         self._sessions.add(session)
         self.budget.sessions = len(self._sessions)
         try:

@@ -8,6 +8,7 @@ step is a call), sockets (`Line`), the engine (`Disk`: what was inserted stays, 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -188,6 +189,7 @@ class Hub:
     def start(self) -> None:
         self.store = MemoryStore(self.name, self.disk, self.poison)
         self.ingest: Any = Ingest(self.store, Register(self.store.epochs()), self.log)
+        self.ingest._loop = LOOP
         self.ingest.window = lambda: WINDOW
         self.up = True
 
@@ -206,7 +208,8 @@ class Hub:
 
     def write(self, fuse: int | None = None) -> None:
         """One turn of the writer, killed after `fuse` inserts."""
-        works = self.ingest.writer._pop()
+        queue = self.ingest.writer._queue
+        works = queue.take(self.ingest.writer._pace.limit, writer.MAX_WORKS, math.inf) if len(queue) else []
         if not works:
             return
         self.store.fuse = fuse
@@ -239,8 +242,10 @@ class Socket:
     """The hub's end of a line, as `Session` uses it."""
 
     remote_address = ("192.0.2.1", 1)
+    paused = False
 
     def __init__(self, line: Wire) -> None:
+        self.outstanding = 0
         self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.transport = SimpleNamespace(abort=self._gone)
         self._line = line
@@ -250,6 +255,8 @@ class Socket:
         if data is None:
             raise ConnectionClosedError(None, None)
         return data
+
+    def taken(self, size: int) -> None: ...
 
     async def send(self, data: bytes) -> None:
         if self._line.hub_gone:
