@@ -12,9 +12,10 @@ import json
 import random
 import signal
 import sys
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,40 @@ class Herd(Process):
         """What each agent went through, once the program has ended well."""
         assert self.wait(timeout) == 0, self.text[-2000:]
         return list(json.loads(self.out.read_text()))
+
+
+def memory(process: Process, what: str = "VmHWM") -> int:
+    """Bytes of memory of a process, now (VmRSS) or at most so far (VmHWM)."""
+    lines = Path(f"/proc/{process.popen.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) * 1024
+
+
+class Lateness:
+    """How late this process comes back from short sleeps, in a `with` block: what the machine itself costs a loop."""
+
+    def __init__(self) -> None:
+        self._late: list[float] = []
+        self._halt = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._halt.is_set():
+            asleep = monotonic()
+            sleep(0.05)
+            self._late.append(max(0.0, monotonic() - asleep - 0.05))
+
+    def __enter__(self) -> Lateness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._halt.set()
+        self._thread.join()
+
+    @property
+    def p99(self) -> float:
+        """Seconds."""
+        return sorted(self._late)[len(self._late) * 99 // 100]
 
 
 def check_invariant(folder: Path, ledger: dict[str, Any], told: list[dict[str, Any]]) -> None:
