@@ -7,7 +7,6 @@ than 2**31, and in what order records come out that begin at the same time.
 from __future__ import annotations
 
 import ctypes
-import warnings
 
 import numpy as np
 
@@ -55,7 +54,7 @@ def load(store: Store, seeds: Words, active_ns: int, idle_ns: int) -> Compiled |
     if library is None:
         return None
     if library.nodetap_flow_words().decode().split() != ours():
-        warnings.warn("the compiled kernel is not used for flows: its records have other words", stacklevel=2)
+        kernel.complain("the compiled kernel is not used for flows: its records have other words")
         return None
     return Compiled(library, store, seeds, active_ns, idle_ns)
 
@@ -74,8 +73,13 @@ class Compiled:
         self._index = np.zeros(0, dtype=np.uint32)
         self._keys, self._ended = np.empty((ROOM, WORDS), np.uint64), np.empty((ROOM, len(NAMES)), np.int64)
         self._state = np.zeros(len(_MEMBERS), dtype=np.int64)
-        self._at = self._state.ctypes.data
-        self._set(ended_keys=_at(self._keys), ended=_at(self._ended), room=ROOM, seeds=_at(seeds))
+        self._at = kernel.address(self._state)
+        self._set(
+            ended_keys=kernel.address(self._keys),
+            ended=kernel.address(self._ended),
+            room=ROOM,
+            seeds=kernel.address(seeds),
+        )
         self._set(ip_layers=IP_LAYERS, l2_layers=L2_LAYERS, shown=SHOWN, needed=int(flow_seq.NEEDED))
         self._set(active=active_ns, idle=idle_ns, keep=max(KEEP_NS, idle_ns))
         self._set(earliest=EARLIEST, latest=LATEST, never=NEVER)
@@ -97,8 +101,13 @@ class Compiled:
             for name, kind in COLUMNS.items()
         ]
         rows, row, ended = len(codes), 0, []
-        self._state[: len(values) + 1] = [rows, *map(_at, values)]
-        self._set(interfaces=_at(numbers), flow_only=flow_only, last_time=last_time or 0, timed=last_time is not None)
+        self._state[: len(values) + 1] = [rows, *map(kernel.address, values)]
+        self._set(
+            interfaces=kernel.address(numbers),
+            flow_only=flow_only,
+            last_time=last_time or 0,
+            timed=last_time is not None,
+        )
         while True:
             spare = self._prepare()
             row = self._run(self._at, row)
@@ -115,11 +124,16 @@ class Compiled:
         """Say where the table is; the free slots, which have to live as long as the call."""
         store, slots = self._store, len(self._store.alive)
         spare = store.spare()
-        self._set(spare=_at(spare), spares=len(spare), ends=0)
+        self._set(spare=kernel.address(spare), spares=len(spare), ends=0)
         if len(self._index) <= slots or self._get("slots") != slots:
             self._index = np.empty(1 << (2 * slots + 1).bit_length(), dtype=np.uint32)
-            self._set(keys=_at(store.keys), records=_at(store.rows), states=_at(store.states), alive=_at(store.alive))
-            self._set(slots=slots, index=_at(self._index), mask=len(self._index) - 1)
+            self._set(
+                keys=kernel.address(store.keys),
+                records=kernel.address(store.rows),
+                states=kernel.address(store.states),
+                alive=kernel.address(store.alive),
+            )
+            self._set(slots=slots, index=kernel.address(self._index), mask=len(self._index) - 1)
             self._make_index(self._at)
         return spare
 
@@ -129,8 +143,3 @@ class Compiled:
 
     def _get(self, name: str) -> int:
         return int(self._state[_PLACE[name]])
-
-
-def _at(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]  # several times faster than `ctypes.data`
-    return address

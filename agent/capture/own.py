@@ -8,10 +8,12 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import kernel
 from agent.capture import Block, Interface, pick
 from agent.capture.chain import words
 
@@ -84,7 +86,11 @@ class OwnTraffic:
         This is the only look that most frames get: it has to be a quick one.
         """
         ethernet = all(interface.linktype == _ETHERNET for interface in self._interfaces)
-        if self._any_port or not ethernet or not len(block) or block.offset.max() + _QUICK > len(block.data):
+        if self._any_port or not ethernet or not len(block):
+            return None
+        if (library := kernel.load()) is not None:
+            return self._likely_compiled(library, block)
+        if block.offset.max() + _QUICK > len(block.data):
             return None
         kind = words(block.data, "=u2")[block.offset + 12]
         likely: NDArray[np.bool_] = (kind == _NATIVE_TAGS[0]) | (kind == _NATIVE_TAGS[1])
@@ -94,6 +100,15 @@ class OwnTraffic:
                 likely |= _any_of(block, block.offset, lies, tails)
             elif mine.any():
                 likely[mine] = _any_of(block, block.offset[mine], lies, tails)
+        return likely
+
+    def _likely_compiled(self, library: Any, block: Block) -> NDArray[np.bool_]:
+        data, offset, likely = block.data, np.ascontiguousarray(block.offset), np.empty(len(block), dtype=np.bool_)
+        tails = np.array([*self._tails[4], *self._tails[16]], dtype=np.uint32)
+        library.nodetap_own(
+            kernel.address(data), len(data), kernel.address(offset), len(offset),
+            kernel.address(tails), len(self._tails[4]), len(self._tails[16]), kernel.address(likely),
+        )  # fmt: skip
         return likely
 
     def _own(self, block: Block) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import kernel
 from agent.capture import CaptureError, NoRights
 from agent.capture.chain import words
 
@@ -58,6 +59,17 @@ class Frames:
     ifindex: NDArray[np.int32]
     pkttype: NDArray[np.uint8]
 
+
+_FRAMES = {
+    "offset": "=i8",
+    "cap_len": "=u4",
+    "wire_len": "=u4",
+    "time": "=i8",
+    "vlan": "=i8",
+    "ifindex": "=i4",
+    "pkttype": "=u1",
+}
+"""The arrays of `Frames`, in the order of `struct ring` in agent/kernel/ring.c."""
 
 _pass = threading.Lock()
 
@@ -155,6 +167,21 @@ def read_frames(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> Frames:
     )
 
 
+def read_blocks(data: NDArray[np.uint8], places: list[int]) -> Frames:
+    """The frames of the ring blocks, at least one, that begin at `places`."""
+    library = kernel.load()
+    if library is None:
+        return read_frames(data, np.concatenate([find_frames(data[at : at + BLOCK_BYTES]) + at for at in places]))
+    room = sum(_numbers(data, at + _COUNT, 1)[0] for at in places)
+    arrays = {name: np.empty(room, dtype) for name, dtype in _FRAMES.items()}
+    begins = np.array(places, "=i8")
+    where = [kernel.address(array) for array in (data, begins, *arrays.values())]
+    ring = np.array([*where[:2], len(places), min(BLOCK_BYTES, len(data)), room, *where[2:], 0], "=i8")
+    count = library.nodetap_ring(kernel.address(ring))
+    frames: dict[str, Any] = {name: array[:count] for name, array in arrays.items()}
+    return Frames(**{**frames, "vlan": frames["vlan"] if ring[-1] else None})
+
+
 def _status(block: int) -> int:
     """Where a block's status lies, in words from the ring's start."""
     return (block * BLOCK_BYTES + _STATUS) >> 2
@@ -229,17 +256,19 @@ class Ring:
 
     def take(self, most_blocks: int, most_frames: int) -> Frames | None:
         """The frames of the blocks that are ready, or None. They stay where they are until `give_back`."""
-        starts: list[Any] = []
-        frames = 0
-        while len(self._held) < most_blocks and frames < most_frames and self.ready():
+        places: list[int] = []
+        expected = 0
+        while len(self._held) < most_blocks and expected < most_frames and self.ready():
             _barrier()
-            place = self._next * BLOCK_BYTES
-            starts.append(find_frames(self.data[place : place + BLOCK_BYTES]) + place)
-            frames += len(starts[-1])
+            places.append(self._next * BLOCK_BYTES)
+            expected += self._words[(places[-1] + _COUNT) >> 2]
             self._held.append(self._next)
             self._next = (self._next + 1) % self.blocks
-        self.taken += frames
-        return read_frames(self.data, np.concatenate(starts)) if starts else None
+        if not places:
+            return None
+        frames = read_blocks(self.data, places)
+        self.taken += len(frames.offset)
+        return frames
 
     def give_back(self) -> None:
         """Hand the blocks taken last back to the kernel."""

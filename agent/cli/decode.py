@@ -94,9 +94,12 @@ def _engine(depth: str, keep_query: bool) -> Any:
 
 def _print_all(source: FileSource, printer: Any, engine: Any, frames: list[int]) -> None:
     """Decode and print until the source is done; `frames[0]` counts."""
+    from agent import kernel
     from agent.decode.decoder import Decoder
 
     decoder = Decoder(source.interfaces)
+    for complaint in kernel.complaints:
+        click.echo(f"nodetap-agent decode: slower than need be: {complaint}", err=True)
     out = sys.stdout.buffer
     while not source.done:
         block = source.next_block(POLL)

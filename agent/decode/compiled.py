@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,7 +30,7 @@ def load() -> Compiled | None:
         return None
     theirs = library.nodetap_tables().decode().split()
     if wrong := set(theirs) - ours():
-        warnings.warn(f"the compiled kernel is not used: it has {', '.join(sorted(wrong))}", stacklevel=2)
+        kernel.complain(f"the compiled kernel is not used: it has {', '.join(sorted(wrong))}")
         return None
     return Compiled(library, [word[7:].partition("=")[0] for word in theirs if word.startswith("column.")])
 
@@ -53,7 +52,7 @@ class Compiled:
     def __init__(self, library: ctypes.CDLL, columns: list[str]) -> None:
         self._walk = library.nodetap_walk
         self._columns = columns
-        self._tables = [_at(table) for table in TABLES]
+        self._tables = [kernel.address(table) for table in TABLES]
 
     def run(self, walk: Walk, kind: Array) -> None:
         """Walk every frame as far as the kernel knows its layers; the others stand where they were left.
@@ -69,7 +68,7 @@ class Compiled:
         row = 0
         while row < walk.n:
             used[:] = 0
-            row = self._walk(state.ctypes.data, row)
+            row = self._walk(kernel.address(state), row)
             for (name, (rows, values)), count in zip(lists.items(), used, strict=True):
                 if count:
                     walk.append(name, rows[:count].copy(), values[:count].copy())
@@ -79,17 +78,20 @@ class Compiled:
 
     def _state(self, walk: Walk, kind: Array, lists: dict[str, tuple[Array, Array]], used: Array) -> Iterator[int]:
         """The members of `struct walk`, in its order."""
-        yield from (_at(walk.data), len(walk.data), walk.n, _at(walk.off), _at(walk.cap), _at(walk.end), _at(kind))
+        yield from (
+            kernel.address(walk.data),
+            len(walk.data),
+            walk.n,
+            kernel.address(walk.off),
+            kernel.address(walk.cap),
+            kernel.address(walk.end),
+            kernel.address(kind),
+        )
         payloads = walk.payloads
-        yield from (0, 0) if payloads is None else (_at(payloads.start), _at(payloads.length))
+        yield from (0, 0) if payloads is None else (kernel.address(payloads.start), kernel.address(payloads.length))
         for place, (rows, values) in enumerate(lists.values()):
-            yield from (_at(rows), _at(values), _at(used[place:]))
+            yield from (kernel.address(rows), kernel.address(values), kernel.address(used[place:]))
         yield walk.n + MAX_LAYERS
         yield from self._tables
-        yield _at(walk.tunnels)
-        yield from (_at(walk.array(name)) for name in self._columns)
-
-
-def _at(array: Array) -> int:
-    address: int = array.ctypes.data
-    return address
+        yield kernel.address(walk.tunnels)
+        yield from (kernel.address(walk.array(name)) for name in self._columns)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import kernel
 from agent.capture import Block, Interface
 from agent.capture.own import Endpoint, OwnTraffic, drop_own
 
@@ -104,10 +105,15 @@ PACKETS = [
 @given(
     st.lists(st.sampled_from(PACKETS), min_size=1, max_size=20),
     st.sampled_from([[(HUB, 8470)], [(HUB6, 8470)], [(HUB, 8470), (HUB6, 8470)], [(OTHER, 1)], [(OTHER, 8470)], []]),
+    st.integers(0, 60),
 )
-def test_the_quick_look_misses_nothing(frames: list[bytes], endpoints: list[Endpoint]) -> None:
+def test_the_quick_look_misses_nothing(frames: list[bytes], endpoints: list[Endpoint], last: int) -> None:
+    block = block_of(*frames, bytes(last))
     thorough = OwnTraffic(INTERFACES, endpoints)  # not Ethernet alone: every frame is looked at
-    quick = OwnTraffic(INTERFACES[:1], endpoints)
-    block = block_of(*frames, bytes(60))
-    assert thorough.drop(block).offset.tolist() == quick.drop(block).offset.tolist()
-    assert thorough.dropped == quick.dropped
+    left = thorough.drop(block).offset.tolist()
+    for with_kernel in ("", "off"):
+        quick = OwnTraffic(INTERFACES[:1], endpoints)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(kernel.VARIABLE, with_kernel)
+            assert quick.drop(block).offset.tolist() == left
+        assert thorough.dropped == quick.dropped

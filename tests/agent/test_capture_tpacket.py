@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import kernel
 from agent.capture.members import Known, sort_out
-from agent.capture.tpacket import find_frames, read_frames
+from agent.capture.tpacket import BLOCK_BYTES, Frames, find_frames, read_blocks, read_frames
 
 SECOND = 1_700_000_000
 
@@ -41,6 +43,34 @@ def test_frames_are_found_whatever_their_payload_looks_like(payloads: list[bytes
     assert found.tolist() == starts
     frames = read_frames(block, found)
     assert [block[at : at + n].tobytes() for at, n in zip(frames.offset, frames.cap_len, strict=True)] == payloads
+    assert as_lists(read_blocks(block, [0])) == as_lists(frames)
+
+
+def as_lists(frames: Frames) -> list[object]:
+    values = [getattr(frames, field.name) for field in fields(frames)]
+    return [None if value is None else (value.dtype, value.tolist()) for value in values]
+
+
+@given(st.lists(st.tuples(st.binary(max_size=90), st.booleans(), st.booleans()), max_size=30), st.integers(0, 3))
+def test_blocks_are_read_alike_with_the_kernel_and_without(frames: list[tuple[bytes, bool, bool]], more: int) -> None:
+    one, starts = ring_block([payload for payload, *_ in frames], [SECOND] * len(frames))
+    one = one.copy()
+    for at, (_, tagged, tpid) in zip(starts, frames, strict=True):
+        one[at + 20 : at + 24].view("=u4")[0] = tagged << 4 | tpid << 6 | 1
+    data = np.concatenate([one, np.zeros(-len(one) % BLOCK_BYTES, np.uint8)] * (more + 1))
+    places = [number * BLOCK_BYTES for number in range(more + 1)]
+    found = as_lists(read_blocks(data, places))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(kernel.VARIABLE, "off")
+        assert as_lists(read_blocks(data, places)) == found
+
+
+@pytest.mark.skipif(kernel.load() is None, reason="the kernel is not built or not wanted")
+def test_no_frame_is_looked_for_beyond_its_block() -> None:
+    block, starts = ring_block([bytes(20)] * 3, [SECOND] * 3)
+    block = block.copy()
+    block[starts[1] : starts[1] + 4].view("=u4")[0] = len(block) - starts[1] - 63
+    assert len(read_blocks(block, [0]).offset) == 2
 
 
 def test_large_frames() -> None:
