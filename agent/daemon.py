@@ -18,9 +18,11 @@ from agent import failpoints
 from agent.capture import Source
 from agent.capture.own import OwnTraffic
 from agent.doctor import facts_of
-from agent.metrics import Metrics, Now, SpoolMetrics
+from agent.metrics import Metrics, Now, RecorderMetrics, SpoolMetrics
 from agent.metrics import serve as serve_metrics
 from agent.pipeline import Pipeline
+from agent.recorder.folder import RecorderFolder
+from agent.recorder.recorder import Recorder
 from agent.spool.folder import Folder
 from agent.spool.outbox import SpooledOutbox
 from agent.spool.spooler import Spooler
@@ -49,6 +51,8 @@ class AgentConfig:
     on_beat: Callable[[], None] | None = None
     spool: Folder | None = None
     spool_bytes: int = 1 << 30
+    recorder: RecorderFolder | None = None
+    recorder_bytes: int = 1 << 30
 
 
 class Agent:
@@ -61,7 +65,9 @@ class Agent:
         self.source, self.pipeline = source, pipeline
         self.outbox, self.spooler = self._outbox()
         self._own = own
-        self.worker = Worker(source, pipeline, self.outbox, log, own)
+        self.recorder = self._recorder()
+        record = None if self.recorder is None else self.recorder.put
+        self.worker = Worker(source, pipeline, self.outbox, log, own, record)
         self.uplink = Uplink(
             config.link,
             self.outbox,
@@ -75,6 +81,8 @@ class Agent:
         self.metrics = Metrics(self._now)
         if self.spooler is not None:
             self.metrics.registry.register(SpoolMetrics(self.spooler.look))
+        if self.recorder is not None:
+            self.metrics.registry.register(RecorderMetrics(self.recorder.look))
         self.watchdog = Watchdog(self._signs, self._stall)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stalled = self._stall_word = ""  # what has stalled now, and what the hub has yet to be told
@@ -87,6 +95,13 @@ class Agent:
             return Outbox(config.buffer_bytes, self._news), None
         outbox = SpooledOutbox(config.buffer_bytes, config.spool_bytes, self._news)
         return outbox, Spooler(config.spool, outbox, config.link.agent, self.log)
+
+    def _recorder(self) -> Recorder | None:
+        config = self.config
+        if config.recorder is None:
+            return None
+        run = f"{config.link.epoch:016x}"
+        return Recorder(config.recorder, config.recorder_bytes, self.source.interfaces, run, self.log)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -105,6 +120,8 @@ class Agent:
         server = self._serve_metrics()
         if self.spooler is not None:
             self.spooler.start()
+        if self.recorder is not None:
+            self.recorder.start()
         self.worker.start()
         if not failpoints.unwatched():
             self.watchdog.start()
@@ -118,6 +135,8 @@ class Agent:
             await asyncio.to_thread(self.worker.join, 2.0 if self.uplink.drained else LAST_WORDS)
             if self.spooler is not None:
                 await asyncio.to_thread(self.spooler.finish, LAST_WORDS)
+            if self.recorder is not None:
+                await asyncio.to_thread(self.recorder.finish, LAST_WORDS)
             if server is not None:
                 server.shutdown()
 

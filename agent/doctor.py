@@ -51,6 +51,7 @@ def facts_of(agent: Agent) -> dict[str, Any]:
         "certificate_ends": agent.uplink.view.certificate_ends,
         **(_interfaces(agent) if agent.source.live else {}),
         **_spool(agent),
+        **_recorder(agent),
     }
 
 
@@ -74,6 +75,27 @@ def _spool(agent: Agent) -> dict[str, Any]:
         free = shutil.disk_usage(config.spool.root).free
     return {
         "spool": {"bytes": view.bytes, "bound": config.spool_bytes, "free": free, "failing": view.failing},
+    }
+
+
+def _recorder(agent: Agent) -> dict[str, Any]:
+    config, recorder = agent.config, agent.recorder
+    if config.recorder is None or recorder is None:
+        return {}
+    view = recorder.look()
+    free = None
+    with suppress(OSError):
+        free = shutil.disk_usage(config.recorder.root).free
+    return {
+        "recorder": {
+            "bytes": view.bytes,
+            "bound": view.bound,
+            "free": free,
+            "failing": view.failing,
+            "oldest": view.oldest,
+            "recorded": view.recorded,
+            "lost": view.lost,
+        },
     }
 
 

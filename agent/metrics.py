@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agent.recorder.recorder import RecorderView
 from agent.spool.spooler import SpoolView
 from agent.uplink.machine import TABLE, Event, State
 from agent.uplink.quality import Quality
@@ -120,6 +121,33 @@ class SpoolMetrics(Collector):
             yield CounterMetricFamily(f"nodetap_agent_spool_{name}", doc, value=value)
         yield _by_reason("spool_lost_batches", "Batches in the spool that could not be read", now.lost, now.lost)
         yield _by_reason("spool_errors", "Times that the disk failed", now.errors, now.errors)
+
+
+class RecorderMetrics(Collector):
+    """The recorder's metrics; there are none where frames are not recorded."""
+
+    def __init__(self, look: Callable[[], RecorderView]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything that is read when somebody looks."""
+        now = self._look()
+        for name, doc, value in (
+            ("bytes", "Bytes of recorded frames on disk", now.bytes),
+            ("segments", "Files of recorded frames", now.segments),
+            ("waiting_bytes", "Bytes of frames that wait for the disk", now.waiting_bytes),
+            ("oldest_timestamp_seconds", "Time of the oldest frame that is kept", now.oldest / 1e9),
+            ("failing", "1 while the disk takes nothing", float(bool(now.failing))),
+        ):
+            yield GaugeMetricFamily(f"nodetap_agent_recorder_{name}", doc, value=value)
+        for name, doc, value in (
+            ("recorded_packets", "Captured packets whose frames were recorded", now.recorded),
+            ("recorder_written_bytes", "Bytes of frames written", now.written_bytes),
+            ("recorder_removed_segments", "Files removed to make room", now.removed),
+        ):
+            yield CounterMetricFamily(f"nodetap_agent_{name}", doc, value=value)
+        yield _by_reason("recorder_lost_packets", "Captured packets that were not recorded", now.lost, now.lost)
+        yield _by_reason("recorder_errors", "Times that the disk failed", now.errors, now.errors)
 
 
 class Metrics:

@@ -7,11 +7,12 @@ should it ever come back, finds that its turn is over and touches nothing but it
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import monotonic, time_ns
 from typing import Any
 
 from agent import failpoints
-from agent.capture import CaptureError, Counters, Source
+from agent.capture import Block, CaptureError, Counters, Source
 from agent.capture.own import OwnTraffic
 from agent.pipeline import Pipeline
 from agent.uplink.outbox import Outbox
@@ -26,7 +27,13 @@ class Worker:
     """Owns the source and the pipeline from `start()` on; everybody else only reads their numbers."""
 
     def __init__(
-        self, source: Source, pipeline: Pipeline, outbox: Outbox, log: Any, own: OwnTraffic | None = None
+        self,
+        source: Source,
+        pipeline: Pipeline,
+        outbox: Outbox,
+        log: Any,
+        own: OwnTraffic | None = None,
+        record: Callable[[Block], None] | None = None,
     ) -> None:
         self.beat = monotonic()
         self.error = ""
@@ -34,7 +41,7 @@ class Worker:
         self.eager = False  # no open rows: the link is down, and capture buffers have to stay empty
         self.restarts = 0
         self._source, self._pipeline, self._outbox, self._log = source, pipeline, outbox, log
-        self._own = own
+        self._own, self._record = own, record
         self._halt = False
         self._work = threading.Lock()  # held by whoever touches the pipeline or the outbox
         self._before = Counters()  # what sources that were given up have counted
@@ -113,7 +120,10 @@ class Worker:
                 if turn != self.restarts:
                     return
                 if block is not None:
-                    self._put(self._pipeline.feed(self._own.drop(block) if self._own else block))
+                    block = self._own.drop(block) if self._own else block
+                    if self._record is not None:
+                        self._record(block)
+                    self._put(self._pipeline.feed(block))
                 if source.live:
                     self._pace()
 

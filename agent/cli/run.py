@@ -96,6 +96,21 @@ from agent.cli.link_options import (
     envvar="NODETAP_SPOOL_BYTES",
     help="Bound of the spool; of each capture worker's, where there are several.",
 )
+@click.option(
+    "--recorder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    envvar="NODETAP_RECORDER",
+    help="Folder on disk for raw frames, payload and all. None by default: payload is sensitive.",
+)
+@click.option(
+    "--recorder-bytes",
+    type=click.IntRange(1 << 20),
+    default=1 << 30,
+    show_default=True,
+    envvar="NODETAP_RECORDER_BYTES",
+    help="Bound of the recorder: the oldest frames go; of each capture worker's, where there are several.",
+)
 @metrics_option("127.0.0.1:9470")
 @link_options
 @click.pass_context
@@ -119,7 +134,7 @@ def run(
     token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
     node, worker = options["node"], options["worker"]
     name = f"{node}/w{worker}" if worker else node
-    spool = _spool(options["spool"], name)
+    spool, recorder = _spool(options["spool"], name), _recorder(options["recorder"], name)
     source = _source(kind, _split(interfaces) or ["*"], _split(exclude), options)
     from agent.capture import CaptureError
 
@@ -148,6 +163,7 @@ def run(
     config = AgentConfig(
         link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for,
         spool=spool, spool_bytes=options["spool_bytes"],
+        recorder=recorder, recorder_bytes=options["recorder_bytes"],
     )  # fmt: skip
     pipeline = pipeline_of(source, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
     agent = Agent(config, source, pipeline, own, log)
@@ -179,9 +195,23 @@ def _spool(root: Path | None, agent: str) -> Any:
     """The agent's folder for its spool, locked; not yet where the disk does not let us, which is tried again."""
     if root is None:
         return None
-    from agent.spool.folder import Folder, Locked
+    from agent.spool.folder import Folder
 
-    folder = Folder(root, agent)
+    return _locked(Folder(root, agent))
+
+
+def _recorder(root: Path | None, agent: str) -> Any:
+    """The same for its recorder."""
+    if root is None:
+        return None
+    from agent.recorder.folder import RecorderFolder
+
+    return _locked(RecorderFolder(root, agent))
+
+
+def _locked(folder: Any) -> Any:
+    from agent.spool.folder import Locked
+
     with contextlib.suppress(OSError):
         try:
             folder.open()

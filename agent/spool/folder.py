@@ -21,9 +21,13 @@ class Locked(Exception):
 class Folder:
     """One agent's folder. One file at a time is open for appending: the one that was created last."""
 
+    kind = "spool"  # names the folder, and the option for people
+    suffix = SUFFIX
+    synced = True  # an append is on the disk when it returns, and survives a loss of power
+
     def __init__(self, root: Path, agent: str) -> None:
         self.root = root
-        self.path = root / (quote(agent, safe="") + ".spool")
+        self.path = root / f"{quote(agent, safe='')}.{self.kind}"
         self._lock: int | None = None
         self._file: int | None = None
         self._size = 0
@@ -43,7 +47,7 @@ class Folder:
         except BlockingIOError:
             os.close(file)
             raise Locked(
-                f"the spool {self.path} is used by another agent: give each its own --spool or --node"
+                f"the {self.kind} {self.path} is used by another agent: give each its own --{self.kind} or --node"
             ) from None
         except OSError:
             os.close(file)
@@ -59,11 +63,13 @@ class Folder:
 
     def others(self) -> list[str]:
         """Folders beside ours in which other agents left something, by name."""
-        return sorted(p.name for p in self.root.glob("*.spool") if p != self.path and any(p.glob(f"*{SUFFIX}")))
+        return sorted(
+            p.name for p in self.root.glob(f"*.{self.kind}") if p != self.path and any(p.glob(f"*{self.suffix}"))
+        )
 
     def numbers(self) -> list[int]:
         """The numbers of the segments, in order."""
-        stems = (path.stem for path in self.path.glob(f"*{SUFFIX}"))
+        stems = (path.stem for path in self.path.glob(f"*{self.suffix}"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def read(self, number: int) -> bytes:
@@ -90,14 +96,18 @@ class Folder:
         before = self._size
         try:
             self._write(data)
-            assert self._file is not None
-            os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
+            if self.synced:
+                self._sync()
         except OSError:
             with suppress(OSError):  # else the reader finds that it is no whole record
                 os.ftruncate(self._file or -1, before)
             self.finish()
             raise
         return len(data)
+
+    def _sync(self) -> None:
+        assert self._file is not None
+        os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
@@ -118,7 +128,7 @@ class Folder:
         self._path(number).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
-        return self.path / f"{number:010d}{SUFFIX}"
+        return self.path / f"{number:010d}{self.suffix}"
 
 
 def _sync_folder(path: Path) -> None:
