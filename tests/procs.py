@@ -37,9 +37,9 @@ def until(what: str, look: Callable[[], T], timeout: float = 20.0, pause: float 
         time.sleep(pause)
 
 
-def program(module: str, *args: str) -> list[str]:
-    """The command line of one of our programs, by its module."""
-    return [sys.executable, "-c", f"from {module} import main; main()", *args]
+def program(module: str, *args: str, first: str = "") -> list[str]:
+    """The command line of one of our programs, by its module; `first` is a statement to run before it."""
+    return [sys.executable, "-c", f"{first}\nfrom {module} import main\nmain()", *args]
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -150,17 +150,16 @@ class Hub(Process):
 
 
 class Agent(Process):
-    """`nodetap-agent COMMAND ...` with its metrics on a free port."""
+    """`nodetap-agent COMMAND ...` with its metrics on a free port. `first`: see `program`."""
 
     def __init__(
         self, folder: Path, *args: str, name: str = "agent", env: dict[str, str] | None = None,
-        prefix: Sequence[str] = (),
+        prefix: Sequence[str] = (), first: str = "",
     ) -> None:  # fmt: skip
         self.metrics_port = free_port()
         self.url = f"http://127.0.0.1:{self.metrics_port}"
-        command = program(
-            "agent.cli", "--log-format", "json", args[0], "--metrics", f"127.0.0.1:{self.metrics_port}", *args[1:]
-        )
+        metrics = ("--metrics", f"127.0.0.1:{self.metrics_port}")
+        command = program("agent.cli", "--log-format", "json", args[0], *metrics, *args[1:], first=first)
         super().__init__([*prefix, *command], folder / f"{name}.log", env)
 
     def metric(self, name: str) -> float:

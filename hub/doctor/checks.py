@@ -43,6 +43,8 @@ def _verdict(facts: Facts) -> Said:
         "lagging": "see whether the hub's disk keeps up: /metrics, nodetap_hub_commit_seconds",
         "degraded": "more packets than can be sent: narrow --filter or --interface, or add --capture-workers",
     }.get(verdict, "")
+    if evidence.get("detector") == "name":
+        todo = "two agents use this name in turns: give each its own --node"
     return (WARN if todo else OK), said, todo
 
 

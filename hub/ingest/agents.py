@@ -66,6 +66,7 @@ class Agent:
     captured: int = 0
     captured_ns: int = 0
     level_since_ns: int = 0
+    taken_back_ns: int = 0  # when a run came back to a name that another run had meanwhile
 
     def run(self, epoch: int) -> Run:
         """The run of that epoch, made where it is new."""
@@ -80,6 +81,7 @@ class Agent:
             self.since_ns += step_ns
             self.captured_ns += step_ns
             self.level_since_ns += step_ns if self.level_since_ns else 0
+            self.taken_back_ns += step_ns if self.taken_back_ns else 0
 
     def unreported(self, run: Run) -> bool:
         """Whether a run ended without saying its last word: what it captured last is unknown."""
@@ -131,6 +133,8 @@ class Register:
         live.number = self._sessions
         agent = self._agents.setdefault(hello.agent, Agent(hello.agent, hello.node))
         older, agent.live = agent.live, live
+        if older is not None and hello.epoch != agent.epoch and hello.epoch in agent.runs:
+            agent.taken_back_ns = now_ns
         agent.node, agent.epoch, agent.source = hello.node, hello.epoch, hello.source
         agent.session, agent.software = live.number, hello.software
         agent.seen_ns = agent.since_ns = agent.captured_ns = now_ns
@@ -284,6 +288,7 @@ def _known(agent: Agent, run: Run, now_ns: int) -> Known:
         level=status.level if status else "packets",
         lag=lag_ns / 1e9 if isinstance(lag_ns, int | float) else 0.0,
         packets_age=(now_ns - agent.captured_ns) / 1e9 if agent.captured_ns else 0.0,
+        contested=(now_ns - agent.taken_back_ns) / 1e9 if agent.taken_back_ns else None,
         stall=str(status.evidence.get("stall", ""))[:20] if status else "",
         restarts=restarts if status and isinstance(restarts := status.evidence.get("capture_restarts"), int) else 0,
     )

@@ -16,6 +16,8 @@ LAGGING = 30.0
 """Seconds after which the oldest batch that waits for the store makes an agent lagging."""
 RESTARTS = 3
 """Restarts of its capture after which an agent is degraded, whatever it does now."""
+CONTESTED = 180.0
+"""Seconds for which two agents are said to fight over a name after one took it back from the other."""
 QUIET = 60.0
 """Seconds without a captured packet after which a healthy agent is called quiet."""
 
@@ -33,6 +35,7 @@ class Known:
     packets_age: float
     stall: str
     restarts: int = 0  # of its capture, in this run
+    contested: float | None = None  # since one of two runs took the name back; None: that never happened
 
 
 def judge(known: Known) -> tuple[str, dict[str, Any]]:
@@ -43,6 +46,8 @@ def judge(known: Known) -> tuple[str, dict[str, Any]]:
         return "stalled", {"detector": known.stall}
     if known.silent_for > SILENT:
         return "stalled", {"detector": "silence", "silent_s": round(known.silent_for, 1)}
+    if known.contested is not None and known.contested < CONTESTED:
+        return "degraded", {"detector": "name", "taken_back_s": round(known.contested, 1)}
     if known.level != "packets":
         return "degraded", {"detector": "pressure", "level": known.level}
     if known.restarts >= RESTARTS:

@@ -243,6 +243,7 @@ class Soak:
     def leave(self) -> dict[str, Any]:
         """Every agent stops in good order, then the hub: the last ledger."""
         for agent in (*self.live, *self.replays):
+            until("it hears signals", lambda agent=agent: agent.popen.poll() is not None or agent.state)  # type: ignore[misc]
             agent.send(signal.SIGTERM)
         for agent in (*self.live, *self.replays):
             assert agent.wait(60) == 0, agent.text[-2000:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -65,14 +64,17 @@ def check_left(agent: Agent) -> None:
 def test_a_hub_that_never_reads(tmp_path: Path) -> None:
     capture = write_pcap(tmp_path / "some.pcap", 1_000_000)
 
+    over = threading.Event()
+
     def play(line: Line) -> None:
         line.welcome(window=(64, 64 << 20))
-        time.sleep(8)
+        over.wait(20)
 
     with scripted(play) as hub:
         agent = replay(tmp_path, capture, hub.ws, "--connect-timeout", "4", "--stall-timeout", "1")
         with ending(agent):
             assert agent.wait(20) == 3
+        over.set()
         assert {e["detector"] for e in events(agent, "link stalled")} == {"progress"}
 
 
@@ -116,10 +118,10 @@ def test_what_is_in_doubt_elsewhere_is_given_up_also_when_nothing_else_is_sent(t
             line.say(Ack(heard[-1].epoch, 0, [[heard[-1].seq, heard[-1].seq]], 64, 1 << 20))
 
     with scripted(play) as hub:
-        soon = "import agent.uplink.connection as c; c.DOUBT_PATIENCE = 1.0; from agent.cli import main; main()"
-        command = [sys.executable, "-c", soon, "replay", str(capture), "--hub", hub.ws]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment(), check=False)
-    assert done.returncode == 0, done.stderr
+        soon = "import agent.uplink.connection as c; c.DOUBT_PATIENCE = 1.0"
+        agent = Agent(tmp_path, "replay", str(capture), "--hub", hub.ws, first=soon)
+        with ending(agent):
+            assert agent.wait(30) == 0, agent.text
     assert {m.reason for m in heard if isinstance(m, Tombstone)} == {"in_doubt"}
 
 

@@ -9,16 +9,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from numbered import write_pcap
-from procs import Agent, Hub, Process, free_port, until
+from procs import Agent, Hub, Process, until
 from stored import Stored, stored
-from test_names_and_signals import ROWS, events
+from test_names_and_signals import ROWS, events, moment
 from test_store_kill import RENAMES, strace
 
 FULL = os.environ.get("NODETAP_FAULTS") == "full"
@@ -33,21 +31,11 @@ SOON = 5.0
 def replay(folder: Path, hubs: list[Hub], patience: float | None = None) -> Agent:
     """An agent that reads numbered frames; `patience` replaces the seconds for which a batch may be in doubt."""
     capture = write_pcap(folder / "numbered.pcap", FRAMES)
-    agent, port = Agent.__new__(Agent), free_port()
-    agent.metrics_port, agent.url = port, f"http://127.0.0.1:{port}"
     options = [option for hub in hubs for option in ("--hub", hub.ws)]
-    told = "" if patience is None else f"import agent.uplink.connection as c; c.DOUBT_PATIENCE = {patience}; "
-    command = [
-        sys.executable, "-c", f"{told}from agent.cli import main; main()", "--log-format", "json", "replay",
-        "--metrics", f"127.0.0.1:{port}", *[str(capture)] * TIMES, *options, "--speed", str(RATE),
-        "--node", "n1", "--backoff-max", "2",
-    ]  # fmt: skip
-    Process.__init__(agent, command, folder / "agent.log")
-    return agent
-
-
-def moment(event: dict[str, Any]) -> float:
-    return datetime.fromisoformat(event["timestamp"]).timestamp()
+    return Agent(
+        folder, "replay", *[str(capture)] * TIMES, *options, "--speed", str(RATE), "--node", "n1", "--backoff-max", "2",
+        first="" if patience is None else f"import agent.uplink.connection as c; c.DOUBT_PATIENCE = {patience}",
+    )  # fmt: skip
 
 
 def streams(agent: Process, hub: Hub) -> None:
