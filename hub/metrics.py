@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import protocol
+from hub.ingest.verdict import VERDICTS
 from protocol.errors import CODES
 from protocol.schema import TABLES
 
+Agents: TypeAlias = "Sequence[Mapping[str, Any]]"
+"""Agents as the register lists them."""
+
 
 class _Live(Collector):
-    """Gauges that are asked for when somebody looks."""
+    """What is asked for when somebody looks."""
 
-    def __init__(self, look: Callable[[], dict[str, float]], verdicts: Callable[[], dict[str, int]]) -> None:
-        self._look, self._verdicts = look, verdicts
+    def __init__(self, look: Callable[[], dict[str, float]], agents: Callable[[], Agents]) -> None:
+        self._look, self._agents = look, agents
 
     def collect(self) -> Iterable[Metric]:
-        """The gauges as they are now."""
-        agents = GaugeMetricFamily("nodetap_hub_agents", "Agents by verdict", labels=["verdict"])
-        for verdict, count in self._verdicts().items():
-            agents.add_metric([verdict], count)
-        yield agents
+        """Everything as it is now."""
+        agents = self._agents()
+        verdicts = Tally(agent["verdict"] for agent in agents)
+        family = GaugeMetricFamily("nodetap_hub_agents", "Agents by verdict", labels=["verdict"])
+        for verdict in VERDICTS:
+            family.add_metric([verdict], verdicts[verdict])
+        yield family
+        yield from _links([agent for agent in agents if agent["connection"] is not None])
         for name, value in self._look().items():
             yield GaugeMetricFamily(name, GAUGES[name], value=value)
 
@@ -37,13 +46,54 @@ GAUGES = {
     "nodetap_hub_held_bytes": "Bytes of messages and batches that came in and are not on disk yet",
 }
 
+LINK_GAUGES = {
+    "round_trip": ("round_trip_seconds", "Round trip of an agent's pings, smoothed"),
+    "jitter": ("round_trip_jitter_seconds", "Mean deviation of the round trip of an agent's pings"),
+    "clock_offset": ("clock_offset_seconds", "The hub's clock minus an agent's"),
+    "oldest_unacknowledged": ("oldest_unacknowledged_seconds", "Age of the oldest batch that an agent owes the hub"),
+    "outbox_bytes": ("outbox_bytes", "Bytes in an agent's outbox"),
+}
+LINK_COUNTS = {
+    "pings": "Pings that an agent sent",
+    "pongs": "Pings of an agent that were answered",
+    "echoes": "Echoes that an agent sent through the hub's queue",
+    "echo_replies": "Echoes of an agent that were answered",
+}
+
+
+def _links(agents: Agents) -> Iterable[Metric]:
+    """The links of connected agents, as the agents measure them."""
+    for key, (name, doc) in LINK_GAUGES.items():
+        gauge = GaugeMetricFamily(f"nodetap_hub_agent_{name}", doc, labels=["agent"])
+        yield _each(gauge, agents, lambda agent, key=key: {(): agent.get(key)})
+    for key, doc in LINK_COUNTS.items():
+        count = CounterMetricFamily(f"nodetap_hub_agent_{key}", doc, labels=["agent"])
+        yield _each(count, agents, lambda agent, key=key: {(): agent.get(key)})
+    degraded = GaugeMetricFamily("nodetap_hub_agent_degraded", "1 while an agent sends only flows", labels=["agent"])
+    yield _each(degraded, agents, lambda agent: {(): float(agent["level"] != "packets")})
+    ended = CounterMetricFamily(
+        "nodetap_hub_agent_links_ended", "Links of an agent that ended, by reason", labels=["agent", "reason"]
+    )
+    yield _each(ended, agents, lambda agent: {(reason,): times for reason, times in agent.get("ended", {}).items()})
+
+
+def _each(
+    family: GaugeMetricFamily | CounterMetricFamily, agents: Agents, read: Callable[..., Mapping[tuple[str, ...], Any]]
+) -> Metric:
+    """Fill a family: `read` gives an agent's values by their further labels, None where it does not tell."""
+    for agent in agents:
+        for labels, number in read(agent).items():
+            if number is not None:
+                family.add_metric([agent["agent"], *labels], number)
+    return family
+
 
 class Metrics:
     """Everything the hub counts."""
 
-    def __init__(self, look: Callable[[], dict[str, float]], verdicts: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, look: Callable[[], dict[str, float]], agents: Callable[[], Agents]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Live(look, verdicts))
+        self.registry.register(_Live(look, agents))
         to = self.registry
         self.rows = Counter("nodetap_hub_rows_stored", "Rows stored and acknowledged", ["kind"], registry=to)
         self.batches = Counter("nodetap_hub_batches_stored", "Batches stored and acknowledged", ["kind"], registry=to)

@@ -1,4 +1,5 @@
-"""Where the hub's questions to this agent are answered: one at a time, on a thread, as disks and /proc may hang."""
+"""Where the hub's questions to this agent are answered: one of a kind at a time, on a thread, as disks and /proc may
+hang."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Desk:
 
     def __init__(self, makers: Mapping[str, Maker]) -> None:
         self._makers = makers
-        self._busy = False  # also after the connection that asked is gone: a thread cannot be ended
+        # also after the connection that asked is gone: a thread cannot be ended
+        self._making: dict[str, asyncio.Future[dict[str, Any]]] = {}
 
     @property
     def words(self) -> list[str]:
@@ -27,24 +29,33 @@ class Desk:
         return list(self._makers)
 
     async def answer(self, ask: Ask) -> Answer:
-        """The answer, or why there is none. Never raises but when cancelled."""
+        """The answer, or why there is none. Never raises but when cancelled.
+
+        Who asks while the answer to the same is being made gets that one, if it comes within half of the time.
+        """
         if ask.about not in self._makers:
             return Answer(ask.id, refused="unknown_question", detail=f"this agent knows {', '.join(self.words)}")
-        if self._busy:
+        making = self._making.get(ask.about)
+        if making is None:
+            making = self._make(ask.about)
+        elif not (await asyncio.wait({making}, timeout=ask.within / 2))[0]:
             return Answer(ask.id, refused="busy", detail="still at the answer to an earlier question")
-        self._busy = True
         try:
-            return Answer(ask.id, await self._in_thread(self._makers[ask.about]))
+            return Answer(ask.id, await asyncio.shield(making))
         except Exception as error:
             return Answer(ask.id, refused="failed", detail=f"{type(error).__name__}: {error}"[:MAX_DETAIL])
 
-    async def _in_thread(self, maker: Maker) -> dict[str, Any]:
-        """Shielded: a call that is cancelled before its thread runs would leave us busy for ever."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._make, maker))
+    def _make(self, about: str) -> asyncio.Future[dict[str, Any]]:
+        """Start a thread; its future stays in `_making` until it is done, also where nobody waits any more."""
 
-    def _make(self, maker: Maker) -> dict[str, Any]:
-        try:
+        def work() -> dict[str, Any]:
             failpoints.ask()
-            return maker()
-        finally:
-            self._busy = False
+            return self._makers[about]()
+
+        def made(future: asyncio.Future[dict[str, Any]]) -> None:
+            del self._making[about]
+            future.exception()  # looked at, should nobody else
+
+        making = self._making[about] = asyncio.get_running_loop().run_in_executor(None, work)
+        making.add_done_callback(made)
+        return making

@@ -18,6 +18,8 @@ from hub.query.window import format_ns
 
 log = structlog.get_logger()
 
+WHERE = "the hub"
+"""The place of the hub's own findings; a node may well be called `hub`."""
 TODO = {
     "not_connected": "start it again, or `nodetap agents forget NAME` where it is gone for good",
     "too_old": "bring it to the hub's version",
@@ -30,19 +32,23 @@ TODO = {
 
 
 async def doctor(hub: Hub, request: Request) -> Response:
-    """Findings about the hub and every agent, the facts behind them, and who did not answer."""
+    """Findings about the hub and every agent, the facts behind them, and who did not answer. Raises TooMany."""
     deadline = params.read(request, params.DOCTOR, hub.now_ns())["deadline"]
-    gathering, (own, slow) = await asyncio.gather(hub.asker.ask("doctor", deadline), _hub_facts(hub, deadline))
+    looking = asyncio.create_task(_hub_facts(hub, deadline))
+    try:
+        gathering = await hub.asker.ask("doctor", deadline)
+        own, slow = await looking
+    finally:
+        looking.cancel()
     now_ns = hub.now_ns()
     known = {agent["agent"]: agent for agent in hub.register.agents(now_ns)}
     facts = {
         name: {**part.body, **_seen(known.get(name, {})), "hub_software": hub.version, "now": now_ns / 1e9}
         for name, part in gathering.parts.items()
     }
-    findings = [*slow, *examine("hub", own, HUB)]
-    for name in facts:
-        findings += examine(name, facts[name], AGENT)
-    findings += map(_absent, gathering.missing)
+    of_agents = [finding for name in facts for finding in examine(name, facts[name], AGENT)]
+    of_agents += map(_absent, gathering.missing)
+    findings = [*slow, *examine(WHERE, own, HUB), *sorted(of_agents, key=lambda finding: finding.where)]
     return JSONResponse(
         {
             "time": format_ns(now_ns),
@@ -84,4 +90,4 @@ async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Fi
     except Exception as error:  # whatever it is, the others are to be told
         log.warning("the hub's own facts are missing", error=repr(error)[:300])
         said = f"the store or its disk did not tell: {error or type(error).__name__}"
-        return facts, [Finding(BAD, "hub", "disk", said, "see the hub's log and its disk")]
+        return facts, [Finding(BAD, WHERE, "disk", said, "see the hub's log and its disk")]

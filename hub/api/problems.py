@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from hub.fanout.asker import TooMany
 from hub.query.filter import FilterError
 from hub.query.follow import WrongCursor
 from hub.query.select import WrongQuestion
@@ -88,6 +89,8 @@ def problem_of(error: BaseException) -> Problem:
             return Problem("query_failed", str(error)[:500])
         case StoreBusy():
             return Problem("busy", "all readers of the store are taken: ask again in a moment")
+        case TooMany():
+            return Problem("busy", "as many questions are put to the agents as may be: ask again in a moment")
         case StoreError():
             return Problem("store_error", str(error)[:500])
     return Problem("internal", f"an error nobody expected ({type(error).__name__}): see the hub's log")

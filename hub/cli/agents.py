@@ -41,7 +41,7 @@ def _seconds(name: str) -> Callable[[Row], str]:
 def _span(seconds: float) -> str:
     """`0.4ms`, `2.5s`, `3601s`, signed where it is negative."""
     if abs(seconds) < 1:
-        return f"{seconds * 1e3:.1f}ms"
+        return f"{round(seconds * 1e3, 1) or 0.0:.1f}ms"  # no -0.0
     return f"{seconds:.1f}s" if abs(seconds) < 1000 else f"{seconds:.0f}s"
 
 
@@ -53,6 +53,12 @@ def _ended(row: Row) -> str:
     return " ".join(f"{reason}:{count}" for reason, count in (row.get("ended") or {}).items())
 
 
+def _evidence(row: Row) -> str:
+    """The detector, then what it saw: `silence silent_s=17.5`."""
+    evidence = dict(row.get("evidence") or {})
+    return " ".join(filter(None, (value(evidence.pop("detector", None)), value(evidence))))
+
+
 def _time(name: str) -> Callable[[Row], str]:
     return lambda row: str(row.get(name) or "")[:19].replace("T", " ")
 
@@ -61,6 +67,8 @@ def _size(name: str) -> Callable[[Row], str]:
     return lambda row: size(row.get(name) or 0)
 
 
+EVIDENCE = Column("evidence", _evidence, flexible=True, least=28)
+
 COLUMNS = (
     Column("agent", lambda row: value(row.get("agent")), style="magenta"),
     Column("state", lambda row: value(row.get("state")), drop=2),
@@ -68,7 +76,7 @@ COLUMNS = (
     Column("last seen (UTC)", _time("last_seen"), drop=3),
     Column("epoch", lambda row: value(row.get("epoch")), drop=6),
     Column("session", lambda row: value(row.get("session")), right=True, drop=7),
-    Column("evidence", lambda row: value(row.get("evidence")), flexible=True),
+    EVIDENCE,
 )
 
 WIDE = (
@@ -96,7 +104,7 @@ WIDE = (
     Column("source", lambda row: value(row.get("source")), drop=20),
     Column("epoch", lambda row: value(row.get("epoch")), drop=21),
     Column("connection", lambda row: value(row.get("connection")), drop=22),
-    Column("evidence", lambda row: value(row.get("evidence")), flexible=True),
+    EVIDENCE,
 )
 """Ranked by what tells most of a link: `rtt` and `clock` (the hub's minus the agent's) are the last to go."""
 

@@ -130,8 +130,7 @@ def folded(findings: Iterable[Finding]) -> Iterator[Finding]:
         well = [finding for finding in found if finding.level == OK]
         yield from (finding for finding in found if finding.level != OK)
         if well:
-            said = "; ".join(f"{finding.check}: {finding.what}" for finding in well)
-            yield Finding(OK, where, f"{len(well)} fine", said)
+            yield Finding(OK, where, f"{len(well)} fine", ", ".join(finding.check for finding in well))
 
 
 def lines(findings: Sequence[Finding], width: int | None) -> Iterator[tuple[str, str]]:

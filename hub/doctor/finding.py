@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 OK, WARN, BAD = "ok", "warn", "bad"
+MOST_SAID = 1_000
+"""Characters that are kept of what was found: agents choose their words."""
 
 Facts: TypeAlias = "Mapping[str, Any]"
 """Numbers and words about one place; agents send them, of any version."""
@@ -25,7 +27,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check said of one place: an agent's name, `hub` or `here`."""
+    """What one check said of one place: an agent's name, `the hub` or `here`."""
 
     level: str
     where: str
@@ -44,10 +46,10 @@ def examine(where: str, facts: Facts, checks: Iterable[Check]) -> list[Finding]:
     for check in checks:
         try:
             said = check.judge(facts)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError):
             continue  # from an agent of another version
         if said is not None:
-            found.append(Finding(said[0], where, check.name, said[1], said[2]))
+            found.append(Finding(said[0], where, check.name, said[1][:MOST_SAID], said[2][:MOST_SAID]))
     return found
 
 

@@ -15,6 +15,14 @@ from protocol.messages import Answer, Ask
 
 MOST_UNSENT = 32
 """Messages that may wait for an agent's socket when it is asked: one that does not read is not sent more."""
+MOST_BYTES = 64 << 10
+"""Size of an answer. Ours have three thousand bytes; all agents may answer at once."""
+MOST_AT_ONCE = 16
+"""People who may wait for answers at once: nobody tells us of one who went away."""
+
+
+class TooMany(Exception):
+    """As many questions are asked as may be at once."""
 
 
 class Line(Protocol):
@@ -72,21 +80,28 @@ class Gathering:
         else:
             self.missing.append(outcome)
         self._waiting.discard(agent)
-        if not self._waiting:
+        if not self._waiting and not self._done.done():  # whoever waited may have been cancelled a moment ago
             self._done.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """One question on its way. Others are given `full` seconds, this agent `within`."""
+class _Sent:
+    """A question as it was sent. Others are given `full` seconds, this agent `within`."""
 
     id: int
     line: Line
     within: float
     full: float
+    at: float = field(default_factory=monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question that somebody waits for."""
+
+    sent: _Sent
     gathering: Gathering
     timer: asyncio.TimerHandle
-    sent: float = field(default_factory=monotonic)
 
 
 class Asker:
@@ -97,39 +112,51 @@ class Asker:
         self._habits = Habits()
         self._ids = count(1)
         self._open: dict[int, _Question] = {}
-        self._overdue: dict[str, _Question] = {}  # by agent, the last one that it was late for
+        self._overdue: dict[str, _Sent] = {}  # by agent, the last one that it was late for
+        self._asking = 0
 
     async def ask(self, about: str, within: float) -> Gathering:
-        """Ask all; what came back, once every agent has answered or its deadline, at most `within` seconds, is over."""
+        """Ask all; what came back, once every agent has answered or its deadline, at most `within` seconds, is over.
+
+        Raises TooMany.
+        """
+        if self._asking >= MOST_AT_ONCE:
+            raise TooMany
         agents = self._register.agents(self._now_ns())
         self._forget({agent["agent"] for agent in agents})
         lines = {agent["agent"]: line for agent in agents if (line := self._register.live(agent["agent"])) is not None}
         asked, missing = plan(agents, {name: line.answers for name, line in lines.items()}, about)
         gathering = Gathering(asked, missing)
+        self._asking += 1
         try:
             for name in asked:
                 self._put(lines[name], about, within, gathering)
             await gathering.wait()
         finally:  # also where whoever asked is gone
+            self._asking -= 1
             for question in self._of(lambda question: question.gathering is gathering):
                 self._close(question)
         return gathering
 
-    def answered(self, line: Line, answer: Answer) -> None:
-        """From a connection. What comes too late is dropped, but for what it says of the agent's habits."""
-        question = self._open.get(answer.id) or self._overdue.get(line.agent)
-        if question is None or question.id != answer.id or question.line is not line:
+    def answered(self, line: Line, answer: Answer, size: int) -> None:
+        """From a connection, in a message of `size` bytes. What comes too late is dropped, but for what it says of the
+        agent's habits."""
+        question, overdue = self._open.get(answer.id), self._overdue.get(line.agent)
+        sent = question.sent if question is not None else overdue
+        if sent is None or sent.id != answer.id or sent.line is not line:
             return
-        seconds = monotonic() - question.sent
-        if seconds <= question.full:
+        seconds = monotonic() - sent.at
+        if seconds <= sent.full:
             self._habits.answered(line.agent)
-        if self._close(question):
-            refused = Missing(line.agent, "refused", f"{answer.refused}: {answer.detail}")
-            question.gathering.enter(line.agent, refused if answer.refused else Part(answer.body, round(seconds, 3)))
+        if sent is overdue:
+            del self._overdue[line.agent]
+        if question is not None:
+            self._close(question)
+            question.gathering.enter(line.agent, _outcome(line.agent, answer, size, seconds))
 
     def left(self, line: Line) -> None:
         """A connection ended: nobody waits for it any longer."""
-        for question in self._of(lambda question: question.line is line):
+        for question in self._of(lambda question: question.sent.line is line):
             self._close(question)
             question.gathering.enter(
                 line.agent, Missing(line.agent, "connection_lost", "its connection ended while it was asked")
@@ -145,19 +172,19 @@ class Asker:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _put(self, line: Line, about: str, full: float, gathering: Gathering) -> None:
-        number, within = next(self._ids), self._habits.within(line.agent, full)
-        timer = asyncio.get_running_loop().call_later(within, self._late, number)
-        self._open[number] = _Question(number, line, within, full, gathering, timer)
+        sent = _Sent(next(self._ids), line, self._habits.within(line.agent, full), full)
+        timer = asyncio.get_running_loop().call_later(sent.within, self._late, sent.id)
+        self._open[sent.id] = _Question(sent, gathering, timer)
         if line.unsent < MOST_UNSENT:
-            line.post(Ask(number, about, within))
+            line.post(Ask(sent.id, about, sent.within))
 
     def _late(self, number: int) -> None:
         question = self._open[number]
-        agent = question.line.agent
+        agent, within = question.sent.line.agent, question.sent.within
         self._habits.missed(agent)
-        self._overdue[agent] = question
+        self._overdue[agent] = question.sent
         self._close(question)
-        question.gathering.enter(agent, late(agent, question.within, self._silent(agent)))
+        question.gathering.enter(agent, late(agent, within, self._silent(agent)))
 
     def _silent(self, name: str) -> float:
         """Seconds since anything came from an agent."""
@@ -165,10 +192,10 @@ class Asker:
         seen = next((agent["last_seen"] for agent in self._register.agents(now) if agent["agent"] == name), None)
         return 0.0 if seen is None else (now - rfc3339_ns(seen)) / 1e9
 
-    def _close(self, question: _Question) -> bool:
-        """Nobody waits for it from now on; whether somebody did."""
+    def _close(self, question: _Question) -> None:
+        """Nobody waits for it from now on."""
         question.timer.cancel()
-        return self._open.pop(question.id, None) is not None
+        del self._open[question.sent.id]
 
     def _of(self, which: Callable[[_Question], bool]) -> Iterator[_Question]:
         return iter([question for question in self._open.values() if which(question)])
@@ -178,3 +205,12 @@ class Asker:
         self._habits.keep(names)
         for name in self._overdue.keys() - names:
             del self._overdue[name]
+
+
+def _outcome(agent: str, answer: Answer, size: int, seconds: float) -> Part | Missing:
+    """What an answer that came in time is worth."""
+    if answer.refused:
+        return Missing(agent, "refused", f"{answer.refused}: {answer.detail}")
+    if size > MOST_BYTES:
+        return Missing(agent, "refused", f"too_large: its answer has {size:,} bytes, {MOST_BYTES:,} are taken")
+    return Part(answer.body, round(seconds, 3))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from hub.ingest.verdict import VERDICTS, Known, judge
+from hub.ingest.verdict import Known, judge
 from hub.store.books import Entry, StoredEpoch, line_of
 from protocol.delivery import Receiver
 from protocol.ledger import Report, settle
@@ -221,13 +221,6 @@ class Register:
         fresh = [a for a in self._agents.values() if a.live is not None or now_ns - a.seen_ns < EXPIRE_NS]
         return [_describe(agent, now_ns) for agent in sorted(fresh, key=lambda a: a.name)]
 
-    def verdicts(self, now_ns: int) -> dict[str, int]:
-        """How many agents there are of each verdict."""
-        counts = dict.fromkeys(VERDICTS, 0)
-        for agent in self.agents(now_ns):
-            counts[agent["verdict"]] += 1
-        return counts
-
     def ledger(self, present: Mapping[tuple[str, int], int] | None = None) -> dict[str, Any]:
         """The books of every run. `present`: packet rows that are in the store by count, to hold against them."""
         books = [_books(agent, run, present) for agent in self._agents.values() for run in agent.runs.values()]
@@ -265,8 +258,18 @@ def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
     }
 
 
-LINK = ("round_trip", "jitter", "pings", "pongs", "echoes", "echo_replies", "clock_offset", "ended")
-"""What an agent says of its link, and the hub passes on (`agent.uplink.quality`)."""
+LINK = ("round_trip", "jitter", "pings", "pongs", "echoes", "echo_replies", "clock_offset")
+"""Numbers that an agent tells of its link, and the hub passes on (`agent.uplink.quality`)."""
+MOST = 10**15
+"""No number of a link is as large."""
+MOST_REASONS = 16
+"""Reasons for which an agent's links ended that are shown; agents count a dozen apart."""
+
+
+def _numbers(told: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The numbers among what an agent, of any version and intent, says under these names."""
+    found = ((name, told.get(name)) for name in names)
+    return {name: number for name, number in found if isinstance(number, int | float) and abs(number) < MOST}
 
 
 def _link(agent: Agent) -> dict[str, Any]:
@@ -274,7 +277,9 @@ def _link(agent: Agent) -> dict[str, Any]:
     lag = agent.status.evidence.get("oldest_ns", 0) if agent.status and agent.live else 0
     age = round(lag / 1e9, 3) if isinstance(lag, int) else 0.0
     since = _rfc3339(agent.level_since_ns) if agent.level_since_ns else None
-    return {"level_since": since, "oldest_unacknowledged": age, **{name: link[name] for name in LINK if name in link}}
+    told = {"level_since": since, "oldest_unacknowledged": age, **_numbers(link, LINK)}
+    ended = link.get("ended")
+    return {**told, "ended": _numbers(ended, list(ended)[:MOST_REASONS])} if isinstance(ended, dict) else told
 
 
 def _known(agent: Agent, run: Run, now_ns: int) -> Known:

@@ -45,7 +45,7 @@ class Ingest:
         self.register = register
         self.log = log
         self.asker = Asker(register)
-        self.metrics = Metrics(self._look, lambda: register.verdicts(time_ns()))
+        self.metrics = Metrics(self._look, lambda: register.agents(time_ns()))
         self.writer = Writer(store, self._done, log)
         self.draining = False
         self.budget = Budget()

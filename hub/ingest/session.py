@@ -261,7 +261,7 @@ class Session:
         self.ingest.writer.put(Work(None, echo=answer, agent=self.agent))
 
     def _on_answer(self, answer: Answer, size: int) -> None:
-        self.ingest.asker.answered(self, answer)
+        self.ingest.asker.answered(self, answer, size)
 
     def _on_bye(self, bye: Bye, size: int) -> None:
         self.leaving = True
