@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from hub.api.context import Hub
 from hub.api.problems import Problem
-from hub.query.filter import PROTOCOLS, names_of
 from hub.query.window import format_ns
-from protocol.schema import EITHER, TABLES, fields_of
+from protocol.filter.names import described, names_of
+from protocol.schema import TABLES, fields_of
 
 
 async def agents(hub: Hub, request: Request) -> Response:
@@ -50,19 +50,8 @@ def field_list() -> list[dict[str, Any]]:
 
 
 def _described(name: str, table: str) -> dict[str, Any]:
-    known = fields_of(table)
-    if name in known:
-        kind = known[name].kind
-        return {"kind": kind, "doc": known[name].doc, "multiple": kind in ("uints", "texts"), "shown": True}
-    if name in EITHER:
-        doc = " or ".join(EITHER[name])
-        return {"kind": known[EITHER[name][0]].kind, "doc": doc, "multiple": True, "shown": False}
-    return {
-        "kind": "presence",
-        "doc": f"true where {PROTOCOLS[name].name} was found",
-        "multiple": False,
-        "shown": False,
-    }
+    kind, doc, multiple = described(name, table)
+    return {"kind": kind, "doc": doc, "multiple": multiple, "shown": name in fields_of(table)}
 
 
 async def status(hub: Hub, request: Request) -> Response:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hub.query.filter import Node
 from hub.query.output import columns
 from hub.query.select import Query, chosen
 from hub.query.sql import Params, compile_filter
+from protocol.filter.tree import Node
 from protocol.schema import FLOWS, ORIGIN, TABLES
 
 PAGE_ROWS = 10_000
@@ -164,7 +164,7 @@ def page(following: Following, place: Place, last: int) -> Query:
     source = f"FROM {_numbered(following.table, conditions[0])}"
     conditions.append(_after(place, params) + _backlog(place, table.until, params))
     if following.filter is not None:
-        conditions.append(compile_filter(following.filter, params))
+        conditions.append(compile_filter(following.filter, params, following.table))
     order = "ORDER BY `commit`, agent, epoch, seq, n"
     inner = f"SELECT * {source} WHERE {' AND '.join(conditions)} {order} LIMIT {PAGE_ROWS}"
     cursor = (CURSOR, _cursor_sql(following, place, params), "String")

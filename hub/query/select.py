@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from hub.query.filter import Node
 from hub.query.output import OUTPUTS, clickhouse_type, columns, csv_header, expression, json_row
 from hub.query.sql import Params, compile_filter
+from protocol.filter.tree import Node
 from protocol.schema import TABLES, Field, Table, fields_of
 
 ORDER = {
@@ -104,7 +104,7 @@ def where(table: Table, question: Question, params: Params) -> str:
     if question.commit is not None:
         conditions.append(f"`commit` <= {params.add('UInt64', question.commit)}")
     if question.filter is not None:
-        conditions.append(compile_filter(question.filter, params))
+        conditions.append(compile_filter(question.filter, params, table.name))
     return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 

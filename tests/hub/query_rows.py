@@ -8,14 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import numpy as np
 
-from hub.query.filter import PROTOCOLS, And, Compare, Member, Node, Not, Or, Present
 from hub.store.books import Entry
 from protocol.columns import NUMPY, Columns, Dict, Lists, empty, maps_of, text_of, texts_of
+from protocol.filter.names import ADDRESSES, FIRST, WHEN, protocol
+from protocol.filter.tree import (
+    And,
+    Call,
+    Constant,
+    Member,
+    Node,
+    NonZero,
+    Not,
+    Operand,
+    Or,
+    Present,
+    Slice,
+    Value,
+    Xor,
+    limits,
+)
 from protocol.messages import Batch
 from protocol.schema import TABLES, Field, Has, fields_of
 
@@ -144,52 +160,171 @@ def as_json(table: str, row: Mapping[str, Any], names: Iterable[str] = ()) -> di
 # -- filters -------------------------------------------------------------------------------------------------------
 
 
-def holds(node: Node, row: Mapping[str, Any]) -> bool:
+def holds(node: Node, row: Mapping[str, Any], table: str = "packets") -> bool:
     """Whether a filter is true of a row."""
     match node:
         case And():
-            return all(holds(item, row) for item in node.items)
+            return all(holds(item, row, table) for item in node.items)
         case Or():
-            return any(holds(item, row) for item in node.items)
+            return any(holds(item, row, table) for item in node.items)
+        case Xor():
+            return sum(holds(item, row, table) for item in node.items) % 2 == 1
         case Not():
-            return not holds(node.item, row)
+            return not holds(node.item, row, table)
         case Present(name, None):
-            return bool(row["layers"] & PROTOCOLS[name])
+            return found(name, row, table)
         case Present():
-            return any(values(field, row) for field in node.operand.fields)
-    found = [value for field in node.operand.fields for value in values(field, row)]
+            return results(node.value, row) is not None
+        case NonZero():
+            return any(any(v) if isinstance(v, bytes) else v for v in results(node.value, row) or ())
+    quantifier = any if node.quantifier == "any" else all
+    left = results(node.left, row)
     if isinstance(node, Member):
-        return any(_between(value, low, high) for value in found for low, high in node.items)
-    return bool(found) and _compares(node, found)
+        return left is not None and quantifier(any(_between(v, *item) for item in node.items) for v in left)
+    right = results(node.right, row)
+    if left is None or right is None:
+        return False
+    return quantifier(_compares(node.operator, v, w) for v in left for w in right)
 
 
-def _between(value: Any, low: Any, high: Any) -> bool:
+def found(name: str, row: Mapping[str, Any], table: str) -> bool:
+    """Whether a row has a protocol."""
+    wanted = protocol(name, table)
+    assert wanted is not None
+    if row["layers"] & wanted.need != wanted.need:
+        return False
+    return not wanted.column or (row[wanted.column] in wanted.values) != wanted.others
+
+
+def results(value: Value, row: Mapping[str, Any]) -> list[Any] | None:
+    """The values of a part of a filter, None where a field of it is absent."""
+    match value:
+        case Constant():
+            return [value.value]
+        case Operand():
+            several = [v for item in value.fields for v in _filtered(item, row)]
+            return several or None
+        case Slice():
+            inside = results(value.of, row)
+            return None if inside is None else [_cut(_raw(v, value.of), value.pieces) for v in inside]
+        case Call():
+            arguments = [results(argument, row) for argument in value.arguments]
+            if any(argument is None for argument in arguments):
+                return None
+            return _called(value, [argument or [] for argument in arguments])
+    left, right = results(value.left, row), results(value.right, row)
+    if left is None or right is None:
+        return None
+    least, most = limits(value.bits)
+    made = [_computed(value.operator, v, w) for v in left for w in right]
+    return [v for v in made if v is not None and (isinstance(v, bytes) or least <= v <= most)]
+
+
+def _filtered(item: Field, row: Mapping[str, Any]) -> list[Any]:
+    """As `values`, with what the fields that are no fields of the schema ask for."""
+    if item.name in WHEN and row[WHEN[item.name][0]] != WHEN[item.name][1]:
+        return []
+    several = values(item, row)
+    if item.name in ADDRESSES:
+        return [_parsed(v) for v in several]
+    return several[:1] if item.name in FIRST else several
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return IPv6Address(0)
+
+
+def _raw(value: Any, of: Value) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    return value.packed if of.kind == "ip" else int(value).to_bytes(6, "big")
+
+
+def _cut(value: bytes, pieces: Iterable[tuple[int, int | None]]) -> bytes:
+    taken = b""
+    for first, length in pieces:
+        start = first if first >= 0 else len(value) + first
+        stop = len(value) if length is None else start + length
+        if not 0 <= start < stop <= len(value):
+            break
+        taken += value[start:stop]
+    return taken
+
+
+def _called(call: Call, arguments: list[list[Any]]) -> list[Any]:
+    first = arguments[0]
+    match call.function:
+        case "count":
+            return [len(first)]
+        case "len":
+            return [len(_raw(v, call.arguments[0])) for v in first]
+        case "upper":
+            return [v.encode().upper().decode() for v in first]
+        case "lower":
+            return [v.encode().lower().decode() for v in first]
+        case "string":
+            return [_printed(v, call.arguments[0].kind) for v in first]
+    return [(max if call.function == "max" else min)(v for argument in arguments for v in argument)]
+
+
+def _printed(value: Any, kind: str) -> str:
+    if kind == "mac":
+        return int(value).to_bytes(6, "big").hex(":")
+    return libc(value) if isinstance(value, IPv6Address) else str(value)
+
+
+def _computed(sign: str, left: Any, right: Any) -> Any:
+    if isinstance(left, bytes):
+        return bytes(a & b for a, b in zip(left, right, strict=True)) if 0 < len(left) == len(right) <= 8 else None
+    match sign:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case "&":
+            return left & right
+    if right == 0:
+        return None
+    whole = abs(left) // abs(right) * (1 if (left < 0) == (right < 0) else -1)
+    return whole if sign == "/" else left - whole * right
+
+
+def _between(value: Any, low: Constant, high: Constant | None) -> bool:
     if high is None:
-        return _equal(value, low)
-    return type(value) is type(low) and low <= value <= high
+        return _compares("==", value, low.value)
+    return type(value) is type(low.value) and low.value <= value <= high.value
 
 
-def _equal(value: Any, literal: Any) -> bool:
-    return value in literal if isinstance(literal, IPv4Network | IPv6Network) else value == literal
+def _compares(sign: str, value: Any, literal: Any) -> bool:
+    if isinstance(literal, IPv4Network | IPv6Network):
+        return _in_network(sign, value, literal)
+    if sign in ("==", "!="):
+        return bool(value == literal) == (sign == "==")
+    if sign == "contains":
+        return literal in value
+    if sign == "matches":
+        return re.search(literal, value, re.IGNORECASE) is not None
+    if isinstance(value, str):
+        value, literal = value.encode(), literal.encode()
+    if isinstance(value, IPv4Address | IPv6Address):
+        value, literal = _mapped(value), _mapped(literal)
+    return {">": value > literal, "<": value < literal, ">=": value >= literal, "<=": value <= literal}[sign]
 
 
-def _compares(node: Compare, found: list[Any]) -> bool:
-    literal = node.value
-    tests = {
-        "==": lambda: any(_equal(v, literal) for v in found),
-        "!=": lambda: not any(_equal(v, literal) for v in found),
-        "===": lambda: all(_equal(v, literal) for v in found),
-        "!==": lambda: not all(_equal(v, literal) for v in found),
-        ">": lambda: any(v > literal for v in _same(found, literal)),
-        "<": lambda: any(v < literal for v in _same(found, literal)),
-        ">=": lambda: any(v >= literal for v in _same(found, literal)),
-        "<=": lambda: any(v <= literal for v in _same(found, literal)),
-        "contains": lambda: any(str(literal) in v for v in found),
-        "matches": lambda: any(re.search(str(literal), v, re.IGNORECASE | re.DOTALL) for v in found),
-    }
-    return tests[node.operator]()
+def _in_network(sign: str, value: Any, network: Any) -> bool:
+    first, last, here = map(_mapped, (network.network_address, network.broadcast_address, value))
+    inside = first <= here <= last
+    return {
+        "==": inside, "!=": not inside, "<": here < first, ">": here > last, "<=": here <= last, ">=": here >= first,
+    }[sign]  # fmt: skip
 
 
-def _same(found: list[Any], literal: Any) -> list[Any]:
-    """Values of the literal's IP version; everything else is comparable as it is."""
-    return [v for v in found if not isinstance(literal, IPv4Address | IPv6Address) or v.version == literal.version]
+def _mapped(value: Any) -> int:
+    return int(value) | 0xFFFF << 32 if value.version == 4 else int(value)
