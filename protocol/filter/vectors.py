@@ -76,7 +76,8 @@ class Addresses:
             same = same & (self.low == low)
             return same if sign == "==" else ~same
         same = same & ORDER[sign](self.low, low)
-        return same | ORDER[sign[0]](self.high, high)
+        same |= ORDER[sign[0]](self.high, high)
+        return same
 
     def _distinct(self) -> tuple[list[int], Array]:
         both = np.empty((len(self.low), 2), dtype=">u8")
