@@ -248,7 +248,7 @@ class SpooledOutbox(Outbox):
 
 def _begin(item: Item) -> Copy:
     store = "" if item.state == NEW else item.store
-    was, item.segment = item.segment, COPYING
+    was, item.segment, item.marked = item.segment, COPYING, ""  # an older copy's mark ends with the new record
     return Copy(item, Record(item.message, item.data, store), was)
 
 

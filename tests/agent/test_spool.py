@@ -119,6 +119,24 @@ def test_an_item_with_a_copy_is_not_sent_before_the_copy_says_where(tmp_path: Pa
     assert again.send() == []
 
 
+def test_what_is_being_copied_once_more_is_not_sent_before_the_new_copy_says_where(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.put(1, "flows")
+    node.step(everything=True)
+    node.outbox.welcome("s", {}, WIDE)
+    node.step()  # the copy says `s`
+    copies = node.outbox.rewrite(node.outbox.segments[0], "packets")  # its file has to go
+    sent = node.send()
+    node.spooler._write(copies, monotonic())  # of two records of a batch the later one counts
+    node.die()
+    again = Node(tmp_path)
+    again.step()
+    again.step()
+    again.outbox.welcome("other", {}, WIDE)
+    again.step()
+    assert len(sent + again.send()) == 1
+
+
 def test_a_disk_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.put(1)
