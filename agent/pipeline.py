@@ -106,9 +106,15 @@ class Pipeline:
         self.frames += len(block)
         self._books.captured += len(block)
         self._books.open += len(block)
+        if not self._sealer.waits("packets"):
+            self._decoder.turn()
         batches: list[Batch] = []
-        for columns in decode_parts(self._decode, block, first, self._not_decoded):
-            batches += self._take(columns)
+        for part in self._by_sheet(block):
+            for columns in decode_parts(self._decode, part, first, self._not_decoded):
+                batches += self._take(columns)
+            first += len(part)
+            if not self._decoder.room:
+                batches += self._sealer.seal("packets")
         if self._flows.last_time is not None:
             batches += self._expire(self._flows.last_time)
         self._publish()
@@ -153,6 +159,15 @@ class Pipeline:
         self._publish()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _by_sheet(self, block: Block) -> Iterator[Block]:
+        """A block, cut where the decoder's sheet ends and a batch with it, which then need not be copied together."""
+        room = self._decoder.room
+        if 0 < room < len(block):
+            yield pick(block, slice(0, room))
+            yield pick(block, slice(room, len(block)))
+        else:
+            yield block
 
     def _decode(self, block: Block, first_number: int) -> Columns:
         """A block's columns; with those of L7 where packets get rows."""
@@ -221,4 +236,4 @@ class Pipeline:
 
     def _publish(self) -> None:
         """`report` becomes a copy of the books that nobody changes: other threads never see them half written."""
-        self.report = Report.from_map(self._books.to_map())
+        self.report = self._books.copy()

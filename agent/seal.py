@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from protocol.codec import pack_body
-from protocol.columns import Columns, ColumnValue, Dict, Lists, Maps, Text, Texts, cut, join
+from protocol.columns import Array, Columns, Dict, Lists, Maps, Text, Texts, cut, join
 from protocol.errors import LocalError
 from protocol.ledger import Report
 from protocol.limits import MAX_MESSAGE
@@ -43,21 +45,19 @@ class _Open:
 
 def bytes_of(columns: Columns) -> int:
     """Memory that the arrays of some columns describe."""
-    return sum(_value_bytes(value) for value in columns.values())
+    return sum([_BYTES[type(value)](value) for value in columns.values()])
 
 
-def _value_bytes(value: ColumnValue) -> int:
-    if isinstance(value, Dict):
-        return value.codes.nbytes
-    if isinstance(value, Text):
-        return value.lengths.nbytes + value.data.nbytes
-    if isinstance(value, Lists):
-        return value.lengths.nbytes + value.values.nbytes
-    if isinstance(value, Texts):
-        return value.counts.nbytes + _value_bytes(value.strings)
-    if isinstance(value, Maps):
-        return value.counts.nbytes + _value_bytes(value.keys) + _value_bytes(value.values)
-    return value.nbytes
+_BYTES: dict[type, Callable[[Any], int]] = {
+    np.ndarray: lambda value: value.nbytes,
+    Dict: lambda value: value.codes.nbytes,
+    Text: lambda value: value.lengths.nbytes + value.data.nbytes,
+    Lists: lambda value: value.lengths.nbytes + value.values.nbytes,
+    Texts: lambda value: value.counts.nbytes + value.strings.lengths.nbytes + value.strings.data.nbytes,
+    Maps: lambda value: (
+        value.counts.nbytes + value.keys.codes.nbytes + value.values.lengths.nbytes + value.values.data.nbytes
+    ),
+}
 
 
 class Sealer:
@@ -96,9 +96,13 @@ class Sealer:
                 batches += self._cut(kind, waiting.rows)
         return batches
 
-    def seal(self) -> list[Batch]:
-        """Seal everything, however few rows it is."""
-        return [batch for kind, waiting in self._open.items() for batch in self._cut(kind, waiting.rows)]
+    def waits(self, kind: str) -> int:
+        """Rows of a table that are not sealed."""
+        return self._open[kind].rows
+
+    def seal(self, *kinds: str) -> list[Batch]:
+        """Seal all rows of these tables, of every table where none is named, however few rows it is."""
+        return [batch for kind in kinds or self._open for batch in self._cut(kind, self._open[kind].rows)]
 
     def report(self, final: bool = False) -> Tombstone:
         """An item that carries the books and no rows; `final` in the last one of an orderly run."""
@@ -115,7 +119,7 @@ class Sealer:
         parts, rows = waiting.parts, waiting.rows
         self._open[kind] = waiting = _Open()
         try:
-            columns = {name: join([part[name] for part in parts]) for name in parts[0]}
+            columns = _join(parts)
         except Exception as error:
             for part in parts:
                 self._lose(kind, part)
@@ -180,6 +184,40 @@ class Sealer:
             report.lost["encode_error"] = report.lost.get("encode_error", 0) + gone
 
 
+def _join(parts: list[Columns]) -> Columns:
+    """Parts one after the other. What lies so in a sheet (`agent.decode.walk.Sheet`) is not copied.
+
+    That the rows of a part are the same ones of every sheet's column it has is taken for granted.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    places = [_place(part["layers"], parts[0]["layers"]) for part in parts]
+    follow = all(one.stop == other.start for one, other in pairwise(places))
+    columns: Columns = {}
+    for name in parts[0]:
+        values: list[Any] = [part[name] for part in parts]
+        base = _sheet_of(values) if follow else None
+        columns[name] = join(values) if base is None else base[places[0].start : places[-1].stop]
+    return columns
+
+
+def _place(part: Any, first: Any) -> range:
+    """Which rows of the array that holds `first` another part is; rows that follow none where it is not."""
+    sheet = first.base
+    if not isinstance(sheet, np.ndarray) or part.base is not sheet or part.strides != sheet.strides:
+        return range(-2, -1)
+    start = (part.__array_interface__["data"][0] - sheet.__array_interface__["data"][0]) // sheet.itemsize
+    return range(start, start + len(part))
+
+
+def _sheet_of(values: list[Any]) -> Array | None:
+    """The array that holds all of these, rows for rows; None where there is none."""
+    base = values[0].base if isinstance(values[0], np.ndarray) else None
+    if not isinstance(base, np.ndarray) or values[0].strides != base.strides:
+        return None
+    return base if all(value.base is base for value in values) else None
+
+
 def _rows(columns: Columns, start: int, stop: int) -> Columns:
     return {name: cut(value, start, stop) for name, value in columns.items()}
 
@@ -200,5 +238,5 @@ def _extent(kind: str, columns: Columns) -> tuple[int, int]:
     starts, ends = np.asarray(columns[table.time]), np.asarray(columns[table.until])
     if kind == "packets":
         timed = (np.asarray(columns["layers"]) & np.uint64(int(Has.TIME))) != 0
-        starts = ends = starts[timed]
+        starts = ends = starts if timed.all() else starts[timed]
     return (int(starts.min()), int(ends.max())) if len(starts) else (0, 0)

@@ -259,6 +259,25 @@ def _edges(lengths: Array, total: int, start: int, stop: int) -> tuple[int, int]
     return first, first + int(lengths[start:stop].sum(dtype=np.int64))
 
 
+def is_stretched(array: Array) -> bool:
+    """Whether all rows are one and the same in memory, as `stretch` makes them."""
+    return array.strides[0] == 0 and len(array) > 0
+
+
+def _concatenate(parts: Sequence[Array]) -> Array:
+    """Arrays one after the other; nothing is copied where all are the same row stretched."""
+    first = parts[0]
+    if not is_stretched(first):
+        return np.concatenate(parts)
+    base, rows = first.base, sum(map(len, parts))
+    if isinstance(base, np.ndarray) and base.nbytes == first[:1].nbytes and all(part.base is base for part in parts):
+        return stretch(first[:1], rows)
+    one = first[:1].tobytes()
+    if all(is_stretched(part) and part.dtype == first.dtype and part[:1].tobytes() == one for part in parts):
+        return stretch(first[:1], rows)
+    return np.concatenate(parts)
+
+
 def join(values: Sequence[ColumnValue]) -> ColumnValue:
     """Several pieces of one column, at least one, one after the other. Raises LocalError where they differ in kind."""
     first = values[0]
@@ -272,26 +291,26 @@ def join(values: Sequence[ColumnValue]) -> ColumnValue:
         return _join_texts([v for v in values if isinstance(v, Text)])
     if isinstance(first, Lists):
         lists = [v for v in values if isinstance(v, Lists)]
-        return Lists(np.concatenate([t.lengths for t in lists]), np.concatenate([t.values for t in lists]))
+        return Lists(_concatenate([t.lengths for t in lists]), _concatenate([t.values for t in lists]))
     if isinstance(first, Texts | Maps):
         parts: list[Any] = list(values)
-        counts = np.concatenate([part.counts for part in parts])
+        counts = _concatenate([part.counts for part in parts])
         if isinstance(first, Texts):
             return Texts(counts, _join_texts([part.strings for part in parts]))
         return Maps(counts, _join_dicts([part.keys for part in parts]), _join_texts([part.values for part in parts]))
-    return np.concatenate([v for v in values if isinstance(v, np.ndarray)])
+    return _concatenate([v for v in values if isinstance(v, np.ndarray)])
 
 
 def _join_texts(parts: Sequence[Text]) -> Text:
-    return Text(np.concatenate([part.lengths for part in parts]), np.concatenate([part.data for part in parts]))
+    return Text(_concatenate([part.lengths for part in parts]), _concatenate([part.data for part in parts]))
 
 
 def _join_dicts(parts: Sequence[Dict]) -> Dict:
     if all(part.values == parts[0].values for part in parts):
-        return Dict(np.concatenate([part.codes for part in parts]), parts[0].values)
+        return Dict(_concatenate([part.codes for part in parts]), parts[0].values)
     index: dict[str, int] = {}
     codes = []
     for part in parts:
         new = np.array([index.setdefault(value, len(index)) for value in part.values], dtype="<u4")
         codes.append(new[part.codes] if len(new) else part.codes)
-    return Dict(np.concatenate(codes), tuple(index))
+    return Dict(_concatenate(codes), tuple(index))

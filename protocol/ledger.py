@@ -12,7 +12,7 @@ The agent's own conservation law, true in every report: captured = rows + flow_o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from protocol.limits import MAX_REASONS, MAX_WORD
@@ -61,6 +61,10 @@ class Report:
     def to_map(self) -> dict[str, Any]:
         """The report as plain values, for msgpack and JSON."""
         return {f.name: (dict(v) if isinstance(v := getattr(self, f.name), dict) else v) for f in fields(self)}
+
+    def copy(self) -> Report:
+        """A report of its own with the same values."""
+        return replace(self, lost=dict(self.lost), discarded=dict(self.discarded))
 
     @classmethod
     def from_map(cls, values: Mapping[str, Any]) -> Report:

@@ -45,6 +45,7 @@ from protocol.columns import (
     Text,
     Texts,
     absent,
+    is_stretched,
     items_of,
     starts_of,
     utf8_of,
@@ -215,10 +216,14 @@ def pack_columns(table: Table, columns: Columns) -> dict[str, list[Any]]:
 def _all_empty(value: ColumnValue) -> bool:
     """Whether no row of a column holds anything; said of strings and ragged columns only."""
     if isinstance(value, Dict):
-        return value.values == ("",) and not value.codes.any()
+        return value.values == ("",) and not _any(value.codes)
     if isinstance(value, np.ndarray) or items_of(value):
         return False
-    return not (value.counts if isinstance(value, Texts | Maps) else value.lengths).any()
+    return not _any(value.counts if isinstance(value, Texts | Maps) else value.lengths)
+
+
+def _any(array: Array) -> bool:
+    return bool((array[:1] if is_stretched(array) else array).any())
 
 
 # -- from the wire -------------------------------------------------------------------------------------------------

@@ -15,9 +15,12 @@ from agent.capture import Block, Interface
 from agent.decode import compiled, slow
 from agent.decode.encap import ENCAP
 from agent.decode.kinds import LINKTYPE, Kind
-from agent.decode.walk import Array, Payloads, Walk
-from protocol.columns import Columns, Dict
+from agent.decode.walk import Array, Payloads, Sheet, Walk
+from protocol.columns import Columns, Dict, stretch
 from protocol.schema import Has
+
+SHEET = 32_768
+"""Rows of a sheet (`agent.decode.walk.Sheet`): as many as a batch has."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,11 @@ class _Faces:
         self.encap = np.array([ENCAP.get(face.linktype, 0) for face in faces], dtype="<u2")
         self.kinds = np.array([_first(face.linktype) for face in faces], dtype=np.uint8)
         self.slow = np.array([face.linktype in slow.MODULES for face in faces])
+        self.numbered = bool(self.has.any())
+
+    def each(self, values: Array, block: Block) -> Array:
+        """What `values` say of each frame's interface; read-only where there is but one."""
+        return stretch(values, len(block)) if len(values) == 1 else values[block.iface]
 
 
 class Decoder:
@@ -67,17 +75,33 @@ class Decoder:
         self.decoded = Decoded()
         self._compiled = compiled.load()
         self._faces = _Faces(interfaces)
+        self._sheet = Sheet(0)
+
+    @property
+    def room(self) -> int:
+        """Frames whose columns would lie right behind those of the frames before them."""
+        return self._sheet.left
+
+    def turn(self) -> None:
+        """What comes next need not lie behind what was: begin a new sheet, where this one is half used."""
+        if 2 * self._sheet.left < self._sheet.rows:
+            self._sheet = Sheet(0)
 
     def block(self, block: Block, first_number: int) -> Columns:
         """Every column of PACKETS for the frames of a block, numbered from `first_number`. Never raises on input."""
-        return self._walk(Walk(block), block, first_number)
+        return self._walk(Walk(block, sheet=self._sheet_for(block)), block, first_number)
 
     def with_payloads(self, block: Block, first_number: int) -> tuple[Columns, Payloads]:
         """As `block`, and where the payloads are; they lie in the block's memory."""
-        walk = Walk(block, payloads=True)
+        walk = Walk(block, True, self._sheet_for(block))
         columns = self._walk(walk, block, first_number)
         assert walk.payloads is not None
         return columns, walk.payloads
+
+    def _sheet_for(self, block: Block) -> Sheet:
+        if len(block) > self._sheet.left:
+            self._sheet = Sheet(max(SHEET, len(block)))
+        return self._sheet
 
     def _walk(self, walk: Walk, block: Block, first_number: int) -> Columns:
         if self._faces.count != len(self._interfaces):  # they only ever grow
@@ -107,10 +131,11 @@ class Decoder:
             walk.layers[block.timeless] = 0
             walk.array("time")[block.timeless] = 0
         faces = self._faces
-        walk.columns["iface"] = Dict(faces.codes[block.iface], faces.names)
-        walk.array("iface_id")[:] = faces.ids[block.iface]
-        walk.layers |= faces.has[block.iface]
-        walk.array("encap_type")[:] = faces.encap[block.iface]
+        walk.columns["iface"] = Dict(faces.each(faces.codes, block), faces.names)
+        if faces.numbered:
+            walk.array("iface_id")[:] = faces.ids[block.iface]
+            walk.layers |= faces.has[block.iface]
+        walk.array("encap_type")[:] = faces.each(faces.encap, block)
 
     def _fallback(self, walk: Walk, block: Block, rows: Array) -> int:
         """Ask scapy where the network layer of these rows begins; how many rows were its to answer."""

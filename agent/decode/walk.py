@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,10 +46,11 @@ def record(size: int, **fields: tuple[str, int]) -> np.dtype[Any]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
-@cache
-def _absent(rows: int) -> Columns:
-    """Columns that decoding does not write, in no memory: blocks take their part, which is faster than making them."""
-    return {column.name: absent(column, rows) for column in PACKETS.columns if column.wire not in _PLAIN}
+_NOT_PLAIN = {column.name: column for column in PACKETS.columns if column.wire not in _PLAIN}
+
+
+_ABSENT = {column.wire: absent(column, 1 << 40) for column in _NOT_PLAIN.values()}
+"""Per wire type a column that decoding does not write, in no memory: taking a part is faster than making one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +65,27 @@ class Payloads:
     length: Array
 
 
+class Sheet:
+    """Memory for the plain columns of some rows, zeros at first.
+
+    What blocks take of it one after the other lies one after the other: `protocol.columns.join` need not copy it.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.left = rows
+        """Rows that nobody has taken."""
+        self._columns: dict[str, Any] = {
+            column.name: empty(column, rows) for column in PACKETS.columns if column.wire in _PLAIN
+        }
+
+    def take(self, rows: int) -> Columns:
+        """The next rows; there are so many left."""
+        taken = slice(self.rows - self.left, self.rows - self.left + rows)
+        self.left -= rows
+        return {name: value[taken] for name, value in self._columns.items()}
+
+
 class Walk:
     """One block on its way into columns. `off`, `cap`, `end` are int64 positions in `data`, one per frame.
 
@@ -72,17 +93,16 @@ class Walk:
     bytes ended on the wire (beyond `cap` where the frame was cut). Always `cap <= end` and `cap <= len(data)`.
     """
 
-    def __init__(self, block: Block, payloads: bool = False) -> None:
+    def __init__(self, block: Block, payloads: bool = False, sheet: Sheet | None = None) -> None:
+        """`sheet` has the memory for the plain columns: rows enough for the block."""
         self.data = block.data
         self.n = len(block)
         self.off = block.offset.astype(np.int64)
         self.end = self.off + np.maximum(block.wire_len, block.cap_len)
         self.cap = np.minimum(self.off + block.cap_len, len(block.data))
-        rest = _absent(1 << self.n.bit_length())
-        self.columns: Columns = {
-            column.name: empty(column, self.n) if column.wire in _PLAIN else cut(rest[column.name], 0, self.n)
-            for column in PACKETS.columns
-        }
+        rest = {wire: cut(value, 0, self.n) for wire, value in _ABSENT.items()}
+        self.columns: Columns = {name: rest[column.wire] for name, column in _NOT_PLAIN.items()}
+        self.columns |= (sheet or Sheet(self.n)).take(self.n)
         self.layers = self.array("layers")
         self.payloads: Payloads | None = None  # noted only where somebody asks
         if payloads:

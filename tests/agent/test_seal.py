@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.seal import HALVINGS, MAX_AGE_NS, Sealer
+from agent.decode.walk import Sheet
+from agent.seal import HALVINGS, MAX_AGE_NS, Sealer, _join
 from protocol.codec import decode, encode, unpack_body
 from protocol.columns import Columns, Lists, Text, empty
 from protocol.errors import RemoteError
@@ -71,6 +72,45 @@ def test_rows_come_out_once_in_order_and_the_books_follow(steps: list[tuple[str,
     for batch in batches:
         assert Report.from_map(batch.ledger).conserved
         assert decode(encode(batch), "agent") == (batch, 0)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6).flatmap(
+        lambda cuts: st.tuples(st.just(cuts), st.permutations(range(len(cuts))))
+    ),
+    st.integers(-1, 5),
+    st.booleans(),
+)
+def test_parts_of_a_sheet_are_put_together_as_all_others(
+    cuts: tuple[list[int], list[int]], changed: int, gap: bool
+) -> None:
+    sizes, order = cuts
+    seal, books = sealer(1000)
+    sheet = Sheet(sum(sizes) + gap)
+    parts: list[Columns] = []
+    for number, size in enumerate(sizes):
+        if gap and number == 1:
+            sheet.take(1)
+        part = {**table("packets", size), **sheet.take(size)}
+        part["layers"][:], part["time"][:], part["src_port"][:] = int(Has.TIME), number + 1, number
+        if number == changed:
+            part["src_port"] = part["src_port"] + 100
+        parts.append(part)
+    for place in order:
+        seal.add("packets", parts[place])
+    books.open = books.captured = sum(sizes)
+    (batch,) = seal.seal()
+    columns, _ = unpack_body(batch)
+    for name in ("time", "src_port", "dst"):
+        assert np.array_equal(columns[name], np.concatenate([parts[place][name] for place in order])), name
+
+
+def test_what_fills_a_sheet_is_not_copied() -> None:
+    sheet = Sheet(12)
+    parts = [{**table("packets", 4), **sheet.take(4)} for _ in range(3)]
+    joined = _join(parts)
+    assert np.shares_memory(joined["time"], parts[0]["time"])
+    assert len(joined["time"]) == 12
 
 
 def test_a_batch_carries_the_books_with_itself_in_them() -> None:

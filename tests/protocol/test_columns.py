@@ -23,8 +23,10 @@ from protocol.columns import (
     absent,
     cut,
     empty,
+    is_stretched,
     join,
     maps_of,
+    stretch,
     take,
     text_of,
     texts_of,
@@ -125,6 +127,19 @@ def test_join_is_concatenation(data: st.DataObject) -> None:
     column = COLUMNS[data.draw(st.sampled_from(KINDS))]
     parts = [data.draw(values_of(column, data.draw(st.integers(0, 5)))) for _ in range(data.draw(st.integers(1, 4)))]
     assert to_list(join(parts)) == [row for part in parts for row in to_list(part)]
+
+
+@given(st.sampled_from(KINDS), st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, 4))
+def test_what_is_absent_takes_no_memory_when_joined(kind: str, sizes: list[int], other: int) -> None:
+    column = COLUMNS[kind]
+    whole = absent(column, 5)
+    parts = [cut(whole, 0, size) for size in sizes]
+    assert to_list(join(parts)) == to_list(absent(column, sum(sizes)))
+    if isinstance(whole, np.ndarray) and all(sizes):
+        assert is_stretched(join(parts))
+    if column.wire == "u4":
+        parts.insert(min(other, len(parts)), stretch(np.full(1, 7, dtype="<u4"), 3))
+        assert to_list(join(parts)) == [row for part in parts for row in to_list(part)]
 
 
 def test_join_refuses_different_kinds() -> None:
