@@ -5,12 +5,17 @@ oldest. A request without a response goes out unanswered, latency -1, after `tim
 `max_open` wait. What is no call: a response whose request was not seen (it is counted, `unasked`); and over UDP a
 repetition of a request that waits, as resolvers send them.
 
-Without a key no response is given to a request that may not be its own. Where bytes of the side that asks were missed,
-nobody knows how many requests wait: those that do go out unanswered, and so do all that follow. Where bytes of the
-answers were missed, each of the requests that waited may have its answer among them: a response then takes one away
-unanswered, but answers the last one where it acknowledges that and no more. A request that had been acknowledged before
-it was seen was missed. A connection is in step again when no request was seen for
-`timeout_ns`, or when it begins anew. What was asked before the first packet seen is not known.
+Without a key no response is given to a request that may not be its own:
+
+- a response that does not acknowledge the oldest request answers one that was not seen;
+- where bytes of the side that asks were missed, nobody knows how many requests wait behind those that were seen: the
+  next ones go out unanswered. So it is after a request had no response in time: a late one would answer the next;
+- where bytes of either side were missed, each of the requests that waited may have been answered unseen: the next
+  response takes one of them away unanswered, but answers the last one where it acknowledges that and no more.
+
+A connection is in step again when it begins anew, when no request was seen for `timeout_ns`, or at the next request
+where `ALONE` times in a row just one was asked between two responses, and never more: who asks like that does not ask
+while something waits. What was asked before the first packet seen is not known.
 
 Pure: the time is an argument. The work is one step per request and response, none per packet.
 """
@@ -39,12 +44,14 @@ if TYPE_CHECKING:
 TIMEOUT_NS = 60_000_000_000
 MAX_OPEN = 16_384
 """Requests that may wait for a response: about 600 bytes each."""
-ALL = 1 << 62
+ALONE = 32
+"""Requests answered one by one from which on a connection is taken to go on so."""
 RETRIES = 8
 """Requests of one key that are compared with a new one."""
 MAX_SIDES = 16_384
-"""Sides of connections of which is remembered what was acknowledged, and that bytes were missed."""
+"""Sides of connections that ask without keys and of which is remembered what was missed."""
 
+NEVER = -(1 << 62)
 _UDP_HEADER = 8
 _ACK = 16
 _WORD, _HALF = (1 << 32) - 1, 1 << 31
@@ -70,7 +77,8 @@ class _Packet(NamedTuple):
     dst_port: int
     l7: str
     payload: int  # bytes, this turn's share
-    end: int  # of TCP, as the next: the sequence number behind the segment; -1 of others
+    begin: int  # of TCP, as the next two: the sequence number of the segment; -1 of others
+    end: int  # the one behind it
     ack: int  # what has arrived of the other side, as the sender knows; -1 where it does not say
 
 
@@ -83,11 +91,33 @@ class _Open(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Unsure:
-    """How many of the requests that wait, from the oldest on, may have been answered unseen."""
+class _Side:
+    """What is known of a side that asks without keys."""
 
-    most: int  # ALL where others may have been asked unseen
-    last: int  # when bytes were missed, or something was asked since
+    acked: int = -1  # how far the other side has acknowledged it
+    unseen: bool = False  # whether requests that were not seen may wait
+    last: int = 0  # when they were missed, or something was asked since
+    doubt: int = 0  # how many of the requests that wait, from the oldest on, may have been answered unseen
+    missed: bool = False  # whether bytes were, since the last response
+    asked: int = 0  # requests since then
+    alone: int = 0  # responses in a row with one request before each; NEVER once that was not so
+
+    def count(self) -> None:
+        """A response was seen."""
+        if self.asked == 1:
+            self.alone += 1
+        elif not self.missed:
+            self.alone = NEVER
+        self.asked, self.missed = 0, False
+
+    def acknowledge(self, ack: int) -> None:
+        """The other side has told what it received."""
+        if ack >= 0:
+            self.acked = ack
+
+    def lose_step(self, now: int) -> None:
+        """Requests that were not seen may wait, behind those that were."""
+        self.unseen, self.last = True, now
 
 
 class _Call(NamedTuple):
@@ -114,8 +144,7 @@ class Calls:
         self._count = 0
         self._open: OrderedDict[int, _Open] = OrderedDict()  # by number, the oldest first
         self._waiting: dict[Key, deque[int]] = {}  # their numbers, the oldest first
-        self._acked: OrderedDict[Key, int] = OrderedDict()  # what the other side has acknowledged last
-        self._unsure: OrderedDict[Key, _Unsure] = OrderedDict()  # of keys that are None
+        self._sides: OrderedDict[Key, _Side] = OrderedDict()  # of keys that are None
         self._done: list[_Call] = []
 
     def __len__(self) -> int:
@@ -145,65 +174,67 @@ class Calls:
             oldest = next(iter(self._open.values()))
             if abs(now_ns - oldest.packet.time) < self._timeout_ns:  # a request from the future is due as well
                 break
-            self._give_up()
+            self._give_up(now_ns)
         return self._rows()
 
     def flush(self) -> Columns | None:
         """The rows of all calls, those that wait unanswered."""
         while self._open:
-            self._give_up()
+            self._drop(next(iter(self._open.values())).key)
         return self._rows()
 
     def clear(self) -> None:
         """Forget the requests that wait: their responses will not be seen, and that says nothing of them."""
         self._open.clear()
         self._waiting.clear()
-        self._acked.clear()
-        self._unsure.clear()
+        self._sides.clear()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _mark(self, mark: Mark, said: Said, packet: _Packet) -> None:
         """Bytes of a side were missed, or the connection is another one."""
-        asked, answered = (said.connection, said.side, None), (said.connection, 1 - said.side, None)
-        if mark is Mark.BEGAN:
-            for key in (asked, answered):
+        for way in (said.side, 1 - said.side):
+            key = (said.connection, way, None)
+            if mark is Mark.BEGAN:
                 self._drain(key)
-                self._unsure.pop(key, None)
-                self._acked.pop(key, None)
-            return
-        self._lose_step(asked, packet.time)
-        self._acknowledge(answered, packet.ack)
-        known = self._unsure.get(answered)
-        if answered in self._waiting and (known is None or known.most < ALL):
-            _keep(self._unsure, answered, _Unsure(len(self._waiting[answered]), packet.time))
+                self._sides.pop(key, None)
+                continue
+            side = self._side(key)
+            side.doubt, side.missed = len(self._waiting.get(key, ())), True
+            if way == said.side:
+                side.lose_step(packet.time)
+            else:
+                side.acknowledge(packet.ack)
 
-    def _lose_step(self, key: Key, now: int) -> None:
-        """Requests that are not known of may wait."""
+    def _side(self, key: Key) -> _Side:
+        side = self._sides.get(key)
+        if side is None:
+            side = self._sides[key] = _Side()
+            if len(self._sides) > MAX_SIDES:
+                self._sides.popitem(last=False)
+        return side
+
+    def _in_step(self, key: Key, packet: _Packet) -> bool:
+        """Whether all that waits before a request was seen."""
+        side = self._side(key)
+        self._sides.move_to_end(key)
+        side.asked += 1
+        if key not in self._waiting:
+            side.doubt = 0
+        if side.acked >= 0 and (side.acked - packet.end) & _WORD < _HALF:
+            side.lose_step(packet.time)  # it arrived before it was seen, and so may its response have
+        if not side.unseen:
+            return True
+        if side.alone < ALONE and abs(packet.time - side.last) < self._timeout_ns:
+            side.last = packet.time
+            return False
         self._drain(key)
-        _keep(self._unsure, key, _Unsure(ALL, now))
-
-    def _acknowledge(self, key: Key, ack: int) -> None:
-        if ack >= 0:
-            _keep(self._acked, key, ack)
-
-    def _out_of_step(self, key: Key, now: int) -> bool:
-        """Whether requests that are not known of may wait before one of `now`."""
-        unsure = self._unsure.get(key)
-        if unsure is None or unsure.most < ALL:
-            return False
-        if abs(now - unsure.last) >= self._timeout_ns:
-            del self._unsure[key]
-            return False
-        unsure.last = now
+        side.unseen, side.doubt = False, 0
         return True
 
     def _ask(self, said: Said, turn: Turn, packet: _Packet) -> None:
         key = (said.connection, said.side, turn.key)
-        acked = self._acked.get(key) if turn.key is None else None
-        if acked is not None and (acked - packet.end) & _WORD < _HALF:
-            self._lose_step(key, packet.time)
-        if self._unsure and self._out_of_step(key, packet.time):
+        if turn.key is None and not self._in_step(key, packet):
             self._done.append(_Call(packet, turn.operation))
             return
         waiting = self._waiting.get(key)
@@ -215,10 +246,7 @@ class Calls:
         waiting.append(self._count)
         self._open[self._count] = _Open(key, packet, turn.operation)
         if len(self._open) > self._max_open:
-            oldest = next(iter(self._open.values()))
-            self._give_up()
-            if oldest.key[2] is None:  # its response is still to come
-                self._lose_step(oldest.key, packet.time)
+            self._give_up(packet.time)
 
     def _asks_again(self, operation: str, waiting: deque[int]) -> bool:
         """Whether one of the newest requests that wait asked for the same."""
@@ -226,26 +254,46 @@ class Calls:
 
     def _answer(self, said: Said, turn: Turn, packet: _Packet) -> None:
         key = (said.connection, 1 - said.side, turn.key)
-        if turn.key is None:
-            self._acknowledge(key, packet.ack)
         waiting = self._waiting.get(key)
-        if not waiting:
+        if (turn.key is None and not self._sure(key, waiting, packet)) or not waiting:
             self.unasked += 1
             return
-        if self._unsure and (unsure := self._unsure.get(key)) is not None:
-            unsure.most = min(unsure.most, len(waiting) - 1)  # one of those that wait is answered now
-            if unsure.most or self._open[waiting[0]].packet.end != packet.ack:
-                self.unasked += 1
-                self._drop(key)
-                return
-            del self._unsure[key]
         _, asked, operation = self._close(waiting[0])
         latency = max(0, packet.time - asked.time)  # clocks of two interfaces, or a file out of order
         self._done.append(_Call(asked, operation, latency, turn.status, turn.error, packet.payload))
 
-    def _give_up(self) -> None:
-        """The oldest request goes out unanswered."""
-        self._drop(next(iter(self._open.values())).key)
+    def _sure(self, key: Key, waiting: deque[int] | None, packet: _Packet) -> bool:
+        """Whether a response answers the oldest request that waits, those gone that it shows to have been answered."""
+        side = self._side(key)
+        side.count()
+        side.acknowledge(packet.ack)
+        if not waiting or not self._acknowledged(waiting[0], packet):
+            return False
+        if not side.doubt:
+            return True
+        if side.alone >= ALONE:
+            while len(waiting) > 1 and self._acknowledged(waiting[1], packet):
+                self._drop(key)
+            side.doubt = 0
+            return True
+        side.doubt = min(side.doubt, len(waiting) - 1)  # one of those that wait is answered now
+        if side.doubt or self._open[waiting[0]].packet.end != packet.ack:
+            self._drop(key)
+            return False
+        return True
+
+    def _acknowledged(self, number: int, packet: _Packet) -> bool:
+        """Whether who sent a packet has something of a request; True where nobody says it."""
+        begin = self._open[number].packet.begin
+        return packet.ack < 0 or begin < 0 or 0 < (packet.ack - begin) & _WORD < _HALF
+
+    def _give_up(self, now: int) -> None:
+        """The oldest request goes out unanswered. Its response may still come, so those behind it go as well."""
+        key = next(iter(self._open.values())).key
+        self._drop(key)
+        if key[2] is None:
+            self._drain(key)
+            self._side(key).lose_step(now)
 
     def _drain(self, key: Key) -> None:
         """The requests of a key go out unanswered."""
@@ -256,8 +304,6 @@ class Calls:
         """The oldest request of a key goes out unanswered."""
         request = self._close(self._waiting[key][0])
         self._done.append(_Call(request.packet, request.operation))
-        if key not in self._waiting and self._unsure and (unsure := self._unsure.get(key)) and unsure.most < ALL:
-            del self._unsure[key]
 
     def _close(self, number: int) -> _Open:
         request = self._open.pop(number)
@@ -272,13 +318,6 @@ class Calls:
             return None
         calls, self._done = sorted(self._done, key=_time), []
         return _columns(calls)
-
-
-def _keep(table: OrderedDict[Key, Any], key: Key, value: Any) -> None:
-    """Put an entry into a bounded table; the one that was put there first goes."""
-    table[key] = value
-    if len(table) > MAX_SIDES:
-        table.popitem(last=False)
 
 
 def _packets(columns: Columns, said: Sequence[Said]) -> Iterable[_Packet]:
@@ -298,13 +337,13 @@ def _packets(columns: Columns, said: Sequence[Said]) -> Iterable[_Packet]:
     return map(_Packet._make, zip(time, kept, names[0], *ends, names[1], payload.tolist(), *tcp, strict=True))
 
 
-def _segments(columns: Columns, rows: NDArray[np.int64], layers: NDArray[np.uint64]) -> tuple[list[int], list[int]]:
-    """`end` and `ack` of each row."""
+def _segments(columns: Columns, rows: NDArray[np.int64], layers: NDArray[np.uint64]) -> tuple[list[int], ...]:
+    """`begin`, `end` and `ack` of each row."""
     plain = (np.asarray(columns[name])[rows] for name in ("tcp_seq", "tcp_len", "tcp_ack", "tcp_flags"))
     seq, size, ack, flags = (values.astype(np.int64) for values in plain)
     known = (layers & np.uint64(int(Has.TCP_LEN))) != 0
-    end = np.where(known, (seq + size) & _WORD, -1)
-    return end.tolist(), np.where(known & ((flags & _ACK) != 0), ack, -1).tolist()
+    parts = (seq, (seq + size) & _WORD, np.where(flags & _ACK, ack, -1))
+    return tuple(np.where(known, part, -1).tolist() for part in parts)
 
 
 def _payloads(columns: Columns, rows: NDArray[np.int64], layers: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -128,13 +128,13 @@ class Findings:
 class Conn:
     """What is remembered of one connection (TCP), or of one UDP 5-tuple where a parser asks for it.
 
-    `server` is the server's side once known: 0 the sender of the first packet seen, 1 the other. `pending` are the
-    bytes of an unfinished message, each way, at most PENDING. `state` is the parser's own; it must stay small.
+    `pending` are the bytes of an unfinished message, each way, at most `room`: where that is 0, each segment is read on
+    its own. `state` is the parser's own; it must stay small.
     """
 
-    protocol: str = ""
     state: Any = None
     pending: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    room: int = PENDING
 
     def join(self, side: int, payload: bytes) -> bytes:
         """What is pending of a side, with `payload` behind it; nothing is pending afterwards."""
@@ -145,9 +145,9 @@ class Conn:
         return whole
 
     def keep(self, side: int, rest: bytes) -> bool:
-        """Keep the beginning of an unfinished message; False, and nothing kept, where it is more than PENDING."""
+        """Keep the beginning of an unfinished message; False, and nothing kept, where there is no room for it."""
         self.pending[side].clear()
-        if len(rest) > PENDING:
+        if len(rest) > self.room:
             return False
         self.pending[side].extend(rest)
         return True

@@ -20,7 +20,22 @@ from numpy.typing import NDArray
 
 from agent.decode.slow import Budget
 from agent.decode.walk import Payloads
-from agent.l7 import HEAD, SCTP, TCP, UDP, Batch, Conn, Findings, Heads, Mark, Parser, Summary, Turn, sctp
+from agent.l7 import (
+    HEAD,
+    PENDING,
+    SCTP,
+    TCP,
+    UDP,
+    Batch,
+    Conn,
+    Findings,
+    Heads,
+    Mark,
+    Parser,
+    Summary,
+    Turn,
+    sctp,
+)
 from agent.l7 import columns as l7_columns
 from agent.l7.keys import connections
 from agent.l7.sequence import Segments, Sequences
@@ -101,7 +116,8 @@ class Engine:
     """Reads the payloads of one run's blocks.
 
     `parsers` in the order in which they are asked; `rest` reads what none of them claims. URL query strings are
-    stripped unless `keep_query`. `budget` is the CPU time of live sources, None without bounds.
+    stripped unless `keep_query`. `budget` is the CPU time of live sources, None without bounds. Without `reassemble`
+    each TCP segment is read on its own: messages over several are not put together, what was sent again is read again.
     """
 
     def __init__(
@@ -112,6 +128,7 @@ class Engine:
         keep_query: bool = False,
         budget: Budget | None = None,
         with_turns: bool = False,
+        reassemble: bool = True,
     ) -> None:
         self.counts = Counts()
         self.turns: list[Said] = []
@@ -127,6 +144,7 @@ class Engine:
         }
         self._rest, self._keep_query, self._budget, self._with_turns = rest, keep_query, budget or Budget(), with_turns
         self._tracks, self._sequences = Tracks(), Sequences()
+        self._reassemble, self._room = reassemble, PENDING if reassemble else 0
         self._none = Conn()  # what stateless parsers are handed
         self._seeds = np.array([secrets.randbits(64) | 1 for _ in range(4)], dtype=np.uint64)
 
@@ -183,7 +201,8 @@ class Engine:
         new = keys[(claims & np.uint64(self._stateful)) != 0]
         perhaps = self._tracks.perhaps(keys, new)
         picked = _Picked(rows, claims, keys, ways, np.zeros(len(rows), dtype=np.int64), perhaps)
-        self._place(columns, payloads, picked)
+        if self._reassemble:
+            self._place(columns, payloads, picked)
         chosen = np.flatnonzero((claims != 0) | perhaps)
         picked = picked.part(chosen)
         said: l7_columns.Said = []
@@ -384,7 +403,7 @@ class Engine:
                 if summary is not None:
                     return summary
                 continue
-            track = Track(parser, row.way, row.time)
+            track = Track(parser, row.way, row.time, Conn(room=self._room))
             summary = self._call(parser, payload, 0, row, track.conn)
             if row.length < row.wire or row.length > MAX_PAYLOAD:
                 track.lost(0)

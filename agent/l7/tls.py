@@ -176,14 +176,11 @@ class TlsParser:
         state = conn.state
         if state is None:
             state = conn.state = TlsState()
-        pending = conn.pending[side]
-        if not pending:
+        if not conn.pending[side]:
             if not payload or not 20 <= payload[0] <= 24:
                 return None
             if payload[0] == DATA and payload[1:2] == b"\3" and len(payload) == 5 + int.from_bytes(payload[3:5]):
                 return Summary("TLS", "Application Data", {} if state.is13 else {"tls_record_type": [DATA]})
-        elif payload[:32] == pending[:32]:
-            pending.clear()  # the hello's first segment again
         segment = Segment(state, side)
         rest = segment.records(conn.join(side, payload))
         if rest and conn.keep(side, rest):

@@ -51,9 +51,8 @@ class Tracks:
         """Pending bytes of all connections."""
         self._most, self._most_bytes = most, most_bytes
         self._tracks: OrderedDict[int, Track] = OrderedDict()
-        self._seen = np.zeros(
-            _SLOTS, dtype=np.uint16
-        )  # connections by the low bits of their number: a fast "surely not"
+        # connections by the low bits of their number: a fast "surely not"
+        self._seen = np.zeros(_SLOTS, dtype=np.uint16)
         self.get = self._tracks.get
 
     def __len__(self) -> int:

@@ -111,17 +111,18 @@ def claims(parser: Parser, data: bytes, sport: int = 40000, dport: int = 40001) 
 def summaries(parser: Parser, path: Path) -> dict[int, Summary]:
     """What a parser says of a capture, by frame number: probe, then feed, connections kept as the engine does."""
     conns: dict[tuple[object, ...], tuple[Conn, bytes, int]] = {}
+    claimed: set[tuple[object, ...]] = set()
     out: dict[int, Summary] = {}
     for p in payloads(path):
         if p.transport not in parser.transports:
             continue
         conn, src, sport = conns.setdefault(p.key(), (Conn(), p.src, p.sport))
-        claimed = parser.stateful and conn.protocol == parser.name
-        if not claimed and not claims(parser, p.data, p.sport, p.dport):
+        if p.key() not in claimed and not claims(parser, p.data, p.sport, p.dport):
             continue
         said = parser.feed(p.data, int((p.src, p.sport) != (src, sport)), p.sport, p.dport, conn)
         if said is not None:
-            conn.protocol = parser.name
+            if parser.stateful:
+                claimed.add(p.key())
             out[p.frame] = said
     return out
 

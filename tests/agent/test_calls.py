@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from l7_payloads import _packet
 
 from agent.assemble import engine_of, pipeline_of
-from agent.calls import Calls
+from agent.calls import ALONE, Calls
 from agent.capture import Interface, pick
 from agent.capture.file import FileSource
 from agent.decode.decoder import Decoder
@@ -134,12 +134,20 @@ def test_connections_and_sides_are_apart() -> None:
 
 def test_what_is_not_answered_in_time_goes_out_unanswered() -> None:
     calls = Calls()
-    give(calls, (0, 0, ask("a")), (10 * S, 0, ask("b")))
+    give(calls, (0, 0, ask("a", 1)), (10 * S, 0, ask("b", 2)))
     assert calls.take(60 * S - 1) is None
     (row,) = rows_of(calls.take(60 * S))
     assert (row["operation"], row["latency"], row["start"], row["end"], row["status"]) == ("a", -1, 0, 0, "")
-    give(calls, (61 * S, 1, reply("b's")))
+    give(calls, (61 * S, 1, reply("b's", key=2)))
     assert [row["status"] for row in rows_of(calls.take(61 * S))] == ["b's"]
+
+
+def test_what_is_asked_behind_a_request_without_an_answer_has_none_either() -> None:
+    calls = Calls()
+    give(calls, (0, 0, ask("a")), (10 * S, 0, ask("b")))
+    assert [row["operation"] for row in rows_of(calls.take(60 * S))] == ["a", "b"]
+    give(calls, (61 * S, 0, ask("c")), (62 * S, 1, reply("a's")), (121 * S, 0, ask("d")), (122 * S, 1, reply("4")))
+    assert said_of(calls) == [("c", ""), ("d", "4")]
 
 
 def test_a_repeated_query_is_one_call() -> None:
@@ -183,6 +191,36 @@ def test_a_response_behind_a_gap_answers_the_request_that_it_acknowledges() -> N
         turns = [(0, 0, ask("a")), (1, 1, Mark.MISSED), (1, 1, reply("1")), (2, 0, ask("b")), (3, 1, reply("2"))]
         calls.add(columns, [Said(row, 7, side, turn) for row, side, turn in turns])
         assert said_of(calls) == [("a", status), ("b", "2")]
+
+
+def test_who_asked_one_by_one_is_in_step_again_at_the_next_request() -> None:
+    calls = Calls()
+    for n in range(ALONE):
+        give(calls, (n, 0, ask(f"{n}")), (n, 1, reply(f"{n}")))
+    give(calls, (100, 0, ask("lost answer")), (101, 0, ask("a")), (102, 1, Mark.MISSED), (102, 1, reply("a's")))
+    give(calls, (103, 0, Mark.MISSED), (103, 1, reply("?")), (104, 0, ask("b")), (105, 1, reply("b's")))
+    assert said_of(calls)[ALONE:] == [("lost answer", ""), ("a", "a's"), ("b", "b's")]
+    give(calls, (106, 0, ask("c")), (107, 0, ask("d")), (108, 1, reply("c's")), (109, 1, reply("d's")))
+    give(calls, (110, 0, Mark.MISSED), (111, 0, ask("e")), (112, 1, reply("?")))
+    assert said_of(calls) == [("c", "c's"), ("d", "d's"), ("e", "")]
+
+
+def test_whoever_asks_one_by_one_comes_into_step() -> None:
+    calls = Calls()
+    give(calls, (0, 0, Mark.MISSED))
+    for n in range(1, ALONE + 2):
+        give(calls, (n, 0, ask(f"{n}")), (n, 1, reply(f"{n}")))
+    assert said_of(calls) == [(f"{n}", "" if n <= ALONE else f"{n}") for n in range(1, ALONE + 2)]
+
+
+def test_a_response_answers_no_request_that_it_does_not_acknowledge() -> None:
+    calls = Calls()
+    columns: Any = block([0, 1, 2, 3], [0, 1, 0, 1])
+    columns["tcp_seq"][:], columns["tcp_ack"][:] = [1000, 700, 1100, 800], [700, 1000, 700, 1100]
+    columns["tcp_flags"][:] = 0x18
+    turns = [(0, 0, ask("a")), (1, 1, reply("of one before")), (2, 0, ask("b")), (3, 1, reply("1"))]
+    calls.add(columns, [Said(row, 7, side, turn) for row, side, turn in turns])
+    assert said_of(calls) == [("a", "1"), ("b", "")]
 
 
 def test_a_request_that_was_answered_before_it_was_seen_was_missed() -> None:

@@ -113,6 +113,13 @@ def test_a_summary_becomes_columns() -> None:
     assert (two["dns.qry.name"], two["dns.id"], two["nodetap.fields"]) == (["b", "c"], [2], {"lines.first": "b"})
 
 
+def test_without_reassembly_each_segment_is_read_on_its_own() -> None:
+    stream = Stream(Lines(), reassemble=False)
+    one = stream.segment(b"@a\n")
+    assert stream.info(one, one, stream.segment(b"b"), stream.segment(b"c\n")) == ["@a", "@a", "", "c"]
+    assert stream.engine.bytes == 0
+
+
 def test_a_message_over_segments_and_blocks_is_in_the_last() -> None:
     stream = Stream(Lines())
     assert stream.info(stream.segment(b"@one"), stream.segment(b" two"), stream.segment(b"!\n")) == [

@@ -118,13 +118,6 @@ def test_a_split_hello_is_told_where_it_is_complete(cuts: list[int]) -> None:
     assert not conn.pending[0]
 
 
-def test_the_first_segment_sent_again_does_not_spoil_the_hello() -> None:
-    stream, conn = record(22, BIG, 0x0301), Conn()
-    for part in (stream[:1000], stream[:1000]):
-        assert not say(part, conn).fields
-    assert say(stream[1000:], conn).fields["tls_sni"] == ["big.example.com"]
-
-
 def test_a_split_hello_is_kept_within_bounds() -> None:
     conn = Conn()
     say(record(22, bytes((1, 0, 0x3F, 0)) + bytes(16_000))[:5000], conn)
