@@ -146,11 +146,13 @@ class Asker:
         if sent is None or sent.id != answer.id or sent.line is not line:
             return
         seconds = monotonic() - sent.at
-        if seconds <= sent.full:
+        if seconds <= sent.full and not answer.refused:
             self._habits.answered(line.agent)
         if sent is overdue:
             del self._overdue[line.agent]
         if question is not None:
+            if answer.refused:  # as good as late: it is still at an earlier question, or cannot answer
+                self._habits.missed(line.agent)
             self._close(question)
             question.gathering.enter(line.agent, _outcome(line.agent, answer, size, seconds))
 

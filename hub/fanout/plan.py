@@ -63,7 +63,7 @@ def late(agent: str, within: float, silent: float) -> Missing:
 
 
 class Habits:
-    """How long to wait for whom: half as long for each deadline that an agent missed in a row."""
+    """How long to wait for whom: half as long for each time in a row that an agent gave no answer."""
 
     def __init__(self) -> None:
         self._missed: dict[str, int] = {}
@@ -73,7 +73,7 @@ class Habits:
         return max(min(SHORTEST, full), full / (1 << min(self._missed.get(agent, 0), 10)))
 
     def missed(self, agent: str) -> None:
-        """It did not answer in time."""
+        """It did not answer, or not in time."""
         self._missed[agent] = self._missed.get(agent, 0) + 1
 
     def answered(self, agent: str) -> None:

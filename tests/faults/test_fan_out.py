@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from figures import record
-from procs import Agent, Hub, ending, free_port, until
+from procs import Agent, Hub, Process, ending, free_port, program, until
 
 pytestmark = pytest.mark.root
 
@@ -84,7 +84,7 @@ def test_slow_agents_cost_their_own_part_and_are_named(tmp_path: Path) -> None:
         assert [part["agent"] for part in json.loads(done.stdout)["missing"]] == [ASLEEP, STOPPED]
         assert hub.cli("doctor", "--deadline", "1", check=False).returncode == 1
 
-        for _ in range(40):  # the stopped one has the shortest deadline by now
+        for _ in range(40):  # both have the shortest deadline by now
             _, seconds = ask(hub)
         assert seconds <= 0.25 + MARGIN
         after = ask(hub)[0]["facts"]["hub"]["tasks"], threads(hub), resident(hub)
@@ -105,3 +105,31 @@ def test_slow_agents_cost_their_own_part_and_are_named(tmp_path: Path) -> None:
         f"{after[0] - baseline[0]:+d} tasks, {after[1] - baseline[1]:+d} threads, "
         f"{(after[2] - baseline[2]) / 2**20:+.1f} MiB",
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_hub_that_ends_during_a_question(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever asked is told in one line, the hub's end waits for nobody, and the next hub is answered."""
+    asleep, port = tmp_path / "asleep", free_port()
+    hub = Hub(tmp_path, agents=port).ready()
+    agent = idle_agent(tmp_path, hub, "n0", NODETAP_FAILPOINT=f"ask_sleep={asleep}")
+    with ending(hub, agent):
+        until("it answers", lambda: list(ask(hub)[0]["agents"]) == ["n0"])
+        asleep.touch()
+        asking = Process(
+            program("hub.cli.main", "--hub-url", hub.api, "doctor", "--deadline", "60"), tmp_path / "asking.log"
+        )
+        with ending(asking):
+            until("the question is with the agent", lambda: hub.get("/v1/doctor?deadline=0.2")["missing"])
+            hub.send(number)
+            assert hub.wait(15) == (0 if number == signal.SIGTERM else -number)
+            assert asking.wait(30) == 3
+            assert len(asking.text.splitlines()) == 1, asking.text
+        again = hub.again().ready()
+        with ending(again):
+            until("it is back", lambda: again.agents().get("n0", {}).get("verdict") == "healthy", 30)
+            part = ask(again)[0]["missing"][0]
+            assert (part["agent"], part["reason"], "busy" in part["detail"]) == ("n0", "refused", True)
+            asleep.unlink()
+            until("it answers again", lambda: list(ask(again)[0]["agents"]) == ["n0"])
+            assert agent.stop() == 0
