@@ -1,5 +1,6 @@
-/* Exactly once, as protocol/delivery.py and hub/ingest do it: N batches, two hubs with a store each, connections that
- * break. docs/explanation/model.md says what is modelled and what is not; test_promela.py runs it.
+/* Exactly once, as protocol/delivery.py, agent/spool and hub/ingest do it: N batches, two hubs with a store each,
+ * connections that break, either side crashes. docs/explanation/model.md says what is modelled and what is not;
+ * test_promela.py runs it.
  *
  * Sets of batches are bit sets: a pipe is read in any order, which is more than a connection does. Before `calm` each
  * step does any part of what it could do; after it all of it, and nothing breaks any more. BUG_... is a fault that a
@@ -11,6 +12,7 @@
 #define ALL ((1 << N) - 1)
 
 byte fresh = ALL, sent, doubt, done;     /* the agent's batches, each in one: never sent, sent, in doubt, acknowledged */
+byte gone;                               /* what a crash of the agent took */
 byte at1;                                /* of those in doubt: which are hub 1's, the others are hub 0's */
 byte tomb;                               /* of which only a tombstone is left */
 bool connected, session;                 /* what the agent has of a connection, and what its hub has */
@@ -35,11 +37,31 @@ bool twice;                              /* rows went to a disk although they we
 #define second up[1]
 #endif
 #define mine (hub == 1 -> at1 : ~at1)
+#define owed (fresh | sent | doubt)
 #define stored (lines[0] | lines[1] | tombs[0] | tombs[1])
+
+#ifdef SPOOL
+byte copy, copy_tomb;                    /* the agent's disk: batches, and which of them are tombstones */
+byte mark, mark1;                        /* which it says may be in a store, and that it is hub 1's */
+byte covered, copying;                   /* of what is owed: which has a valid copy, which is being copied */
+byte record, record_tomb, record_mark, record_mark1;     /* the write under way */
+#define marked (mark & (hub == 1 -> mark1 : ~mark1))
+#ifdef BUG_MARK_KEPT
+#define free_to_go (~(covered | copying) | marked)
+#elif defined(BUG_NO_MARK)
+#define free_to_go ALL
+#else
+#define free_to_go (~(covered | copying) | (covered & marked))
+#endif
+#else
+#define free_to_go ALL
+#endif
+#define sendable ((fresh | (doubt & mine)) & free_to_go) /* in doubt: only to the store that may hold it */
 
 ltl acknowledged_is_stored { [] ((done & ~stored) == 0) }
 ltl stored_once { [] (!twice) }
-ltl all_is_settled { (<> calm) -> (<> (done == ALL)) }
+ltl rows_or_tombstone { [] ((rows[0] & tombs[0]) == 0 && (rows[1] & tombs[1]) == 0) }
+ltl all_is_settled { (<> calm) -> (<> ((done | gone) == ALL)) }
 
 inline some(set) {                       /* any part of all batches; all of them once it is calm */
   set = (calm -> ALL : 0);
@@ -56,9 +78,25 @@ inline some(set) {                       /* any part of all batches; all of them
   b = 0
 }
 
+/* -- the agent ---------------------------------------------------------------------------------------------------- */
+
 inline acknowledged(set) {
-  done = done | ((set) & (fresh | sent | doubt));
-  fresh = fresh & ~done; sent = sent & ~done; doubt = doubt & ~done
+  done = done | (set);
+  fresh = fresh & ~done; sent = sent & ~done; doubt = doubt & ~done;
+  uncover(done)
+}
+
+inline bury(set) {
+  tomb = tomb | (set);
+  uncover(set)
+}
+
+inline uncover(set) {                    /* its copy, if any, is of no more use */
+#ifdef SPOOL
+  covered = covered & ~(set); copying = copying & ~(set)
+#else
+  skip
+#endif
 }
 
 inline break_off() {
@@ -76,10 +114,21 @@ inline break_off() {
   sent = 0; chosen = 0
 }
 
+inline restart() {
+#ifdef SPOOL
+  gone = gone | (owed & ~copy);
+  done = done & ~copy; fresh = copy & ~mark; doubt = copy & mark; at1 = doubt & mark1;
+  tomb = copy_tomb; covered = copy; copying = 0;
+  record = 0; record_tomb = 0; record_mark = 0; record_mark1 = 0
+#else
+  gone = gone | owed; fresh = 0; doubt = 0; at1 = 0; tomb = 0
+#endif
+}
+
 active proctype Link() {
   byte b, chosen;
   do
-  :: atomic { !connected && done != ALL && (up[0] || second) ->
+  :: atomic { !connected && owed && (up[0] || second) ->
        if
        :: up[0] -> hub = 0
 #ifndef ONE_HUB
@@ -87,37 +136,83 @@ active proctype Link() {
 #endif
        fi;
        connected = true; session = true;
-       acknowledged(held[hub]) }         /* the welcome's positions */
-  :: atomic { connected && acking -> acknowledged(ack); acking = false; ack = 0 }
+       acknowledged(held[hub] & owed) }  /* the welcome's positions */
+  :: atomic { connected && acking -> acknowledged(ack & sent); acking = false; ack = 0 }
   :: atomic { connected && (!session || !calm) -> break_off() }
+  :: atomic { !calm && !connected && owed -> restart() }                /* kill -9, perhaps right after a break */
   od
 }
 
 active proctype Transmit() {
   byte b, chosen;
   do
-  :: atomic { connected && (fresh | (doubt & mine)) ->  /* in doubt: only to the store that may hold it */
+  :: atomic { connected && sendable ->
        some(chosen);
-       chosen = chosen & (fresh | (doubt & mine));
+       chosen = chosen & sendable;
        pipe[hub] = pipe[hub] | (chosen & ~tomb);
        pipe_tomb[hub] = pipe_tomb[hub] | (chosen & tomb);
        sent = sent | chosen; fresh = fresh & ~chosen; doubt = doubt & ~chosen;
        chosen = 0 }
   :: atomic { connected && (doubt & ~mine) ->           /* patience with the other store is over */
+       chosen = doubt & ~mine;
 #ifndef BUG_DOUBT_ANYWHERE
-       tomb = tomb | (doubt & ~mine);
+       bury(chosen);
 #endif
-       fresh = fresh | (doubt & ~mine); doubt = doubt & mine }
+       fresh = fresh | chosen; doubt = doubt & ~chosen;
+       chosen = 0 }
   :: atomic { !calm && (fresh & ~tomb) ->               /* the outbox is full */
        some(chosen);
+       chosen = chosen & fresh & ~tomb;
 #ifdef BUG_NO_TOMBSTONE
-       fresh = fresh & ~(chosen & ~tomb);
+       fresh = fresh & ~chosen;
 #else
-       tomb = tomb | (chosen & fresh);
+       bury(chosen);
 #endif
        chosen = 0 }
   od
 }
+
+#ifdef SPOOL
+inline begin_copy(set) {
+  record = set;
+  record_tomb = record & tomb;
+  record_mark = record & ~fresh;
+  record_mark1 = record_mark & ((sent & (hub == 1 -> ALL : 0)) | (doubt & at1));
+  covered = covered & ~record; copying = record;
+  chosen = 0
+}
+
+active proctype Spooler() {
+  byte b, chosen;
+  do
+  :: atomic { !record && (owed & ~covered) ->           /* a copy is begun */
+       some(chosen);
+       begin_copy(chosen & owed & ~covered) }
+  :: atomic { !record && !calm && covered ->            /* the oldest file has to go: what is in it is copied once more */
+       some(chosen);
+       begin_copy(chosen & covered) }
+  :: atomic { record ->                                 /* it is on the disk; a later record of a batch is what counts */
+       copy = copy | record;
+       copy_tomb = (copy_tomb & ~record) | record_tomb;
+       mark = (mark & ~record) | record_mark;
+       mark1 = (mark1 & ~record) | record_mark1;
+       covered = covered | copying; copying = 0;
+       record = 0; record_tomb = 0; record_mark = 0; record_mark1 = 0 }
+  :: atomic { connected && !record && (covered & ~marked & (sent | fresh | (doubt & mine))) ->
+       chosen = covered & ~marked & (sent | fresh | (doubt & mine));
+       mark = mark | chosen;
+       mark1 = (hub == 1 -> mark1 | chosen : mark1 & ~chosen);
+       chosen = 0 }
+  :: atomic { copy & ~(covered | copying) ->            /* what is not owed, or has another copy to come */
+       some(chosen);
+       copy = copy & ~(chosen & ~(covered | copying));
+       copy_tomb = copy_tomb & copy; mark = mark & copy; mark1 = mark1 & copy;
+       chosen = 0 }
+  od
+}
+#endif
+
+/* -- the hubs ----------------------------------------------------------------------------------------------------- */
 
 inline tell() {
   if
@@ -146,6 +241,17 @@ inline take(from, into) {
   chosen = 0
 }
 
+inline name_rows() {
+  lines[me] = lines[me] | writing[me]; tombs[me] = tombs[me] | writing_tomb[me]
+}
+
+inline settle() {
+  held[me] = held[me] | writing[me] | writing_tomb[me];
+  queued[me] = queued[me] & ~writing[me]; queued_tomb[me] = queued_tomb[me] & ~writing_tomb[me];
+  writing[me] = 0; writing_tomb[me] = 0;
+  tell()
+}
+
 proctype Hub(byte me) {
   byte b, chosen;
   do
@@ -157,16 +263,12 @@ proctype Hub(byte me) {
        writing[me] = queued[me]; writing_tomb[me] = queued_tomb[me];
        twice = twice || (writing[me] & (rows[0] | rows[1])) != 0;
        rows[me] = rows[me] | writing[me];
+#ifdef SPOOL
+       name_rows(); settle() }                          /* and nothing comes between: this hub does not crash */
+#else
        stage[me] = 1 }
-  :: atomic { up[me] && stage[me] == 1 ->
-       lines[me] = lines[me] | writing[me]; tombs[me] = tombs[me] | writing_tomb[me];
-       stage[me] = 2 }
-  :: atomic { up[me] && stage[me] == 2 ->
-       held[me] = held[me] | writing[me] | writing_tomb[me];
-       queued[me] = queued[me] & ~writing[me]; queued_tomb[me] = queued_tomb[me] & ~writing_tomb[me];
-       writing[me] = 0; writing_tomb[me] = 0;
-       tell();
-       stage[me] = 0 }
+  :: atomic { up[me] && stage[me] == 1 -> name_rows(); stage[me] = 2 }
+  :: atomic { up[me] && stage[me] == 2 -> settle(); stage[me] = 0 }
   :: atomic { up[me] && !calm ->                        /* kill -9, between any two steps */
        up[me] = false; stage[me] = 0; held[me] = 0;
        queued[me] = 0; queued_tomb[me] = 0; writing[me] = 0; writing_tomb[me] = 0;
@@ -181,6 +283,7 @@ proctype Hub(byte me) {
 #endif
        held[me] = lines[me] | tombs[me];
        up[me] = true }
+#endif
   od
 }
 

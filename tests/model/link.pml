@@ -137,12 +137,13 @@ active proctype Capture() {
   od
 }
 
-active proctype Supervisor() {             /* may say stop, at any time or never */
+active proctype Supervisor() {             /* may say stop or kill, at any time or never */
   if
   :: skip
   :: atomic { socket -> told = true; on_stop() }
   :: atomic { state == STREAMING -> told = true; on_stop() }
   :: atomic { state == BACKOFF -> told = true; on_stop() }
+  :: atomic { state != STOPPED && (socket || state != CONNECTING) -> told = true; on_kill() }
   fi
 }
 
