@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-from agent import kernel
 from agent.calls import Calls
 from agent.capture import Source
 from agent.decode.decoder import Decoder
@@ -66,7 +65,5 @@ def pipeline_of(
     decoder = Decoder(source.interfaces, slow_budget=budget, clock=monotonic)
     engine = engine_of(l7, keep_query, source.live, on_parser, with_turns=True)
     calls = None if engine is None else Calls()
-    sealer, flows = Sealer(agent, epoch, report), FlowTable()
-    for complaint in kernel.complaints:
-        log.warning("slower than need be", reason=complaint)
-    return Pipeline(decoder, flows, sealer, report, engine=engine, calls=calls, on_problem=on_problem)
+    sealer = Sealer(agent, epoch, report)
+    return Pipeline(decoder, FlowTable(), sealer, report, engine=engine, calls=calls, on_problem=on_problem)

@@ -136,16 +136,12 @@ def run(
     name = f"{node}/w{worker}" if worker else node
     spool, recorder = _spool(options["spool"], name), _recorder(options["recorder"], name)
     source = _source(kind, _split(interfaces) or ["*"], _split(exclude), options)
-    from agent.capture import CaptureError
-
-    try:
-        source.open()
-    except CaptureError as error:
-        raise CannotStart(str(error)) from None
     from agent.assemble import pipeline_of
+    from agent.capture import CaptureError
     from agent.capture.own import OwnTraffic
     from agent.daemon import Agent, AgentConfig
     from agent.uplink.link import LinkConfig
+    from agent.warm import warm_up
     from protocol.logs import logger
 
     epoch = secrets.randbits(64)
@@ -155,6 +151,11 @@ def run(
         backoff_max=options["backoff_max"], drain_timeout=options["drain_timeout"],
     )  # fmt: skip
     log = logger(program="nodetap-agent", agent=name, epoch=f"{epoch:016x}")
+    warm_up(options["l7"], log)
+    try:
+        source.open()  # last: from here on packets wait in the ring
+    except CaptureError as error:
+        raise CannotStart(str(error)) from None
     names = [interface.name for interface in source.interfaces]
     log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
     source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
