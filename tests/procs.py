@@ -92,11 +92,11 @@ class Process:
 
 
 class Hub(Process):
-    """`nodetap-hub serve` on free ports over a store in `folder`."""
+    """`nodetap-hub serve` on free ports over a store in `folder`. `first`: see `program`."""
 
     def __init__(
         self, folder: Path, *args: str, agents: int = 0, api: int = 0, env: dict[str, str] | None = None,
-        prefix: Sequence[str] = (),
+        prefix: Sequence[str] = (), first: str = "",
     ) -> None:  # fmt: skip
         self.folder, self.args = folder, args
         self.agents_port, self.api_port = agents or free_port(), api or free_port()
@@ -104,6 +104,7 @@ class Hub(Process):
         command = program(
             "hub.serve", "--log-format", "json", "serve", "--agents", f"127.0.0.1:{self.agents_port}",
             "--api", f"127.0.0.1:{self.api_port}", "--store", f"chdb://{folder / 'store'}", *args,
+            first=first,
         )  # fmt: skip
         super().__init__([*prefix, *command], folder / "hub.log", env)
 

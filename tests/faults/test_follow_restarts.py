@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures import record
 from numbered import write_pcap
 from procs import Agent, Hub, Process, ending, program, until
 
@@ -78,7 +79,9 @@ def test_every_row_once_and_in_order_through_three_restarts(tmp_path: Path) -> N
     finally:
         for process in (live, agent, hub):
             process.kill()
-    print(f"{FRAMES} rows, {len(RESTARTS)} restarts: none missing, none twice, none out of order")
+    record("18", f"`follow` through {len(RESTARTS)} hub restarts, then the hub is gone for good",
+           "0 missing, 0 doubled, 0 reordered; a last word and not with 0",
+           f"{FRAMES:,} rows, each once and in order; gave up with 3 and the cursor")  # fmt: skip
 
 
 def check_gone_for_good(folder: Path, hub: Hub, cursor: str) -> None:
@@ -90,7 +93,7 @@ def check_gone_for_good(folder: Path, hub: Hub, cursor: str) -> None:
         assert last.wait(20) == 3
         told = last.text.splitlines()[-1]
         assert "gave up after 1 s" in told
-        assert told.endswith(f"--cursor {last.rows[-1]['nodetap.cursor']}") or "--cursor" in told
+        assert "--cursor" in told
     assert last.count == 100
 
 
@@ -112,6 +115,12 @@ def test_what_retention_took_before_it_was_followed_is_counted(tmp_path: Path) -
                 assert follower.wait(20) == 4, follower.text
                 assert follower.count == left
                 assert f"nodetap: {total - left:,} rows were removed before they were followed" in follower.text
+    record(
+        "18",
+        "retention overtakes the cursor of `follow`",
+        "it says how much",
+        f"{total - left:,} rows removed, said so",
+    )
 
 
 def after_retention(hub: Hub) -> list[dict[str, Any]]:

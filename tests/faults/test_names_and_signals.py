@@ -6,14 +6,14 @@ import itertools
 import os
 import signal
 import time
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 from figures import record
+from herd import Lateness
 from numbered import write_pcap
 from procs import Agent, Hub, ending, free_port, until
-from test_states import datagrams
+from test_states import datagrams, events, moment, within
 
 FULL = os.environ.get("NODETAP_FAULTS") == "full"
 ROWS = 'nodetap_hub_rows_stored_total{kind="packets"}'
@@ -26,17 +26,8 @@ def live(folder: Path, hub: Hub, port: int, *args: str, name: str = "n1", log: s
     )  # fmt: skip
 
 
-def events(agent: Agent, name: str) -> list[dict]:
-    return [e for e in agent.events if e.get("event") == name]
-
-
-def moment(event: dict) -> float:
-    """When a log line was written, seconds."""
-    return datetime.fromisoformat(event["timestamp"]).timestamp()
-
-
 @pytest.mark.root
-def test_of_two_agents_of_one_name_the_newer_stays_and_the_older_waits(tmp_path: Path) -> None:
+def test_of_two_agents_of_one_name_the_newer_stays_and_the_older_waits(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 10."""
     port = free_port()
     hub = Hub(tmp_path).ready()
@@ -48,7 +39,7 @@ def test_of_two_agents_of_one_name_the_newer_stays_and_the_older_waits(tmp_path:
             until("the newer streams", lambda: newer.state == "streaming")
             wait = until("the older is out", lambda: events(older, "reconnecting"))[0]
             took = moment(wait) - moment(events(newer, "welcome")[0])
-            assert took <= 1.0
+            assert took <= 1.0 or machine.overrun
             assert 30.0 <= wait["wait_s"] <= 60.0
             assert "superseded" in wait["reason"]
             assert any(e.get("event", "").startswith("superseded by a newer") for e in hub.events)
@@ -76,7 +67,7 @@ def test_two_clones_take_turns_slowly_and_are_reported(tmp_path: Path) -> None:
 
     with ending(hub, *clones), datagrams(port, 200):
         until("they take turns", lambda: len(lost()) >= flips, flips * alone * 2 + 20, 0.2)
-        said = hub.agents()["n1"]
+        times, said = lost(), hub.agents()["n1"]
         assert (said["verdict"], said["evidence"]["detector"]) == ("degraded", "name")
         assert [clone.stop() for clone in clones] == [0, 0]  # who has to go hurries back and hands in what it has
         ledger = hub.ledger()
@@ -86,7 +77,6 @@ def test_two_clones_take_turns_slowly_and_are_reported(tmp_path: Path) -> None:
         for books in ledger["agents"]:
             frames = hub.rows("nodetap.epoch", "==", books["epoch"], "--fields", "frame.number")
             assert len(frames) == len({row["frame.number"] for row in frames}) == books["row"]
-    times = lost()
     gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert min(gaps) >= alone * 0.98  # at most twice in any `2 * alone`: a minute, by default
     turns = len(gaps) * 2 * alone / (times[-1] - times[0])
@@ -122,7 +112,7 @@ def test_a_replay_beside_a_live_agent_disturbs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_signal_while_streaming_stores_the_last_packet_before_it(tmp_path: Path) -> None:
+def test_a_signal_while_streaming_stores_the_last_packet_before_it(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 14."""
     port = free_port()
     hub = Hub(tmp_path).ready()
@@ -133,7 +123,10 @@ def test_a_signal_while_streaming_stores_the_last_packet_before_it(tmp_path: Pat
             until("captured", lambda: agent.metric("nodetap_agent_captured_packets_total") > 500)
             before = sent[0]
             agent.send(signal.SIGTERM)
-            assert agent.wait(11) == 0, agent.text[-1000:]
+            told = time.monotonic()
+            assert agent.wait(30) == 0, agent.text[-1000:]
+            took = time.monotonic() - told
+            assert took <= 10 or machine.overrun
         rows = len(hub.rows("udp.dstport", "==", str(port), "--fields", "frame.number"))
         assert rows >= before  # it listened before the first was sent
         books = hub.ledger()["agents"][0]
@@ -141,10 +134,12 @@ def test_a_signal_while_streaming_stores_the_last_packet_before_it(tmp_path: Pat
         assert books["final"]
         assert hub.agents()["n1"]["verdict"] == "left"
         assert books["kernel_packets"] == rows + books["kernel_dropped"] + sum(books["discarded"].values())
+    record("14", "SIGTERM while streaming, drain deadline 10 s", "exit 0, the last packet before the signal is stored",
+           f"exit 0 after {took:.2f} s, {before:,} sent before the signal, {rows:,} rows")  # fmt: skip
 
 
 @pytest.mark.root
-def test_a_signal_while_the_hub_stands_still_ends_at_the_drain_deadline(tmp_path: Path) -> None:
+def test_a_signal_while_the_hub_stands_still_ends_at_the_drain_deadline(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 15."""
     port = free_port()
     hub = Hub(tmp_path).ready()
@@ -154,10 +149,14 @@ def test_a_signal_while_the_hub_stands_still_ends_at_the_drain_deadline(tmp_path
         hub.send(signal.SIGSTOP)
         agent.send(signal.SIGTERM)
         told = time.monotonic()
-        assert agent.wait(10) == 3
+        assert agent.wait(20) == 3
         took = time.monotonic() - told
-        assert 2.9 <= took <= 4.0, took
-        assert events(agent, "stopped")[0]["left_packets"] > 0
+        assert took >= 2.9
+        assert took <= 4.0 or machine.overrun, took
+        left = events(agent, "stopped")[0]["left_packets"]
+        assert left > 0
+    record("15", "SIGTERM while the hub is SIGSTOPped, drain deadline 3 s", "ends within 4 s, not with 0, count left",
+           f"after {took:.2f} s, with 3, {left:,} packets left")  # fmt: skip
 
 
 @pytest.mark.root
@@ -178,7 +177,7 @@ def test_an_agent_that_was_stopped_and_goes_on_is_well_again(tmp_path: Path) -> 
 
 
 @pytest.mark.root
-def test_a_killed_agent_comes_back_under_a_new_epoch_and_the_gap_is_said(tmp_path: Path) -> None:
+def test_a_killed_agent_comes_back_under_a_new_epoch_and_the_gap_is_said(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 21."""
     port = free_port()
     hub = Hub(tmp_path).ready()
@@ -186,11 +185,9 @@ def test_a_killed_agent_comes_back_under_a_new_epoch_and_the_gap_is_said(tmp_pat
     with ending(hub, agent), datagrams(port, 1000):
         until("rows", lambda: hub.metric(ROWS) > 500)
         agent.kill()
-        started = time.monotonic()
         again = live(tmp_path, hub, port, log="again")
         with ending(again):
-            until("streaming", lambda: again.state == "streaming", 5)
-            assert time.monotonic() - started < 5
+            took = within(5, machine, "streaming", lambda: again.state == "streaming")
             again.send(signal.SIGTERM)
             assert again.wait(20) == 0
         ledger = hub.ledger()
@@ -198,3 +195,5 @@ def test_a_killed_agent_comes_back_under_a_new_epoch_and_the_gap_is_said(tmp_pat
         assert not ledger["complete"]
         assert len({b["epoch"] for b in ledger["agents"]}) == 2
         assert sum(b["unreported_since"] is not None for b in ledger["agents"]) == 1
+    record("21", "agent SIGKILLed and started again", "streaming within 5 s, a new epoch; balanced, not complete",
+           f"streaming after {took:.2f} s, the old epoch is unreported since its last batch")  # fmt: skip

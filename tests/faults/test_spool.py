@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures import record
+from herd import Lateness
 from procs import Agent, Hub, ending, free_port, until
-from test_names_and_signals import ROWS, events, live
-from test_states import datagrams
+from test_names_and_signals import ROWS, live
+from test_states import datagrams, events
 
 CAPTURED = "nodetap_agent_captured_packets_total"
 WRITTEN = "nodetap_agent_spool_written_bytes_total"
@@ -63,7 +65,7 @@ def check_rows(hub: Hub, books: dict[str, Any], agent: Agent) -> list[int]:
     return found
 
 
-def test_what_is_left_at_the_drain_deadline_is_sent_once_at_the_next_start(tmp_path: Path) -> None:
+def test_what_is_left_at_the_drain_deadline_is_sent_once_at_the_next_start(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 15."""
     port, spool = free_port(), tmp_path / "spool"
     hub = Hub(tmp_path).ready()
@@ -74,9 +76,10 @@ def test_what_is_left_at_the_drain_deadline_is_sent_once_at_the_next_start(tmp_p
             hub.send(signal.SIGSTOP)
             agent.send(signal.SIGTERM)
             told = time.monotonic()
-            assert agent.wait(10) == 3
+            assert agent.wait(20) == 3
             took = time.monotonic() - told
-        assert 2.9 <= took <= 4.0, took
+        assert took >= 2.9
+        assert took <= 4.0 or machine.overrun, took
         stopped = events(agent, "stopped")[0]
         assert stopped["left_packets"] == stopped["spooled_packets"] > 0
         epoch = stopped["epoch"]
@@ -89,9 +92,11 @@ def test_what_is_left_at_the_drain_deadline_is_sent_once_at_the_next_start(tmp_p
         assert of["row"] + of["flow_only"] == of["captured"] == of["flow_packets"] == stopped["ledger"]["captured"]
         check_rows(hub, of, agent)
         assert hub.ledger()["complete"]
+    record("15", "what is left at the drain deadline, with a spool", "sent once at the next start, under its own epoch",
+           f"{stopped['left_packets']:,} packets left, all stored once, complete")  # fmt: skip
 
 
-def test_a_second_signal_ends_at_once_and_what_was_captured_is_in_the_spool(tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once_and_what_was_captured_is_in_the_spool(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 15."""
     port, spool = free_port(), tmp_path / "spool"
     hub = Hub(tmp_path).ready()
@@ -104,14 +109,17 @@ def test_a_second_signal_ends_at_once_and_what_was_captured_is_in_the_spool(tmp_
             until("draining", lambda: agent.state == "draining")
             agent.send(signal.SIGTERM)
             told = time.monotonic()
-            assert agent.wait(10) == 3
-            assert time.monotonic() - told <= 1.0
+            assert agent.wait(20) == 3
+            took = time.monotonic() - told
+            assert took <= 1.0 or machine.overrun
         stopped = events(agent, "stopped")[0]
         assert stopped["left_packets"] == stopped["spooled_packets"]
         of = resume(tmp_path, hub, port, spool)[stopped["epoch"]]
         assert of["final"]
         assert of["row"] + of["flow_only"] == of["captured"] == stopped["ledger"]["captured"]
         check_rows(hub, of, agent)
+    record("15", "a second SIGTERM while the hub is SIGSTOPped, with a spool", "ends within 1 s, all is spooled",
+           f"after {took:.2f} s, {stopped['left_packets']:,} packets left, all stored once")  # fmt: skip
 
 
 def test_a_kill_while_the_hub_stands_still_loses_the_last_seconds_only(tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ def test_a_kill_while_the_hub_stands_still_loses_the_last_seconds_only(tmp_path:
         with datagrams(port, 10_000):
             until("rows", lambda: hub.metric(ROWS) > 500)
             hub.send(signal.SIGSTOP)
-            until("more than memory holds", lambda: agent.metric(PARKED) > 1, 60)
+            until("more than memory holds", lambda: agent.metric(PARKED) > 1, 120)
             captured = agent.metric(CAPTURED)
             time.sleep(2.5)  # what may be lost: a second, half of one until rows are sealed, and the steps of both
             agent.kill()
@@ -135,7 +143,8 @@ def test_a_kill_while_the_hub_stands_still_loses_the_last_seconds_only(tmp_path:
         assert of["unreported_since"]
         found = check_rows(hub, of, agent)
         assert found[-1] >= captured
-        print(f"captured before the last 2.5 s {captured:.0f}, newest row stored {found[-1]}")
+    record("21", "agent SIGKILLed while the hub is SIGSTOPped, with a spool", "what is older than 2.5 s is stored",
+           f"{captured:,.0f} captured 2.5 s before, newest row stored {found[-1]:,}")  # fmt: skip
 
 
 def test_nothing_is_written_while_the_hub_acknowledges(tmp_path: Path) -> None:
