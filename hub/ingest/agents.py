@@ -175,6 +175,11 @@ class Register:
         agent = self._agents.get(name)
         return agent.live if agent else None
 
+    def silent_for(self, name: str, now_ns: int) -> float:
+        """Seconds since anything came from an agent."""
+        self._heed_clock(now_ns)
+        return (now_ns - self._agents[name].seen_ns) / 1e9
+
     @property
     def sessions(self) -> list[Live]:
         """All present connections."""

@@ -53,28 +53,32 @@ class Lanes(Generic[T]):
             return 0.0 if self._count else None
         return min((max(0.0, self._held.get(name, now) - now) for name in self._turns), default=None)
 
-    def take(self, limit: int, most: int, now: float) -> list[T]:
-        """What comes next, at most `most` things of a cost of `limit` together; but one that is ready, at any cost."""
+    def take(self, limit: int, most: int, now: float, hard: int = 0) -> list[T]:
+        """What comes next: at most `most` things of a cost of `limit` together; but one that is ready, at any cost.
+
+        With `hard`, a larger limit, one of each lane within that: with fewer at a time all lanes would wait as long.
+        """
+        hard = max(limit, hard)
         taken: list[T] = []
-        passed = 0  # turns, one after the other, of lanes that are held
+        served: set[str] = set()
+        passed = 0  # turns, one after the other, in which nothing could be taken
         while len(taken) < most and passed < len(self._turns):
             name = self._turns[0]
-            if self._held.get(name, now) > now:
+            lane = self._lanes[name]
+            item, cost = lane.items[0]
+            if self._held.get(name, now) > now or (taken and cost > (limit if name in served else hard)):
                 passed += 1
                 self._turns.rotate(-1)
                 continue
             passed = 0
-            lane = self._lanes[name]
-            item, cost = lane.items[0]
-            if taken and cost > limit:
-                break  # and is the first the next time
             if cost > lane.saved:
                 lane.saved += QUANTUM
                 self._turns.rotate(-1)
                 continue
             self._spend(lane, cost, now)
+            served.add(name)
             taken.append(item)
-            limit -= cost
+            limit, hard = limit - cost, hard - cost
         return taken
 
     def _spend(self, lane: _Lane[T], cost: int, now: float) -> None:

@@ -1,7 +1,7 @@
 """How much one commit takes: as much as memory allows, less where the store is slow, so that nobody waits long for one.
 
-Pure. A commit that takes longer than TARGET lowers the limit to what TARGET was enough for; one that was full and took
-less than half of it doubles the limit.
+Pure. The next commit may take what the last one's speed does within TARGET. A commit has a price of its own, which is
+most of the time of a small one: the limit then grows from commit to commit, as long as that price is below TARGET.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ TARGET = 2.0
 
 
 class Pace:
-    """The limit of one commit, at most `most`. Any unit."""
+    """The limit of one commit, between `least` and `most`. Any unit."""
 
     def __init__(self, most: int, least: int) -> None:
         self._most, self._least = most, least
@@ -19,7 +19,5 @@ class Pace:
 
     def done(self, amount: int, seconds: float) -> None:
         """A commit of that amount took so long."""
-        if seconds > TARGET:
-            self.limit = max(self._least, min(self.limit, int(amount * TARGET / seconds)))
-        elif 2 * seconds < TARGET and 2 * amount > self.limit:
-            self.limit = min(self._most, 2 * self.limit)
+        if amount > 0:
+            self.limit = max(self._least, min(self._most, int(amount * TARGET / max(seconds, 1e-3))))

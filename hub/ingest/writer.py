@@ -127,7 +127,7 @@ class Writer(threading.Thread):
                 self._news.wait(wait)
             self._busy_since = self._busy_since or monotonic()
             self._gather()
-            return self._queue.take(self._pace.limit, MAX_WORKS, self._now())
+            return self._queue.take(self._pace.limit, MAX_WORKS, self._now(), MAX_COST)
 
     def _now(self) -> float:
         return math.inf if self._ending else monotonic()  # at the end nothing is held back
