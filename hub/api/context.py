@@ -44,6 +44,9 @@ class Register(Protocol):
     def live(self, name: str) -> Any:
         """The present connection of an agent."""
 
+    def silent_for(self, name: str, now_ns: int) -> float:
+        """Seconds since anything came from an agent."""
+
     def forget(self, name: str) -> bool:
         """Take an agent that is not connected off the list."""
 

@@ -33,6 +33,10 @@ GOOD = ("healthy", "quiet")
 STYLES = {"healthy": "green", "quiet": "green", "left": "dim", "lagging": "yellow", "degraded": "yellow"}
 
 
+def _plain(name: str) -> Callable[[Row], str]:
+    return lambda row: value(row.get(name))
+
+
 def _seconds(name: str) -> Callable[[Row], str]:
     """A cell with a time in seconds; empty where the agent does not tell."""
     return lambda row: "" if row.get(name) is None else _span(row[name])
@@ -70,19 +74,19 @@ def _size(name: str) -> Callable[[Row], str]:
 EVIDENCE = Column("evidence", _evidence, flexible=True, least=28)
 
 COLUMNS = (
-    Column("agent", lambda row: value(row.get("agent")), style="magenta"),
-    Column("state", lambda row: value(row.get("state")), drop=2),
-    Column("verdict", lambda row: value(row.get("verdict")), style="bold"),
+    Column("agent", _plain("agent"), style="magenta"),
+    Column("state", _plain("state"), drop=2),
+    Column("verdict", _plain("verdict"), style="bold"),
     Column("last seen (UTC)", _time("last_seen"), drop=3),
-    Column("epoch", lambda row: value(row.get("epoch")), drop=6),
-    Column("session", lambda row: value(row.get("session")), right=True, drop=7),
+    Column("epoch", _plain("epoch"), drop=6),
+    Column("session", _plain("session"), right=True, drop=7),
     EVIDENCE,
 )
 
 WIDE = (
-    Column("agent", lambda row: value(row.get("agent")), style="magenta"),
-    Column("verdict", lambda row: value(row.get("verdict")), style="bold"),
-    Column("level", lambda row: value(row.get("level")), drop=4),
+    Column("agent", _plain("agent"), style="magenta"),
+    Column("verdict", _plain("verdict"), style="bold"),
+    Column("level", _plain("level"), drop=4),
     Column("since (UTC)", _time("level_since"), drop=11),
     Column("rtt", _seconds("round_trip"), right=True, drop=1),
     Column("jitter", _seconds("jitter"), right=True, drop=3),
@@ -91,19 +95,19 @@ WIDE = (
     Column("clock", _seconds("clock_offset"), right=True, drop=2),
     Column("oldest", _seconds("oldest_unacknowledged"), right=True, drop=5),
     Column("outbox", _size("outbox_bytes"), right=True, drop=9),
-    Column("reconnects", lambda row: value(row.get("reconnects")), right=True, drop=10),
+    Column("reconnects", _plain("reconnects"), right=True, drop=10),
     Column("links ended", _ended, drop=8),
-    Column("version", lambda row: value(row.get("software")), drop=12),
-    Column("state", lambda row: value(row.get("state")), drop=13),
-    Column("captured", lambda row: value(row.get("captured")), right=True, drop=14),
-    Column("stored rows", lambda row: value(row.get("stored_rows")), right=True, drop=15),
+    Column("version", _plain("software"), drop=12),
+    Column("state", _plain("state"), drop=13),
+    Column("captured", _plain("captured"), right=True, drop=14),
+    Column("stored rows", _plain("stored_rows"), right=True, drop=15),
     Column("last seen (UTC)", _time("last_seen"), drop=16),
     Column("connected (UTC)", _time("since"), drop=17),
-    Column("session", lambda row: value(row.get("session")), right=True, drop=18),
-    Column("node", lambda row: value(row.get("node")), drop=19),
-    Column("source", lambda row: value(row.get("source")), drop=20),
-    Column("epoch", lambda row: value(row.get("epoch")), drop=21),
-    Column("connection", lambda row: value(row.get("connection")), drop=22),
+    Column("session", _plain("session"), right=True, drop=18),
+    Column("node", _plain("node"), drop=19),
+    Column("source", _plain("source"), drop=20),
+    Column("epoch", _plain("epoch"), drop=21),
+    Column("connection", _plain("connection"), drop=22),
     EVIDENCE,
 )
 """Ranked by what tells most of a link: `rtt` and `clock` (the hub's minus the agent's) are the last to go."""

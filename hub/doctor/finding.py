@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 OK, WARN, BAD = "ok", "warn", "bad"
@@ -37,7 +37,7 @@ class Finding:
 
     def to_map(self) -> dict[str, str]:
         """As JSON shows it."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def examine(where: str, facts: Facts, checks: Iterable[Check]) -> list[Finding]:

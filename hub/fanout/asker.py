@@ -10,7 +10,6 @@ from time import monotonic, time_ns
 from typing import Any, Protocol
 
 from hub.fanout.plan import Habits, Missing, late, plan
-from hub.query.window import rfc3339_ns
 from protocol.messages import Answer, Ask
 
 MOST_UNSENT = 32
@@ -47,6 +46,9 @@ class Register(Protocol):
 
     def live(self, name: str) -> Any:
         """Its present connection."""
+
+    def silent_for(self, name: str, now_ns: int) -> float:
+        """Seconds since anything came from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +188,7 @@ class Asker:
         self._habits.missed(agent)
         self._overdue[agent] = question.sent
         self._close(question)
-        question.gathering.enter(agent, late(agent, within, self._silent(agent)))
-
-    def _silent(self, name: str) -> float:
-        """Seconds since anything came from an agent."""
-        now = self._now_ns()
-        seen = next((agent["last_seen"] for agent in self._register.agents(now) if agent["agent"] == name), None)
-        return 0.0 if seen is None else (now - rfc3339_ns(seen)) / 1e9
+        question.gathering.enter(agent, late(agent, within, self._register.silent_for(agent, self._now_ns())))
 
     def _close(self, question: _Question) -> None:
         """Nobody waits for it from now on."""
