@@ -23,6 +23,7 @@ from agent.metrics import serve as serve_metrics
 from agent.pipeline import Pipeline
 from agent.recorder.folder import RecorderFolder
 from agent.recorder.recorder import Recorder
+from agent.recorder.serving import Serving
 from agent.spool.folder import Folder
 from agent.spool.outbox import SpooledOutbox
 from agent.spool.spooler import Spooler
@@ -77,6 +78,7 @@ class Agent:
             free=self._free,
             on_transition=self._transition,
             desk=Desk({"doctor": lambda: facts_of(self)}),
+            serving=None if self.recorder is None else Serving(self.recorder, config.link.agent),
         )
         self.metrics = Metrics(self._now)
         if self.spooler is not None:

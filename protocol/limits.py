@@ -32,5 +32,9 @@ MAX_REASONS = 64
 """Different reasons in one map of a report."""
 MAX_WORD = 40
 """A reason, a code or a state, characters."""
+MAX_FILTER = 16_384
+"""A display filter, characters."""
+MAX_FETCH = 4 << 20
+"""Raw frames of one part, with what surrounds them; a part of one frame may be larger."""
 MAX_RETRY = 86_400
 """Seconds that a hub may tell an agent to stay away."""

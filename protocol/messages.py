@@ -10,6 +10,8 @@
       | <-------------------------- EchoReply |
       | <-------------------------------- Ask |   a question of people to the agent itself
       | Answer -----------------------------> |
+      | <------------------------------ Fetch |   the next part of the raw frames that match a filter
+      | Fetched ----------------------------> |
       | <------------------------------ Drain |   the hub is going: finish here, go elsewhere
       | Bye --------------------------------> |   all is acknowledged or counted; I leave
 
@@ -26,6 +28,8 @@ from protocol.errors import WrongMessage
 from protocol.ledger import is_reason
 from protocol.limits import (
     MAX_DETAIL,
+    MAX_FETCH,
+    MAX_FILTER,
     MAX_HELD,
     MAX_NAME,
     MAX_RANGES,
@@ -348,6 +352,85 @@ class Answer:
         object.__setattr__(self, "detail", self.detail[:MAX_DETAIL])
 
 
+PCAP = "pcap"
+"""The word in a hello's `answers` of agents that record raw frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Part `part` (from 1) of the raw frames that match; to agents that say so in their hello (`PCAP`).
+
+    The hub asks for one part after the other, and only when it has room: `size` bytes, `frames` frames, but at least
+    one. The first part begins what later ones go on with, by `id`; part 0 ends it early. After `within` seconds nobody
+    waits. `since` and `until` (exclusive) are packet time.
+    """
+
+    id: int
+    part: int
+    filter: str = ""
+    since: int = -_I63
+    until: int = _I63 - 1
+    size: int = MAX_FETCH
+    frames: int = _I63 - 1
+    within: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "a question's number has 64 bits")
+        _check_numbers(part=self.part, frames=self.frames)
+        _check(len(self.filter) <= MAX_FILTER, f"a filter has at most {MAX_FILTER} characters")
+        _check(-_I63 <= self.since < _I63 and -_I63 <= self.until < _I63, "a time is out of bounds")
+        _check(0 < self.size <= MAX_FETCH, f"size is not 1 to {MAX_FETCH} bytes")
+        _check(0 <= self.within <= MAX_RETRY, f"within is not 0 to {MAX_RETRY} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One part of the frames, or with `refused`, one word, why there is none.
+
+    `body` holds `frames` frames in order of time (`protocol.parts`), on `interfaces`, each `[name, link type]`. Nothing
+    before `reached` comes later; with `last` 1 nothing at all. `gaps` are `[first, last, frames, reason]`: captured
+    between these times and not there, -1 where nobody counted. `kept` is the time of the oldest frame that is there,
+    `overwritten` that of the newest one that made room, 0 where there is none.
+    """
+
+    id: int
+    part: int
+    frames: int = 0
+    body: bytes = b""
+    interfaces: list[Any] = field(default_factory=list)
+    reached: int = 0
+    last: int = 0
+    gaps: list[Any] = field(default_factory=list)
+    kept: int = 0
+    overwritten: int = 0
+    refused: str = ""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "a question's number has 64 bits")
+        _check_numbers(part=self.part, frames=self.frames)
+        for name in ("reached", "kept", "overwritten"):
+            _check(-_I63 <= getattr(self, name) < _I63, f"{name} is out of bounds")
+        _check(self.last in (0, 1), "last is 0 or 1")
+        _check(all(map(_is_face, self.interfaces)), "interfaces are names with link types")
+        _check(all(map(_is_gap, self.gaps)), "gaps are [first, last, frames, reason]")
+        _check_words(MAX_WORD, refused=self.refused)
+        object.__setattr__(self, "detail", self.detail[:MAX_DETAIL])
+
+
+def _is_face(value: Any) -> bool:
+    if not isinstance(value, list) or [type(item) for item in value] != [str, int]:
+        return False
+    return len(value[0]) <= MAX_NAME and 0 <= value[1] < 1 << 16
+
+
+def _is_gap(value: Any) -> bool:
+    if not isinstance(value, list) or [type(item) for item in value] != [int, int, int, str]:
+        return False
+    first, last, frames, reason = value
+    return -_I63 <= first <= last < _I63 and -1 <= frames < _I63 and len(reason) <= MAX_WORD and reason.isprintable()
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     """The hub is shutting down; `retry_after` seconds until it may be back."""
@@ -369,8 +452,8 @@ class Bye:
 
 
 Message: TypeAlias = (
-    "Hello | Welcome | Refuse | Batch | Tombstone | Ack | Reject | Status | Echo | EchoReply | Ask | Answer | Drain"
-    "| Bye"
+    "Hello | Welcome | Refuse | Batch | Tombstone | Ack | Reject | Status | Echo | EchoReply | Ask | Answer | Fetch"
+    "| Fetched | Drain | Bye"
 )
 
 MESSAGES: dict[str, tuple[type[Any], str]] = {
@@ -386,6 +469,8 @@ MESSAGES: dict[str, tuple[type[Any], str]] = {
     "echo_reply": (EchoReply, "hub"),
     "ask": (Ask, "hub"),
     "answer": (Answer, "agent"),
+    "fetch": (Fetch, "hub"),
+    "fetched": (Fetched, "agent"),
     "drain": (Drain, "hub"),
     "bye": (Bye, "agent"),
 }

@@ -82,11 +82,9 @@ def statistics(
 
 def packets(frames: Frames) -> Bytes:
     """A packet block for each frame, one after the other. A tag that the kernel took off is put back (Ethernet)."""
-    tagged = np.zeros(len(frames.offset), dtype=np.bool_) if frames.vlan is None else frames.vlan >= 0
-    cap_len = frames.cap_len.astype(np.int64)
-    tagged &= cap_len >= _TAG_AT
+    cap_len, tagged = frames.cap_len.astype(np.int64), _tagged(frames)
     full = cap_len + 4 * tagged
-    lengths = AROUND + (full + 3 & ~3)
+    lengths = lengths_of(frames)
     ends = np.cumsum(lengths)
     starts = ends - lengths
     out = np.zeros(int(ends[-1]) if len(ends) else 0, dtype=np.uint8)
@@ -106,6 +104,20 @@ def packets(frames: Frames) -> Bytes:
 
 
 _TAG_AT = 12  # behind the two MAC addresses
+
+
+def lengths_of(frames: Frames) -> Array:
+    """Bytes of each frame's packet block."""
+    full = frames.cap_len.astype(np.int64) + 4 * _tagged(frames)
+    lengths: Array = AROUND + (full + 3 & ~3)
+    return lengths
+
+
+def _tagged(frames: Frames) -> Array:
+    if frames.vlan is None:
+        return np.zeros(len(frames.offset), dtype=np.bool_)
+    tagged: Array = (frames.vlan >= 0) & (frames.cap_len >= _TAG_AT)
+    return tagged
 
 
 def _headers(out: Array, starts: Array, lengths: Array, frames: Frames, cap_len: Array) -> None:

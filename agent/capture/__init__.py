@@ -50,8 +50,8 @@ class Block:
         return len(self.offset)
 
 
-def pick(block: Block, chosen: slice | NDArray[np.bool_]) -> Block:
-    """Some frames of a block: a slice of them, or those where a mask of shape (n,) is true."""
+def pick(block: Block, chosen: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Block:
+    """Some frames of a block: a slice of them, those where a mask of shape (n,) is true, or those at places."""
     arrays = ("offset", "cap_len", "wire_len", "time", "iface", "timeless", "vlan")
     taken = {name: value[chosen] for name in arrays if (value := getattr(block, name)) is not None}
     return replace(block, **taken)

@@ -114,7 +114,7 @@ class Recorder(threading.Thread):
             if reason:
                 self._lose(block, reason)
                 return
-        copy = _own(block)
+        copy = own_copy(block)
         with self._lock:
             gap, self._gap = self._gap, None
             if gap is not None:
@@ -178,6 +178,12 @@ class Recorder(threading.Thread):
         oldest = min((segment.extent.first for segment in segments), default=0)
         sizes = sum(room_of(segment.size) for segment in segments)
         return replace(view, bytes=sizes, segments=len(segments), oldest=oldest)
+
+    @property
+    def gap(self) -> Gap | None:
+        """Frames that are not recorded since the last ones that are."""
+        with self._lock:
+            return self._gap
 
     def read(self, segment: Segment) -> bytes:
         """The whole blocks of a file. Raises FileNotFoundError where it made room for others meanwhile, and OSError."""
@@ -320,7 +326,7 @@ class Recorder(threading.Thread):
                 self._view.removed += 1
 
 
-def _own(block: Block) -> Block:
+def own_copy(block: Block) -> Block:
     """A block in memory of its own, without what lies between its frames where that is much."""
     lengths = block.cap_len.astype(np.int64)
     begin, end = int(block.offset.min()), int((block.offset + lengths).max())

@@ -8,7 +8,7 @@ only `transport.abort()` returns at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,21 @@ from agent.uplink.machine import Event
 from protocol.codec import decode, encode
 from protocol.errors import Refused, RemoteError
 from protocol.limits import MAX_MESSAGE, VERSIONS
-from protocol.messages import Ack, Ask, Bye, Drain, Echo, EchoReply, Hello, Refuse, Reject, Welcome
+from protocol.messages import (
+    PCAP,
+    Ack,
+    Ask,
+    Bye,
+    Drain,
+    Echo,
+    EchoReply,
+    Fetch,
+    Hello,
+    Message,
+    Refuse,
+    Reject,
+    Welcome,
+)
 
 if TYPE_CHECKING:
     from agent.uplink.link import Uplink
@@ -178,7 +192,7 @@ class Connection:
             wall=time_ns(),
             stores=outbox.stores,
             connection=self.id,
-            answers=self.uplink.desk.words,
+            answers=[*self.uplink.desk.words, *([PCAP] if self.uplink.serving is not None else [])],
         )
 
     async def _converse(self) -> None:
@@ -210,6 +224,7 @@ class Connection:
             Reject: self._on_reject,
             EchoReply: self._on_echo,
             Ask: self._on_ask,
+            Fetch: self._on_fetch,
             Drain: self._on_drain,
             Refuse: self._on_refuse,
         }
@@ -243,14 +258,24 @@ class Connection:
             self.uplink.answered()  # it came through the queue that writes: as good as a batch
 
     def _on_ask(self, ask: Ask) -> None:
-        if len(self._answering) < MOST_ASKED:
-            task = self._group.create_task(self._answer(ask))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+        self._reply(self.uplink.desk.answer(ask))
 
-    async def _answer(self, ask: Ask) -> None:
+    def _on_fetch(self, fetch: Fetch) -> None:
+        if self.uplink.serving is not None:
+            self._reply(self.uplink.serving.answer(self.id, fetch))
+
+    def _reply(self, answer: Coroutine[Any, Any, Message]) -> None:
+        """Send what comes of this, unless too much waits to be sent already."""
+        if len(self._answering) >= MOST_ASKED:
+            answer.close()
+            return
+        task = self._group.create_task(self._send(answer))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _send(self, answer: Coroutine[Any, Any, Message]) -> None:
         assert self._ws is not None
-        await self._ws.send(encode(await self.uplink.desk.answer(ask)))
+        await self._ws.send(encode(await answer))
 
     def _on_drain(self, drain: Drain) -> None:
         self._held = True

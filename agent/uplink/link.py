@@ -16,6 +16,7 @@ from time import monotonic, time_ns
 from typing import Any
 
 from agent import failpoints
+from agent.recorder.serving import Serving
 from agent.uplink.backoff import Backoff
 from agent.uplink.connection import CLOSE_TIMEOUT, Connection
 from agent.uplink.desk import Desk
@@ -79,6 +80,7 @@ class Uplink:
         free: Callable[[], None],
         on_transition: Callable[[State, Event, State], None] = lambda a, e, b: None,
         desk: Desk | None = None,
+        serving: Serving | None = None,
     ) -> None:
         self.config = config
         self.outbox = outbox
@@ -86,6 +88,7 @@ class Uplink:
         self.view = LinkView()
         self.quality = Quality()
         self.desk = desk or Desk({})
+        self.serving = serving  # of raw frames, where they are recorded
         self.backoff = Backoff(cap=config.backoff_max)
         self.stopping = False
         self.drained = False

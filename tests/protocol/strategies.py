@@ -32,6 +32,8 @@ from protocol.messages import (
     Drain,
     Echo,
     EchoReply,
+    Fetch,
+    Fetched,
     Hello,
     Message,
     Refuse,
@@ -44,6 +46,7 @@ from protocol.schema import TABLES, Column, Table
 
 U64 = st.integers(0, 2**64 - 1)
 COUNT = st.integers(0, 2**63 - 1)
+TIMES = st.integers(-(2**63), 2**63 - 1)
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 WORDS = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=20).filter(str.isprintable)
@@ -209,6 +212,22 @@ MESSAGE_OF: dict[str, st.SearchStrategy[Message]] = {
     "echo_reply": st.builds(EchoReply, id=U64, wall=COUNT),
     "ask": st.builds(Ask, id=U64, about=WORDS, within=RETRY),
     "answer": st.builds(Answer, id=U64, body=PLAIN, refused=WORDS, detail=STRINGS),
+    "fetch": st.builds(Fetch, id=U64, part=COUNT, filter=STRINGS, since=TIMES, until=TIMES, within=RETRY),
+    "fetched": st.builds(
+        Fetched,
+        id=U64,
+        part=COUNT,
+        frames=COUNT,
+        body=st.binary(max_size=20),
+        reached=TIMES,
+        refused=WORDS,
+        interfaces=st.lists(st.tuples(STRINGS, st.integers(0, 65535)).map(list), max_size=3),
+        last=st.sampled_from([0, 1]),
+        kept=TIMES,
+        overwritten=TIMES,
+        detail=STRINGS,
+        gaps=st.lists(st.tuples(COUNT, st.just(2**63 - 1), st.integers(-1, 9), WORDS).map(list), max_size=3),
+    ),
     "drain": st.builds(Drain, retry_after=RETRY),
     "bye": st.builds(Bye, reason=STRINGS),
 }

@@ -11,6 +11,8 @@ from protocol.errors import WrongMessage
 from protocol.ledger import Report
 from protocol.limits import (
     MAX_DETAIL,
+    MAX_FETCH,
+    MAX_FILTER,
     MAX_HELD,
     MAX_NAME,
     MAX_RANGES,
@@ -30,6 +32,8 @@ from protocol.messages import (
     Drain,
     Echo,
     EchoReply,
+    Fetch,
+    Fetched,
     Hello,
     Refuse,
     Reject,
@@ -53,6 +57,8 @@ VALID: dict[type, dict[str, Any]] = {
     EchoReply: {"id": 1},
     Ask: {"id": 1, "about": "doctor"},
     Answer: {"id": 1},
+    Fetch: {"id": 1, "part": 1},
+    Fetched: {"id": 1, "part": 1},
     Drain: {},
     Bye: {},
 }
@@ -191,9 +197,39 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Answer, "body", PLAIN_OK, PLAIN_BAD),
     (Answer, "refused", ["", "busy"], ["x" * (MAX_WORD + 1), "\n"]),
     (Status, "link", PLAIN_OK, PLAIN_BAD),
+    (Fetch, "id", [0, U64 - 1], [-1, U64]),
+    (Fetch, "part", [0, I63 - 1], [-1, I63]),
+    (Fetch, "filter", ["", "é" * MAX_FILTER], ["x" * (MAX_FILTER + 1)]),
+    (Fetch, "since", [-I63, I63 - 1], [-I63 - 1, I63]),
+    (Fetch, "until", [-I63, I63 - 1], [-I63 - 1, I63]),
+    (Fetch, "size", [1, MAX_FETCH], [0, MAX_FETCH + 1]),
+    (Fetch, "frames", [0, I63 - 1], [-1, I63]),
+    (Fetch, "within", [0, 0.5, MAX_RETRY], [-1, float("nan"), float("inf")]),
+    (Fetched, "id", [0, U64 - 1], [-1, U64]),
+    (Fetched, "part", [0, I63 - 1], [-1, I63]),
+    (Fetched, "frames", [0, I63 - 1], [-1, I63]),
+    (
+        Fetched,
+        "interfaces",
+        [[], [["eth0", 1], ["", 65535]]],
+        [[["eth0"]], [["eth0", 65536]], [["x" * (MAX_NAME + 1), 1]], [[1, 1]], [["a", True]], [[]]],
+    ),
+    (Fetched, "reached", [-I63, I63 - 1], [-I63 - 1, I63]),
+    (Fetched, "last", [0, 1], [-1, 2]),
+    (
+        Fetched,
+        "gaps",
+        [[], [[-I63, I63 - 1, -1, "gone"]]],
+        [[[2, 1, 1, "x"]], [[1, 2, -2, "x"]], [[1, 2, 3]], [[1, 2, 3, "\n"]], [[1, 2, 3, "x" * (MAX_WORD + 1)]]],
+    ),
+    (Fetched, "kept", [-I63, I63 - 1], [-I63 - 1, I63]),
+    (Fetched, "overwritten", [-I63, I63 - 1], [-I63 - 1, I63]),
+    (Fetched, "refused", ["", "busy"], ["x" * (MAX_WORD + 1), "\n"]),
 ]
 NAMES = [f"{cls.__name__}.{name}" for cls, name, _, _ in BOUNDS]
-FREE = {"Batch.body", "Refuse.detail", "Reject.detail", "Answer.detail", "Bye.reason"}  # any bytes; cut, see below
+FREE = {  # any bytes; cut, see below
+    "Batch.body", "Fetched.body", "Refuse.detail", "Reject.detail", "Answer.detail", "Fetched.detail", "Bye.reason",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("cls", "name", "good", "bad"), BOUNDS, ids=NAMES)
@@ -212,7 +248,9 @@ def test_every_field_of_every_message_has_its_bounds_tested() -> None:
     assert every == {*NAMES, *FREE}
 
 
-@pytest.mark.parametrize(("cls", "name"), [(Refuse, "detail"), (Reject, "detail"), (Answer, "detail"), (Bye, "reason")])
+@pytest.mark.parametrize(
+    ("cls", "name"), [(Refuse, "detail"), (Reject, "detail"), (Answer, "detail"), (Fetched, "detail"), (Bye, "reason")]
+)
 def test_a_line_for_people_is_cut(cls: type, name: str) -> None:
     assert getattr(cls(**{**VALID[cls], name: "é" * 5000}), name) == "é" * MAX_DETAIL
 
