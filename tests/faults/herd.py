@@ -250,6 +250,11 @@ def memory(process: Process, what: str = "VmHWM") -> int:
     return int(next(line for line in lines if line.startswith(what)).split()[1]) * 1024
 
 
+BUSY = 0.05
+"""Where 1 % of short sleeps in a process that does little else end so late, the machine is overrun by others: what is
+late then says nothing about nodetap."""
+
+
 class Lateness:
     """How late this process comes back from short sleeps, in a `with` block: what the machine itself costs a loop."""
 
@@ -276,6 +281,14 @@ class Lateness:
     def p99(self) -> float:
         """Seconds."""
         return sorted(self._late)[len(self._late) * 99 // 100]
+
+    @property
+    def overrun(self) -> bool:
+        """Whether times measured meanwhile say nothing."""
+        return self.p99 > BUSY
+
+    def __str__(self) -> str:
+        return f"sleeps on this machine p99 {self.p99 * 1000:.0f} ms late"
 
 
 def check_invariant(folder: Path, ledger: dict[str, Any], told: list[dict[str, Any]]) -> None:

@@ -173,7 +173,7 @@ def test_an_agent_that_was_stopped_and_goes_on_is_well_again(tmp_path: Path) -> 
             agent.send(signal.SIGCONT)
             until("healthy", lambda: hub.agents()["n1"]["verdict"] == "healthy", 10)
             until("no stall is claimed", lambda: "stall" not in hub.agents()["n1"]["evidence"], 5)
-        assert agent.state == "streaming"
+        until("it streams", lambda: agent.state == "streaming")
 
 
 @pytest.mark.root
