@@ -11,7 +11,7 @@ connections that it claimed before. Content decides first, ports second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -55,15 +55,27 @@ class Heads:
 
     def port(self, *ports: int) -> NDArray[np.bool_]:
         """Where either port is one of these."""
-        chosen = _port_table(ports)
+        chosen = port_table(ports)
         return chosen[self.sport] | chosen[self.dport]
+
+    def part(self, at: NDArray[np.int64]) -> Heads:
+        """Some of them."""
+        return Heads(self.first.take(at, axis=0), self.length[at], self.sport[at], self.dport[at])  # [at] takes longer
 
 
 @cache
-def _port_table(ports: tuple[int, ...]) -> NDArray[np.bool_]:
+def port_table(ports: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which ports are among these: shape (65536,)."""
     table = np.zeros(65536, dtype=np.bool_)
     table[list(ports)] = True
     return table
+
+
+class Signs(NamedTuple):
+    """What a payload shows, or its parser is not asked: one of these first bytes, or one of these ports, either way."""
+
+    first: Iterable[int] = ()
+    ports: Iterable[int] = ()
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each
@@ -156,7 +168,8 @@ class Conn:
 class Parser(Protocol):
     """One protocol (or a family that shares a header).
 
-    A stateful parser may also have `lost(conn, side)`: bytes of that side were missed, cut off or freed. A stateless
+    A parser may also have `signs`: payloads without them are never its protocol's, and most are ruled out so.
+    A stateful one may also have `lost(conn, side)`: bytes of that side were missed, cut off or freed. A stateless
     one may also have `feed_all(batch) -> Findings`, which says the same as `feed` of each payload, for less.
     """
 

@@ -6,8 +6,8 @@ from struct import Struct
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Mask, Passing, among, listed, remember
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn
+from agent.l7.stream import Mask, Passing, found_in, listed, remember
 
 PORT = 5672
 MOST_FRAME = 1 << 24
@@ -44,6 +44,7 @@ def _methods() -> dict[int, str]:
 
 NAMES = _methods()
 """Class and method in one word -> name."""
+_WORDS = np.array(sorted(NAMES), dtype=np.uint64)
 CLASSES = frozenset(word >> 16 for word in NAMES)
 CODES = {name: word for word, name in NAMES.items()}
 ANSWERS = {word: name.removesuffix("-Ok") for word, name in NAMES.items() if name.endswith("-Ok")}
@@ -75,31 +76,27 @@ class _State(Passing):
         self.other = False
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    first = heads.first
-    begins = (first[:, :4] == np.frombuffer(b"AMQP", dtype=np.uint8)).all(axis=1) & (heads.length == 8)
-    kind, size = first[:, 0], heads.word(3, 4).astype(np.int64)
-    sane = (heads.length >= 8) & (size <= MOST_FRAME)
-    known = np.isin(heads.word(7, 4), np.array(list(NAMES), dtype=np.uint64))
-    method = (kind == METHOD) & known & (size >= 4)
-    header = (kind == HEADER) & (heads.word(7, 4) == 60 << 16) & (size >= 14) & (heads.length >= 16)
-    beat = (kind == HEARTBEAT) & (heads.word(1, 7) == END)
-    body = (kind == BODY) & (size > 0) & heads.port(PORT)
-    claimed: Mask = begins | (sane & (method | header | beat | body))
-    return claimed
-
-
 class AmqpParser:
     """AMQP 0-9-1."""
 
     name = "AMQP"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs((METHOD, HEADER, BODY, HEARTBEAT, 65))
 
     def probe(self, heads: Heads) -> Mask:
         """The protocol header, a frame of a known method, a content header, a heartbeat; bodies on AMQP's port only."""
-        return among(heads, (heads.first[:, 0] <= HEARTBEAT) | (heads.first[:, 0] == 65), _closer)
+        first = heads.first
+        begins = (first[:, :4] == np.frombuffer(b"AMQP", dtype=np.uint8)).all(axis=1) & (heads.length == 8)
+        kind, size = first[:, 0], heads.word(3, 4).astype(np.int64)
+        sane = (heads.length >= 8) & (size <= MOST_FRAME)
+        word = heads.word(7, 4)
+        method = (kind == METHOD) & found_in(_WORDS, word) & (size >= 4)
+        header = (kind == HEADER) & (word == 60 << 16) & (size >= 14) & (heads.length >= 16)
+        beat = (kind == HEARTBEAT) & (heads.word(1, 7) == END)
+        body = (kind == BODY) & (size > 0) & heads.port(PORT)
+        claimed: Mask = begins | (sane & (method | header | beat | body))
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the frames that begin in one segment."""

@@ -7,7 +7,7 @@ from socket import inet_ntoa
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import UDP, Conn, Heads, Summary
+from agent.l7 import UDP, Conn, Heads, Signs, Summary
 from agent.l7.text import printed
 
 COOKIE = b"\x63\x82\x53\x63"
@@ -30,6 +30,7 @@ class DhcpParser:
     name = "dhcp"
     transports = frozenset((UDP,))
     stateful = False
+    signs = Signs(ports=(67, 68, 546, 547))
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By port and header: op 1 or 2 with a hardware address of 16 bytes or less; or a message type of DHCPv6."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import UDP, Conn, Heads, Summary, Value
+from agent.l7 import UDP, Conn, Heads, Signs, Summary, Value
 from agent.l7.hello import TYPES, Hellos
 
 RECORDS = 32  # most records read of one datagram
@@ -21,6 +21,7 @@ class DtlsParser:
     name = "dtls"
     transports = frozenset((UDP,))
     stateful = False
+    signs = Signs(range(20, 25))
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By content: a record's header (RFC 6347, 4.1) with a length that fits, its epoch 0 or low."""

@@ -20,24 +20,10 @@ from numpy.typing import NDArray
 
 from agent.decode.slow import Budget
 from agent.decode.walk import Payloads
-from agent.l7 import (
-    HEAD,
-    PENDING,
-    SCTP,
-    TCP,
-    UDP,
-    Batch,
-    Conn,
-    Findings,
-    Heads,
-    Mark,
-    Parser,
-    Summary,
-    Turn,
-    sctp,
-)
+from agent.l7 import PENDING, Batch, Conn, Findings, Mark, Parser, Summary, Turn, sctp
 from agent.l7 import columns as l7_columns
 from agent.l7.keys import connections
+from agent.l7.recognise import Recogniser
 from agent.l7.sequence import Segments, Sequences
 from agent.l7.track import QUIET, Track, Tracks
 from protocol.columns import Columns
@@ -49,7 +35,6 @@ STEP = 1024
 MAX_PAYLOAD = 65_536
 """Bytes of one payload that a parser gets; offloaded segments can be larger."""
 
-_TRANSPORTS = {TCP: np.uint64(int(Has.TCP)), UDP: np.uint64(int(Has.UDP)), SCTP: np.uint64(int(Has.SCTP))}
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 
 Ints = NDArray[np.int64]
@@ -133,9 +118,9 @@ class Engine:
         self.counts = Counts()
         self.turns: list[Said] = []
         """Halves of calls in the block added last, where `with_turns` asks for them."""
-        self._parsers = list(parsers)
-        self._bits = {1 << i: parser for i, parser in enumerate(self._parsers)}
-        self._stateful = sum(1 << i for i, parser in enumerate(self._parsers) if parser.stateful)
+        self._recogniser = Recogniser(parsers, self._failed)
+        self._bits = {1 << i: parser for i, parser in enumerate(parsers)}
+        self._stateful = sum(bit for bit, parser in self._bits.items() if parser.stateful)
         # the bound methods of those that read many payloads together, in the order of their bits
         self._together: dict[int, Callable[[Batch], Findings]] = {
             bit: parser.feed_all
@@ -196,7 +181,7 @@ class Engine:
     # -- choosing rows ---------------------------------------------------------------------------------------------
 
     def _read(self, columns: Columns, payloads: Payloads, rows: Ints) -> tuple[l7_columns.Said, list[l7_columns.Part]]:
-        claims = self._probe(columns, payloads, rows)
+        claims = self._recogniser.claims(columns, payloads, rows)
         keys, ways = connections(columns, rows, self._seeds)
         new = keys[(claims & np.uint64(self._stateful)) != 0]
         perhaps = self._tracks.perhaps(keys, new)
@@ -264,29 +249,6 @@ class Engine:
         if alone.any():
             self._feed(_rows(columns, payloads, picked.part(alone)), payloads.data.data, said)
 
-    def _probe(self, columns: Columns, payloads: Payloads, rows: Ints) -> NDArray[np.uint64]:
-        """Per row the bit set of the parsers that claim its payload."""
-        claims = np.zeros(len(rows), dtype=np.uint64)
-        layers = np.where(payloads.length[rows] > 0, np.asarray(columns["layers"])[rows], np.uint64(0))
-        for transport, bit in _TRANSPORTS.items():
-            at = np.flatnonzero(layers & bit)
-            if len(at):
-                claims[at] = self._claims(transport, gather(columns, payloads, rows[at]))
-        return claims
-
-    def _claims(self, transport: int, heads: Heads) -> NDArray[np.uint64]:
-        found = np.zeros(len(heads.length), dtype=np.uint64)
-        for bit, parser in self._bits.items():
-            if transport not in parser.transports:
-                continue
-            try:
-                claimed = parser.probe(heads)
-                if claimed.any():
-                    found[claimed] |= np.uint64(bit)
-            except Exception:  # a parser's bug must not cost a block
-                self.counts.failed += 1
-        return found
-
     # -- reading rows ----------------------------------------------------------------------------------------------
 
     def _feed_all(
@@ -302,7 +264,7 @@ class Engine:
         try:
             found: Findings = self._together[bit](Batch(texts, sport, dport, self._with_turns))
         except Exception:  # a parser's bug must not cost a block
-            self.counts.failed += 1
+            self._failed()
             return done
         self.counts.fed += len(rows)
         done[found.at] = True
@@ -418,11 +380,14 @@ class Engine:
         try:
             summary = parser.feed(payload, side, row.sport, row.dport, conn)
         except Exception:  # a parser's bug must not cost a row
-            self.counts.failed += 1
+            self._failed()
             return None
         if summary is not None:
             self._turn(summary, row)
         return summary
+
+    def _failed(self) -> None:
+        self.counts.failed += 1
 
     def _turn(self, summary: Summary, row: _Row) -> None:
         if self._with_turns and summary.turns:
@@ -445,24 +410,6 @@ class Engine:
                 said.append((row, summary))
             self._budget.spend()
         return said
-
-
-def gather(columns: Columns, payloads: Payloads, rows: Ints) -> Heads:
-    """The beginnings of the payloads of these rows."""
-    data, start, length = payloads.data, payloads.start[rows], payloads.length[rows]
-    whole = start + HEAD <= len(data)
-    first = np.zeros((len(rows), HEAD), dtype=np.uint8)
-    if len(data) >= HEAD:
-        slots = np.ndarray((len(data) - HEAD + 1,), f"V{HEAD}", data, 0, (1,))
-        first.view(f"V{HEAD}")[whole, 0] = slots[start[whole]]
-    for i in np.flatnonzero(~whole):
-        tail = data[start[i] :]
-        first[i, : len(tail)] = tail
-    short = np.flatnonzero(length < HEAD)
-    if len(short):
-        first[short] *= np.arange(HEAD) < length[short, None]
-    sport, dport = (np.asarray(columns[name])[rows] for name in ("src_port", "dst_port"))
-    return Heads(first, length, sport, dport)
 
 
 def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import SCTP, TCP, UDP, Batch, Conn, Findings, Heads, Summary, Turn, Value
-from agent.l7.stream import among
+from agent.l7 import SCTP, TCP, UDP, Batch, Conn, Findings, Heads, Signs, Summary, Turn, Value, port_table
+from agent.l7.stream import found_in
 from agent.l7.text import printed
 
 METHODS = (
@@ -36,8 +36,7 @@ METHODS = (
 )
 PORTS = (80, 3128, 3132, 5985, 8080, 8088, 11371, 1900, 2869, 2710)
 """Ports on which a request line may lack its version, as tshark has them."""
-_PORT = np.zeros(65536, dtype=np.bool_)
-_PORT[list(PORTS)] = True
+_PORT = port_table(PORTS)
 SSDP = 1900
 MOST = 64
 """Messages of one payload that are read."""
@@ -45,8 +44,6 @@ MOST = 64
 _VERBS = frozenset(METHODS)
 _STARTS = (b"HTTP/1.", *(f"{method} ".encode() for method in METHODS))
 _WORDS = np.array(sorted({int.from_bytes(start[:4]) for start in _STARTS}), dtype=np.uint64)
-_CAPITAL = np.zeros(256, dtype=np.bool_)  # the first byte of any of them
-_CAPITAL[[start[0] for start in _STARTS]] = True
 _COLUMNS = {b"host": "http_host", b"user-agent": "http_user_agent", b"content-type": "http_content_type"}
 
 
@@ -122,10 +119,11 @@ class Http1Parser:
     name = "http"
     transports = frozenset((TCP, UDP, SCTP))
     stateful = False
+    signs = Signs({start[0] for start in _STARTS})
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """The beginning of a method, or of `HTTP/1.`."""
-        return among(heads, _CAPITAL[heads.first[:, 0]] & (heads.length >= 8), _begins)
+        return found_in(_WORDS, heads.word(0, 4)) & (heads.length >= 8)
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """The messages that begin in one payload."""
@@ -230,12 +228,6 @@ def _body(low: bytes, code: int) -> int:
         return _ALL
     size = low[place + 16 : place + 40].partition(b"\n")[0].strip() if place >= 0 else b"0"
     return int(size) if size.isdigit() else _ALL
-
-
-def _begins(heads: Heads) -> NDArray[np.bool_]:
-    words = heads.word(0, 4)
-    found: NDArray[np.bool_] = _WORDS[np.searchsorted(_WORDS[:-1], words)] == words  # np.isin takes longer
-    return found
 
 
 def _name(sport: int, dport: int) -> str:

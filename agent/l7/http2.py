@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Summary, Turn, Value
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn, Value
 from agent.l7.hpack_fields import Broken, Field, Fields
-from agent.l7.stream import Mask, Passing, among, listed, remember
+from agent.l7.stream import Mask, Passing, listed, remember
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MOST_FRAMES = 256
@@ -219,36 +219,32 @@ def grpc_name(code: str) -> str:
     return GRPC_CODES[number] if 0 <= number < len(GRPC_CODES) else code[:16]
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    first, flags = heads.first, heads.first[:, 4]
-    preface = (first[:, :14] == np.frombuffer(PREFACE[:14], dtype=np.uint8)).all(axis=1)
-    size, kind, stream = heads.word(0, 3).astype(np.int64), first[:, 3], heads.word(5, 4)
-    inside = (9 + size <= heads.length) & (heads.length >= 9)
-    control = (stream == 0) & (
-        ((kind == SETTINGS) & (size % 6 == 0) & (size <= 60) & (flags <= 1))
-        | ((kind == PING) & (size == 8) & (flags <= 1))
-        | ((kind == GOAWAY) & (size >= 8) & (size < 1024) & (flags == 0))
-        | ((kind == WINDOW_UPDATE) & (size == 4) & (flags == 0))
-    )
-    whole = (9 + size == heads.length) & (kind == DATA) & (flags & 0xF6 == 0) & (size > 0)
-    block = (kind == HEADERS) & (flags & 0xD2 == 0) & (size > 0)
-    small = (kind == WINDOW_UPDATE) & (size == 4) & (flags == 0) | (kind == RST_STREAM) & (size == 4) & (flags == 0)
-    of_stream = (stream > 0) & (stream < 1 << 24) & (size <= 16_384) & (whole | block | small)
-    claimed: Mask = preface | (inside & (control | of_stream))
-    return claimed
-
-
 class Http2Parser:
     """HTTP/2 and gRPC."""
 
     name = "HTTP2"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs((0, PREFACE[0]))
 
     def probe(self, heads: Heads) -> Mask:
         """The preface, or a frame that fits its payload."""
-        return among(heads, (heads.first[:, 0] == 0) | (heads.first[:, 0] == PREFACE[0]), _closer)
+        first, flags = heads.first, heads.first[:, 4]
+        preface = (first[:, :14] == np.frombuffer(PREFACE[:14], dtype=np.uint8)).all(axis=1)
+        size, kind, stream = heads.word(0, 3).astype(np.int64), first[:, 3], heads.word(5, 4)
+        inside = (9 + size <= heads.length) & (heads.length >= 9)
+        control = (stream == 0) & (
+            ((kind == SETTINGS) & (size % 6 == 0) & (size <= 60) & (flags <= 1))
+            | ((kind == PING) & (size == 8) & (flags <= 1))
+            | ((kind == GOAWAY) & (size >= 8) & (size < 1024) & (flags == 0))
+            | ((kind == WINDOW_UPDATE) & (size == 4) & (flags == 0))
+        )
+        whole = (9 + size == heads.length) & (kind == DATA) & (flags & 0xF6 == 0) & (size > 0)
+        block = (kind == HEADERS) & (flags & 0xD2 == 0) & (size > 0)
+        small = (kind == WINDOW_UPDATE) & (size == 4) & (flags == 0) | (kind == RST_STREAM) & (size == 4) & (flags == 0)
+        of_stream = (stream > 0) & (stream < 1 << 24) & (size <= 16_384) & (whole | block | small)
+        claimed: Mask = preface | (inside & (control | of_stream))
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read one segment; None for one in which no frame begins and no field ends."""

@@ -6,10 +6,11 @@ from struct import Struct
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Mask, Passing, among, listed, remember
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn, port_table
+from agent.l7.stream import Mask, Passing, listed, remember
 
 PORTS = (9092, 9093, 9094)
+_PORTS = port_table(PORTS)
 MOST_SIZE = 100 << 20  # socket.request.max.bytes
 MOST_OPEN = 1024
 MOST_VERSION = 31
@@ -84,32 +85,28 @@ def _asks(data: bytes, at: int = 0) -> bool:
     return name <= 255 and name + 10 <= size and text.isascii() and text.isprintable()
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    size = heads.word(0, 4).astype(np.int64)
-    api, version = heads.word(4, 2).astype(np.int64), heads.word(6, 2).astype(np.int64)
-    name = heads.word(12, 2).astype(np.int64)
-    readable = (heads.first[:, 14] >= 32) & (heads.first[:, 14] < 127)
-    named = (name > 0) & (name <= 255) & (name + 10 <= size) & readable
-    sane = (size >= 10) & (size <= MOST_SIZE) & (heads.length >= 14) & ~np.isin(heads.sport, PORTS)
-    port = np.isin(heads.dport, PORTS)
-    fits = ((size + 4 == heads.length) & named) | (port & (named | (name == 0xFFFF) | (name == 0)))
-    request = sane & fits & (api < len(NAMES)) & (version <= MOST_VERSION)
-    response = (size + 4 == heads.length) & (size >= 6) & np.isin(heads.sport, PORTS)
-    claimed: Mask = request | response
-    return claimed
-
-
 class KafkaParser:
     """Kafka's protocol between clients and brokers."""
 
     name = "Kafka"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs(range((MOST_SIZE >> 24) + 1))
 
     def probe(self, heads: Heads) -> Mask:
         """A request header anywhere; on Kafka's ports also a response that is all of its payload."""
-        return among(heads, heads.first[:, 0] <= MOST_SIZE >> 24, _closer)
+        size = heads.word(0, 4).astype(np.int64)
+        api, version = heads.word(4, 2).astype(np.int64), heads.word(6, 2).astype(np.int64)
+        name = heads.word(12, 2).astype(np.int64)
+        readable = (heads.first[:, 14] >= 32) & (heads.first[:, 14] < 127)
+        named = (name > 0) & (name <= 255) & (name + 10 <= size) & readable
+        sane = (size >= 10) & (size <= MOST_SIZE) & (heads.length >= 14) & ~_PORTS[heads.sport]
+        port = _PORTS[heads.dport]
+        fits = ((size + 4 == heads.length) & named) | (port & (named | (name == 0xFFFF) | (name == 0)))
+        request = sane & fits & (api < len(NAMES)) & (version <= MOST_VERSION)
+        response = (size + 4 == heads.length) & (size >= 6) & _PORTS[heads.sport]
+        claimed: Mask = request | response
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the requests, or the responses, that begin in one segment."""

@@ -6,8 +6,8 @@ from struct import Struct
 
 import numpy as np
 
-from agent.l7 import TCP, UDP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Mask, Passing, among, listed
+from agent.l7 import TCP, UDP, Conn, Heads, Signs, Summary, Turn
+from agent.l7.stream import Mask, Passing, listed, table_of
 
 PORT = 11211
 MOST_LINE = 2048
@@ -55,9 +55,7 @@ FINE = frozenset((0, 1, 2, 5, 33))
 
 _binary = Struct(">BBHBBHII").unpack_from  # magic, opcode, key, extras, type, status, body, opaque
 _udp = Struct(">HHHH").unpack_from  # request id, sequence, datagrams, reserved
-BEGINNINGS = np.zeros(256, dtype=bool)
-BEGINNINGS[[word[0] for word in VERBS | WHOLE | PARTS | {b"END"}]] = True
-BEGINNINGS[48:58] = True
+BEGINNINGS = table_of((*(word[0] for word in VERBS | WHOLE | PARTS | {b"END"}), *range(48, 58)))
 
 
 class _State(Passing):
@@ -97,30 +95,26 @@ class _Said:
             self.turns.append(Turn(False, status=status, error=error, key=key))
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    first = heads.first
-    magic, body = first[:, 0], heads.word(8, 4).astype(np.int64)
-    sane = (heads.length >= 16) & (first[:, 1] < len(OPCODES)) & (first[:, 5] == 0) & (body <= MOST_BODY)
-    sane &= heads.word(2, 2).astype(np.int64) + first[:, 4] <= body
-    port = heads.port(PORT)
-    binary = ((magic == 0x80) | (magic == 0x81)) & sane & ((body + 24 == heads.length) | port)
-    datagram = (heads.word(2, 2) < heads.word(4, 2)) & (heads.word(6, 2) == 0) & BEGINNINGS[first[:, 8]]
-    text = (heads.length >= 3) & (BEGINNINGS[magic] | datagram)
-    claimed: Mask = binary | (port & text)
-    return claimed
-
-
 class MemcachedParser:
     """Memcached."""
 
     name = "Memcached"
     transports = frozenset((TCP, UDP))
     stateful = True
+    signs = Signs((0x80, 0x81), (PORT,))
 
     def probe(self, heads: Heads) -> Mask:
         """A binary message that is all of its payload; on memcached's port what begins as a verb or a response does."""
-        return among(heads, (heads.first[:, 0] & 0xFE == 0x80) | heads.port(PORT), _closer)
+        first = heads.first
+        magic, body = first[:, 0], heads.word(8, 4).astype(np.int64)
+        sane = (heads.length >= 16) & (first[:, 1] < len(OPCODES)) & (first[:, 5] == 0) & (body <= MOST_BODY)
+        sane &= heads.word(2, 2).astype(np.int64) + first[:, 4] <= body
+        port = heads.port(PORT)
+        binary = ((magic == 0x80) | (magic == 0x81)) & sane & ((body + 24 == heads.length) | port)
+        datagram = (heads.word(2, 2) < heads.word(4, 2)) & (heads.word(6, 2) == 0) & BEGINNINGS[first[:, 8]]
+        text = (heads.length >= 3) & (BEGINNINGS[magic] | datagram)
+        claimed: Mask = binary | (port & text)
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the requests, or the responses, that begin in one segment or datagram."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Mask, Passing, among, listed
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn
+from agent.l7.stream import Mask, Passing, listed, table_of
 
 PORT = 1883
 MOST_TOPIC = 1024
@@ -25,9 +25,9 @@ UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT, AUTH = range(10, 16)
 ASKS = {CONNECT: "CONNECT", SUBSCRIBE: "SUBSCRIBE", UNSUBSCRIBE: "UNSUBSCRIBE", PINGREQ: "PINGREQ"}
 ANSWERS = {CONNACK: CONNECT, SUBACK: SUBSCRIBE, UNSUBACK: UNSUBSCRIBE, PINGRESP: PINGREQ}
 ACKS = frozenset((PUBACK, PUBREC, PUBREL, PUBCOMP))
-FLAGS = np.zeros(256, dtype=bool)  # first bytes that the standard allows
-FLAGS[[16, 32, 64, 80, 98, 112, 130, 144, 162, 176, 192, 208, 224, 240]] = True
-FLAGS[[48 + dup * 8 + qos * 2 + retain for dup in (0, 1) for qos in (0, 1, 2) for retain in (0, 1)]] = True
+_PUBLISHES = (48 + dup * 8 + qos * 2 + retain for dup in (0, 1) for qos in (0, 1, 2) for retain in (0, 1))
+FLAGS = table_of((16, 32, 64, 80, 98, 112, 130, 144, 162, 176, 192, 208, 224, 240, *_PUBLISHES))
+"""First bytes that the standard allows."""
 
 
 class _State(Passing):
@@ -53,41 +53,37 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     return -2, at
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    first = heads.first.astype(np.int64)
-    more = [first[:, i] >= 128 for i in range(1, 4)]
-    size, width = first[:, 1] & 127, np.ones(len(first), dtype=np.int64)
-    going = more[0]
-    for i in range(2, 5):
-        size, width = np.where(going, size | (first[:, i] & 127) << 7 * (i - 1), size), width + going
-        going = going & (first[:, i] >= 128)
-    whole = size + 1 + width
-    named = np.zeros(len(first), dtype=bool)
-    topic = np.zeros(len(first), dtype=bool)
-    for at in (2, 3, 4, 5):
-        name, long = heads.word(at, 6), heads.word(at, 2).astype(np.int64)
-        here = width == at - 1
-        named |= here & ((name == 0x00044D515454) | (name == 0x00064D514973))
-        topic |= here & (long + 2 <= size) & (long <= MOST_TOPIC) & ((first[:, at + 2] >= 32) | (long == 0))
-    connect = (first[:, 0] == 16) & named
-    packet = FLAGS[heads.first[:, 0]] & (heads.length >= 2) & ~going
-    small = (size <= 4) & (whole <= heads.length)
-    fits = np.where(heads.first[:, 0] >> 4 == PUBLISH, topic, (whole == heads.length) | small)
-    claimed: Mask = connect | (packet & fits & heads.port(PORT))
-    return claimed
-
-
 class MqttParser:
     """MQTT."""
 
     name = "MQTT"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs((16,), (PORT,))
 
     def probe(self, heads: Heads) -> Mask:
         """A CONNECT anywhere; on MQTT's port a packet whose type, flags and length fit."""
-        return among(heads, (heads.first[:, 0] == 16) | heads.port(PORT), _closer)
+        first = heads.first.astype(np.int64)
+        more = [first[:, i] >= 128 for i in range(1, 4)]
+        size, width = first[:, 1] & 127, np.ones(len(first), dtype=np.int64)
+        going = more[0]
+        for i in range(2, 5):
+            size, width = np.where(going, size | (first[:, i] & 127) << 7 * (i - 1), size), width + going
+            going = going & (first[:, i] >= 128)
+        whole = size + 1 + width
+        named = np.zeros(len(first), dtype=bool)
+        topic = np.zeros(len(first), dtype=bool)
+        for at in (2, 3, 4, 5):
+            name, long = heads.word(at, 6), heads.word(at, 2).astype(np.int64)
+            here = width == at - 1
+            named |= here & ((name == 0x00044D515454) | (name == 0x00064D514973))
+            topic |= here & (long + 2 <= size) & (long <= MOST_TOPIC) & ((first[:, at + 2] >= 32) | (long == 0))
+        connect = (first[:, 0] == 16) & named
+        packet = FLAGS[heads.first[:, 0]] & (heads.length >= 2) & ~going
+        small = (size <= 4) & (whole <= heads.length)
+        fits = np.where(heads.first[:, 0] >> 4 == PUBLISH, topic, (whole == heads.length) | small)
+        claimed: Mask = connect | (packet & fits & heads.port(PORT))
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the packets that begin in one segment."""

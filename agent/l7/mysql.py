@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.l7 import TCP, Conn, Heads, Summary, Turn
 from agent.l7.sql import verb
-from agent.l7.stream import Mask, among, remember
+from agent.l7.stream import Mask, among, remember, table_of
 
 PORT = 3306
 MOST_STATEMENTS = 512
@@ -48,6 +48,7 @@ NAMES = {
     31: "Reset Connection",
     250: "Execute Bulk Statement",
 }
+_COMMANDS = table_of(NAMES)
 """Commands under Wireshark's names."""
 UNANSWERED = frozenset((1, 24, 25))
 QUERY, PREPARE, EXECUTE, BULK = 3, 22, 23, 250
@@ -79,9 +80,7 @@ def _closer(heads: Heads) -> Mask:
     digit = (first[:, 5] >= 48) & (first[:, 5] <= 57)
     whole = (size + 4 == heads.length) & (size > 0)
     greeting = whole & (first[:, 3] == 0) & (first[:, 4] == 10) & digit & (size > 40)
-    names = np.zeros(256, dtype=bool)
-    names[list(NAMES)] = True
-    command = (size > 0) & (first[:, 3] == 0) & names[first[:, 4]] & (heads.dport == PORT)
+    command = (size > 0) & (first[:, 3] == 0) & _COMMANDS[first[:, 4]] & (heads.dport == PORT)
     login = whole & ((first[:, 3] == 1) | (first[:, 3] == 2)) & (size >= 32) & (heads.dport == PORT)
     answer = (size > 0) & (size + 4 <= heads.length) & (first[:, 3] > 0) & (heads.sport == PORT)
     claimed: Mask = (heads.length > 4) & (greeting | command | login | answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import UDP, Conn, Heads, Summary, Turn
+from agent.l7 import UDP, Conn, Heads, Signs, Summary, Turn
 
 PORT = 123
 TIME_MODES = 5  # modes 1 to 5 have the header of 48 bytes
@@ -20,6 +20,7 @@ class NtpParser:
     name = "ntp"
     transports = frozenset((UDP,))
     stateful = False
+    signs = Signs(ports=(PORT,))
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By port and header: versions 1 to 4, a mode, a stratum up to 16, the length of the mode."""

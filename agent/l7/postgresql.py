@@ -7,9 +7,9 @@ from struct import Struct
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Summary, Turn
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn
 from agent.l7.sql import verb
-from agent.l7.stream import Mask, Passing, among, listed, remember
+from agent.l7.stream import Mask, Passing, found_in, listed, remember, table_of
 
 PORT = 5432
 MOST_SIZE = 1 << 30  # the server's own limit of a message
@@ -25,6 +25,8 @@ STARTS = {
 }
 CLIENT = frozenset(b"BCDEFHPQSXcdfp")
 SERVER = frozenset(b"123ACDEGHIKNRSTVWZcdnstv")
+_STARTS = np.array(sorted(STARTS), dtype=np.uint64)
+_TYPES, _REFUSALS = table_of(CLIENT | SERVER), table_of(b"SNG")
 AUTH = {0: "OK", 2: "KerberosV5", 3: "Cleartext", 5: "MD5", 7: "GSSAPI", 8: "GSSAPI continue", 9: "SSPI"}
 AUTH |= {10: "SASL", 11: "SASL continue", 12: "SASL complete"}
 
@@ -64,30 +66,24 @@ class _State(Passing):
             pass
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    size, code = heads.word(0, 4).astype(np.int64), heads.word(4, 4)
-    known = np.isin(code, np.array(list(STARTS), dtype=np.uint64))
-    start = known & (size >= 8) & (size <= 10_000) & (heads.length >= 8) & (heads.length <= size)
-    kind, length = heads.first[:, 0], heads.word(1, 4).astype(np.int64)
-    types = np.zeros(256, dtype=bool)
-    types[list(CLIENT | SERVER)] = True
-    message = types[kind] & (length >= 4) & (length < 1 << 24) & (heads.length >= 5)
-    refused = (heads.length == 1) & np.isin(kind, np.frombuffer(b"SNG", dtype=np.uint8)) & (heads.sport == PORT)
-    claimed: Mask = start | (heads.port(PORT) & (message | refused))
-    return claimed
-
-
 class PostgresParser:
     """PostgreSQL and what speaks its protocol."""
 
     name = "PostgreSQL"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs((0,), (PORT,))
 
     def probe(self, heads: Heads) -> Mask:
         """The start of a session anywhere; a message of plausible type and length on PostgreSQL's port."""
-        return among(heads, (heads.first[:, 0] == 0) | heads.port(PORT), _closer)
+        size, code = heads.word(0, 4).astype(np.int64), heads.word(4, 4)
+        known = found_in(_STARTS, code)
+        start = known & (size >= 8) & (size <= 10_000) & (heads.length >= 8) & (heads.length <= size)
+        kind, length = heads.first[:, 0], heads.word(1, 4).astype(np.int64)
+        message = _TYPES[kind] & (length >= 4) & (length < 1 << 24) & (heads.length >= 5)
+        refused = (heads.length == 1) & _REFUSALS[kind] & (heads.sport == PORT)
+        claimed: Mask = start | (heads.port(PORT) & (message | refused))
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the messages that begin in one segment."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import UDP, Conn, Heads, Summary, Value
+from agent.l7 import UDP, Conn, Heads, Signs, Summary, Value
 from agent.l7.hello import Hellos
 from agent.l7.quic_keys import SALTS, V2, Keys, Opened, initial_keys
+from agent.l7.stream import found_in
 
 COALESCED = 8  # most packets read of one datagram
 MESSAGES = 8  # most handshake messages read of one packet
@@ -236,13 +237,14 @@ class QuicParser:
     name = "quic"
     transports = frozenset((UDP,))
     stateful = True
+    signs = Signs(range(0xC0, 0x100))
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By content: a long header of a version that exists and ids that may be that long. Version negotiation is
         taken on connections that are known only."""
         found: NDArray[np.bool_] = (
             (heads.first[:, 0] & 0xC0 == 0xC0)
-            & np.isin(heads.word(1, 4), _VERSIONS)
+            & found_in(_VERSIONS, heads.word(1, 4))
             & (heads.first[:, 5] <= CID)
             & (heads.length >= 21)
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Summary, Turn
-from agent.l7.stream import Mask, Passing, among, listed
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn
+from agent.l7.stream import Mask, Passing, listed, table_of
 
 PORT = 6379
 MOST_LINE = 4096
@@ -52,15 +52,10 @@ KINDS = {
 }
 BULKS = frozenset(b"$!=")
 GROUPS = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # items that follow for each of the number in the line
-LETTERS = np.zeros(256, dtype=bool)
-LETTERS[[*range(65, 91), *range(97, 123)]] = True
-COUNTED = np.zeros(256, dtype=bool)
-COUNTED[list(b"*$:%~>=!|(,")] = True
-WORDED = np.zeros(256, dtype=bool)
-WORDED[list(b"+-#")] = True
+LETTERS = table_of((*range(65, 91), *range(97, 123)))
+COUNTED, WORDED = table_of(b"*$:%~>=!|(,"), table_of(b"+-#")
 SHOWN = bytes(range(32, 127))
-DIGITS = np.zeros(256, dtype=bool)
-DIGITS[[*range(48, 58), 45]] = True
+DIGITS = table_of((*range(48, 58), 45))
 
 
 class _State(Passing):
@@ -101,31 +96,27 @@ def command(data: bytes, at: int) -> str:
     return b" ".join(words).decode("ascii", "replace")
 
 
-def _closer(heads: Heads) -> Mask:
-    """The candidates that pass all tests. Shape (n,)."""
-    first = heads.first
-    end = b"\r\n$"
-    short = (first[:, 2:5] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 5]]
-    long = (first[:, 3:6] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 6]]
-    array = (first[:, 0] == 42) & DIGITS[first[:, 1]] & (short | (DIGITS[first[:, 2]] & long))
-    line = ((first[:, :15] == 13) & (first[:, 1:16] == 10)).any(axis=1)
-    typed = (COUNTED[first[:, 0]] & DIGITS[first[:, 1]]) | (WORDED[first[:, 0]] & LETTERS[first[:, 1]])
-    typed &= line | (heads.length > 15)
-    word = LETTERS[first[:, 0]] & LETTERS[first[:, 1]] & LETTERS[first[:, 2]]
-    claimed: Mask = (heads.length >= 3) & (array | (heads.port(PORT) & (typed | word)))
-    return claimed
-
-
 class RedisParser:
     """Redis, Valkey and what else speaks RESP."""
 
     name = "Redis"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs((42,), (PORT,))
 
     def probe(self, heads: Heads) -> Mask:
         """A command as an array of bulk strings anywhere; any type of RESP, or a word, on Redis's port."""
-        return among(heads, (heads.first[:, 0] == 42) | heads.port(PORT), _closer)
+        first = heads.first
+        end = b"\r\n$"
+        short = (first[:, 2:5] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 5]]
+        long = (first[:, 3:6] == np.frombuffer(end, dtype=np.uint8)).all(axis=1) & DIGITS[first[:, 6]]
+        array = (first[:, 0] == 42) & DIGITS[first[:, 1]] & (short | (DIGITS[first[:, 2]] & long))
+        line = ((first[:, :15] == 13) & (first[:, 1:16] == 10)).any(axis=1)
+        typed = (COUNTED[first[:, 0]] & DIGITS[first[:, 1]]) | (WORDED[first[:, 0]] & LETTERS[first[:, 1]])
+        typed &= line | (heads.length > 15)
+        word = LETTERS[first[:, 0]] & LETTERS[first[:, 1]] & LETTERS[first[:, 2]]
+        claimed: Mask = (heads.length >= 3) & (array | (heads.port(PORT) & (typed | word)))
+        return claimed
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:
         """Read the commands, or the replies, that begin in one segment."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import TCP, Conn, Heads, Summary
+from agent.l7 import TCP, Conn, Heads, Signs, Summary
 from agent.l7.text import printed
 
 LINE = 255  # RFC 4253, 4.2: most bytes of the line
@@ -18,6 +18,7 @@ class SshParser:
     name = "ssh"
     transports = frozenset((TCP,))
     stateful = False
+    signs = Signs(b"S")
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By content: `SSH-` and a digit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,21 @@ def among(heads: Heads, candidates: Mask, closer: Callable[[Heads], Mask]) -> Ma
     claimed = np.zeros(len(heads.length), dtype=bool)
     rows = np.flatnonzero(candidates)
     if len(rows):
-        claimed[rows] = closer(Heads(heads.first[rows], heads.length[rows], heads.sport[rows], heads.dport[rows]))
+        claimed[rows] = closer(heads.part(rows))
     return claimed
+
+
+def found_in(known: NDArray[np.uint64], words: NDArray[np.uint64]) -> Mask:
+    """Where words are among `known`, which is sorted. Shape of `words`. np.isin takes many times as long."""
+    found: Mask = known[np.searchsorted(known[:-1], words)] == words
+    return found
+
+
+def table_of(values: Iterable[int]) -> Mask:
+    """Which bytes are among these: shape (256,)."""
+    table = np.zeros(256, dtype=np.bool_)
+    table[list(values)] = True
+    return table
 
 
 def listed(words: list[str], most: int = 8, separator: str = " ") -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import TCP, Conn, Heads, Summary, Value
+from agent.l7 import TCP, Conn, Heads, Signs, Summary, Value
 from agent.l7.hello import CLIENT, SERVER, TYPES, Hellos
 
 CIPHER_SPEC, ALERT, HANDSHAKE, DATA = 20, 21, 22, 23
@@ -152,6 +152,7 @@ class TlsParser:
     name = "tls"
     transports = frozenset((TCP,))
     stateful = True
+    signs = Signs(range(CIPHER_SPEC, DATA + 1))
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By content: a record's header, and behind it what its type may hold. Random bytes pass once in 10**6."""

@@ -22,7 +22,7 @@ from agent.decode.decoder import Decoder
 from agent.decode.slow import Budget
 from agent.l7 import TCP, UDP, Batch, Conn, Heads, Summary, Turn, registry, track
 from agent.l7.dns import PARSER as DNS
-from agent.l7.engine import STEP, Engine, gather
+from agent.l7.engine import STEP, Engine
 from agent.l7.http1 import PARSER as HTTP
 from agent.show import FIELDS, Ndjson
 from protocol.columns import Columns
@@ -336,23 +336,6 @@ def test_turns_are_handed_on_where_they_are_asked_for() -> None:
     assert {asked.side, more.side} == {0, 1}
     assert len({t.connection for t in stream.engine.turns}) == 1
     assert Stream(Lines()).engine.turns == []
-
-
-@given(st.lists(st.binary(max_size=40), min_size=1, max_size=20), st.integers(0, 30))
-@settings(deadline=None)
-def test_heads_are_the_beginnings_of_payloads(parts: list[bytes], cut: int) -> None:
-    stream = Stream()
-    frames = [stream.segment(part) for part in parts]
-    frames[-1] = frames[-1][: max(40, len(frames[-1]) - cut)]  # the last one ends where the block's memory does
-    columns, payloads = stream.decoder.with_payloads(block_of(frames), 1)
-    at = np.flatnonzero(payloads.length)
-    bodies = [frame[40:] for frame in frames if len(frame) > 40]
-    heads = gather(columns, payloads, at)
-    assert heads.length.tolist() == [len(body) for body in bodies]
-    assert [bytes(first) for first in heads.first] == [body[:16].ljust(16, b"\0") for body in bodies]
-    assert heads.word(1, 3).tolist() == [int.from_bytes(body[1:4].ljust(3, b"\0")) for body in bodies]
-    assert heads.word(2, 4).tolist() == [int.from_bytes(body[:16].ljust(16, b"\0")[2:6]) for body in bodies]
-    assert heads.port(PORT).all()
 
 
 @pytest.mark.parametrize("name", ["mixed-web-4600.pcap", "null-http2-h2c-continuation.pcap", "tunnel-gre.pcap"])
