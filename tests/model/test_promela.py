@@ -130,6 +130,7 @@ def test_a_fault_is_refuted(check: Check, model: str, claim: str, defines: list[
         (State.DRAINING, Event.STALLED, Command.FREE, "buffers_are_freed"),
         (State.STREAMING, Event.REFUSED, Command.BACK_OFF, "work_resumes"),
         (State.BACKOFF, Event.WAKE, Command.CONNECT, "work_resumes"),
+        (State.BACKOFF, Event.DEADLINE, Command.EXIT, "whoever_is_told_stops"),
     ],
 )
 def test_a_command_that_is_missing_is_refuted(
