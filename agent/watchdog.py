@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -114,8 +114,8 @@ class Watchdog(threading.Thread):
 
     def _tick(self, signs: Signs, now: float) -> None:
         asleep, self._looked = now - self._looked - TICK, now
-        if asleep > LOOP_LATE:  # the process did not run, and its loop may have beaten before this look
-            signs = replace(signs, loop_age=max(signs.loop_age, asleep))
+        if asleep > LOOP_LATE:  # the process did not run: what the peer said meanwhile may be unread
+            self._grace_until = now + min(asleep, signs.limits.progress) + TICK
         verdict = judge(signs)
         if verdict is not None and verdict.detector == "loop":
             self._loop_late(signs, now)
