@@ -165,7 +165,7 @@ class Uplink:
         self.log.warning("link stalled", detector=detector, connection=connection, **evidence)
         self.view.last_error = f"stalled: {detector}"
         self._at_once = True
-        self.quality.end(detector)
+        self.quality.gave_up(detector)
         self._happen(Event.STALLED)
 
     def report(self) -> None:

@@ -24,12 +24,13 @@ REASONS = 12
 @dataclass(slots=True)
 class Answers:
     """Questions of one kind and their answers. `usual` and `jitter` in seconds: smoothed as RFC 6298 does (section 2),
-    `jitter` is its mean deviation."""
+    `jitter` is its mean deviation; `missed` are links given up in a row because an answer was late."""
 
     asked: int = 0
     answered: int = 0
     usual: float = 0.0
     jitter: float = 0.0
+    missed: int = 0
 
     def answer(self, seconds: float) -> None:
         """One was answered after that many seconds."""
@@ -39,10 +40,20 @@ class Answers:
             self.jitter += (abs(seconds - self.usual) - self.jitter) / 4
             self.usual += (seconds - self.usual) / 8
         self.answered += 1
+        self.missed = 0
+
+    def late(self) -> None:
+        """One was waited for so long that the link was given up."""
+        self.missed += 1
 
     def patience(self, least: float) -> float:
-        """Seconds to wait for an answer: `least`, or more where answers usually take long, at most MOST times that."""
-        return min(MOST * least, max(least, MARGIN * (self.usual + 4 * self.jitter)))
+        """Seconds to wait for an answer: `least`, or more where answers usually take long, at most MOST times that.
+
+        It doubles with each link given up in a row (RFC 6298, section 5.5): a hub that is slow because everybody comes
+        back at once must not see everybody leave at once, again and again.
+        """
+        usual = max(least, MARGIN * (self.usual + 4 * self.jitter))
+        return min(MOST * least, usual * 2.0 ** min(self.missed, 2))
 
 
 class Clock:
@@ -93,6 +104,12 @@ class Quality:
         if reason not in self.ended and len(self.ended) >= REASONS:
             reason = "other"
         self.ended[reason] = self.ended.get(reason, 0) + 1
+
+    def gave_up(self, detector: str) -> None:
+        """A link ended because the answer that this detector looks at was late."""
+        self.end(detector)
+        answers: Answers = getattr(self, detector)
+        answers.late()
 
     @property
     def clock_offset(self) -> float:

@@ -32,6 +32,19 @@ def test_patience_follows_slow_answers_and_comes_back() -> None:
     assert seen.patience(10.0) == 10.0
 
 
+def test_patience_doubles_with_each_link_given_up_until_an_answer_comes() -> None:
+    quality = Quality()
+    patience = []
+    for _ in range(4):
+        patience.append(quality.progress.patience(3.0))
+        quality.gave_up("progress")
+    assert patience == [3.0, 6.0, 9.0, 9.0]
+    assert quality.ended == {"progress": 4}
+    assert quality.ping.patience(3.0) == 3.0
+    quality.progress.answer(0.1)
+    assert quality.progress.patience(3.0) == 3.0
+
+
 NS = 10**9
 HOUR = 3600 * NS
 
