@@ -70,7 +70,7 @@ class Compiled:
     def __init__(self, library: ctypes.CDLL, store: Store, seeds: Words, active_ns: int, idle_ns: int) -> None:
         self._run, self._make_index = library.nodetap_flows, library.nodetap_flows_index
         self._store, self._seeds = store, seeds
-        self._index = np.zeros(0, dtype=np.uint32)
+        self._index, self._spare = np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.int64)
         self._keys, self._ended = np.empty((ROOM, WORDS), np.uint64), np.empty((ROOM, len(NAMES)), np.int64)
         self._state = np.zeros(len(_MEMBERS), dtype=np.int64)
         self._at = kernel.address(self._state)
@@ -109,7 +109,7 @@ class Compiled:
             timed=last_time is not None,
         )
         while True:
-            spare = self._prepare()
+            self._prepare()
             row = self._run(self._at, row)
             count = self._get("ends")
             if count:
@@ -118,24 +118,20 @@ class Compiled:
                 return ended, self._get("last_time")
             if count < ROOM:  # it is slots that were missing
                 assert self._get("spares") == 0
-                self._store.grow(len(spare) + len(self._store) + 1)
+                self._store.grow(len(self._store) + 1)
 
-    def _prepare(self) -> Array:
-        """Say where the table is; the free slots, which have to live as long as the call."""
+    def _prepare(self) -> None:
+        """Say where the table is and which slots are free, where that has changed."""
         store, slots = self._store, len(self._store.alive)
-        spare = store.spare()
-        self._set(spare=kernel.address(spare), spares=len(spare), ends=0)
+        self._set(ends=0)
         if len(self._index) <= slots or self._get("slots") != slots:
             self._index = np.empty(1 << (2 * slots + 1).bit_length(), dtype=np.uint32)
-            self._set(
-                keys=kernel.address(store.keys),
-                records=kernel.address(store.rows),
-                states=kernel.address(store.states),
-                alive=kernel.address(store.alive),
-            )
+            self._spare = store.spare()
+            self._set(keys=kernel.address(store.keys), records=kernel.address(store.rows))
+            self._set(states=kernel.address(store.states), alive=kernel.address(store.alive))
+            self._set(spare=kernel.address(self._spare), spares=len(self._spare))
             self._set(slots=slots, index=kernel.address(self._index), mask=len(self._index) - 1)
             self._make_index(self._at)
-        return spare
 
     def _set(self, **members: int) -> None:
         for name, value in members.items():

@@ -39,7 +39,6 @@ class _Open:
 
     parts: list[Columns] = field(default_factory=list)
     rows: int = 0
-    bytes: int = 0
     since: int | None = None  # the first `due` that saw them
 
 
@@ -76,14 +75,13 @@ class Sealer:
     @property
     def bytes(self) -> int:
         """Memory held by rows that are not sealed."""
-        return sum(waiting.bytes for waiting in self._open.values())
+        return sum(bytes_of(part) for waiting in self._open.values() for part in tuple(waiting.parts))
 
     def add(self, kind: str, columns: Columns) -> list[Batch]:
         """Take rows of the table `kind`; the batches that became full."""
         waiting = self._open[kind]
         waiting.parts.append(columns)
         waiting.rows += len(columns["layers"])
-        waiting.bytes += bytes_of(columns)
         return self._cut(kind, waiting.rows - waiting.rows % self._max_rows)
 
     def due(self, now_ns: int, max_age_ns: int = MAX_AGE_NS) -> list[Batch]:
@@ -127,7 +125,7 @@ class Sealer:
             return []
         if stop < rows:
             rest = _rows(columns, stop, rows)
-            waiting.parts, waiting.rows, waiting.bytes = [rest], rows - stop, bytes_of(rest)
+            waiting.parts, waiting.rows = [rest], rows - stop
         batches: list[Batch] = []
         for start in range(0, stop, self._max_rows):
             batches += self._seal(kind, _rows(columns, start, min(start + self._max_rows, stop)), HALVINGS)

@@ -9,7 +9,7 @@ import numpy as np
 
 from agent import kernel
 from agent.decode import kinds
-from agent.decode.walk import MAX_LAYERS, TUNNELS, Array, Walk
+from agent.decode.walk import MAX_LAYERS, PLAIN, TUNNELS, Array, Walk
 from protocol.schema import PACKETS, Has
 
 TABLES = (
@@ -51,7 +51,8 @@ class Compiled:
 
     def __init__(self, library: ctypes.CDLL, columns: list[str]) -> None:
         self._walk = library.nodetap_walk
-        self._columns = columns
+        names = [column.name for column in PLAIN]
+        self._columns = np.array([names.index(name) for name in columns])
         self._tables = [kernel.address(table) for table in TABLES]
 
     def run(self, walk: Walk, kind: Array) -> None:
@@ -64,7 +65,7 @@ class Compiled:
         room = walk.n + MAX_LAYERS
         lists = {name: (np.empty(room, "<i8"), np.empty(room, "<u4")) for name in walk.lists}
         used = np.zeros(len(lists), "<i8")
-        state = np.array([*self._state(walk, kind, lists, used)], "<i8")
+        state = np.concatenate(([*self._state(walk, kind, lists, used)], walk.addresses[self._columns]))
         row = 0
         while row < walk.n:
             used[:] = 0
@@ -77,7 +78,7 @@ class Compiled:
             walk.split(left, kind[left])
 
     def _state(self, walk: Walk, kind: Array, lists: dict[str, tuple[Array, Array]], used: Array) -> Iterator[int]:
-        """The members of `struct walk`, in its order."""
+        """The members of `struct walk`, in its order, up to the columns."""
         yield from (
             kernel.address(walk.data),
             len(walk.data),
@@ -94,4 +95,3 @@ class Compiled:
         yield walk.n + MAX_LAYERS
         yield from self._tables
         yield kernel.address(walk.tunnels)
-        yield from (kernel.address(walk.array(name)) for name in self._columns)

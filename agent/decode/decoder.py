@@ -15,7 +15,7 @@ from agent.capture import Block, Interface
 from agent.decode import compiled, slow
 from agent.decode.encap import ENCAP
 from agent.decode.kinds import LINKTYPE, Kind
-from agent.decode.walk import Array, Payloads, Sheet, Walk
+from agent.decode.walk import MOST_ROWS, Array, Payloads, Sheet, Walk
 from protocol.columns import Columns, Dict, stretch
 from protocol.schema import Has
 
@@ -50,10 +50,13 @@ class _Faces:
         self.kinds = np.array([_first(face.linktype) for face in faces], dtype=np.uint8)
         self.slow = np.array([face.linktype in slow.MODULES for face in faces])
         self.numbered = bool(self.has.any())
+        self._single = len(faces) == 1
+        if self._single:
+            self.codes, self.encap = stretch(self.codes, MOST_ROWS), stretch(self.encap, MOST_ROWS)
 
     def each(self, values: Array, block: Block) -> Array:
         """What `values` say of each frame's interface; read-only where there is but one."""
-        return stretch(values, len(block)) if len(values) == 1 else values[block.iface]
+        return values[: len(block)] if self._single else values[block.iface]
 
 
 class Decoder:

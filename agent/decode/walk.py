@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import kernel
 from agent.capture import Block
 from agent.decode.kinds import ETHERTYPE, Kind
 from protocol.columns import NUMPY, Columns, Dict, Lists, absent, cut, empty
@@ -46,11 +48,18 @@ def record(size: int, **fields: tuple[str, int]) -> np.dtype[Any]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
-_NOT_PLAIN = {column.name: column for column in PACKETS.columns if column.wire not in _PLAIN}
+PLAIN = [column for column in PACKETS.columns if column.wire in _PLAIN]
+_OTHERS = [column for column in PACKETS.columns if column.wire not in _PLAIN]
+MOST_ROWS = 1 << 24
+"""More than a block has."""
+_ABSENT = {column.wire: absent(column, MOST_ROWS) for column in _OTHERS}
 
 
-_ABSENT = {column.wire: absent(column, 1 << 40) for column in _NOT_PLAIN.values()}
-"""Per wire type a column that decoding does not write, in no memory: taking a part is faster than making one."""
+@lru_cache(maxsize=128)
+def _absent(rows: int) -> Columns:
+    """Columns that decoding does not write, in no memory."""
+    parts = {wire: cut(value, 0, rows) for wire, value in _ABSENT.items()}
+    return {column.name: parts[column.wire] for column in _OTHERS}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,15 +84,16 @@ class Sheet:
         self.rows = rows
         self.left = rows
         """Rows that nobody has taken."""
-        self._columns: dict[str, Any] = {
-            column.name: empty(column, rows) for column in PACKETS.columns if column.wire in _PLAIN
-        }
+        self._columns: dict[str, Any] = {column.name: empty(column, rows) for column in PLAIN}
+        self._addresses = np.array([kernel.address(array) for array in self._columns.values()], dtype=np.int64)
+        self._widths = np.array([array.strides[0] for array in self._columns.values()])
 
-    def take(self, rows: int) -> Columns:
-        """The next rows; there are so many left."""
-        taken = slice(self.rows - self.left, self.rows - self.left + rows)
+    def take(self, rows: int) -> tuple[Columns, Array]:
+        """The next rows, and where each column's begin in memory; there are so many left."""
+        start = self.rows - self.left
         self.left -= rows
-        return {name: value[taken] for name, value in self._columns.items()}
+        columns: Columns = {name: array[start : start + rows] for name, array in self._columns.items()}
+        return columns, self._addresses + start * self._widths
 
 
 class Walk:
@@ -91,6 +101,7 @@ class Walk:
 
     `off` is where the next layer begins, `cap` where the captured bytes of the present layer end, `end` where its
     bytes ended on the wire (beyond `cap` where the frame was cut). Always `cap <= end` and `cap <= len(data)`.
+    `addresses` says where in memory each column of PLAIN lies.
     """
 
     def __init__(self, block: Block, payloads: bool = False, sheet: Sheet | None = None) -> None:
@@ -100,9 +111,8 @@ class Walk:
         self.off = block.offset.astype(np.int64)
         self.end = self.off + np.maximum(block.wire_len, block.cap_len)
         self.cap = np.minimum(self.off + block.cap_len, len(block.data))
-        rest = {wire: cut(value, 0, self.n) for wire, value in _ABSENT.items()}
-        self.columns: Columns = {name: rest[column.wire] for name, column in _NOT_PLAIN.items()}
-        self.columns |= (sheet or Sheet(self.n)).take(self.n)
+        plain, self.addresses = (sheet or Sheet(self.n)).take(self.n)
+        self.columns: Columns = {**_absent(self.n), **plain}
         self.layers = self.array("layers")
         self.payloads: Payloads | None = None  # noted only where somebody asks
         if payloads:

@@ -91,7 +91,7 @@ def test_parts_of_a_sheet_are_put_together_as_all_others(
     for number, size in enumerate(sizes):
         if gap and number == 1:
             sheet.take(1)
-        part = {**table("packets", size), **sheet.take(size)}
+        part = {**table("packets", size), **sheet.take(size)[0]}
         part["layers"][:], part["time"][:], part["src_port"][:] = int(Has.TIME), number + 1, number
         if number == changed:
             part["src_port"] = part["src_port"] + 100
@@ -107,7 +107,7 @@ def test_parts_of_a_sheet_are_put_together_as_all_others(
 
 def test_what_fills_a_sheet_is_not_copied() -> None:
     sheet = Sheet(12)
-    parts = [{**table("packets", 4), **sheet.take(4)} for _ in range(3)]
+    parts = [{**table("packets", 4), **sheet.take(4)[0]} for _ in range(3)]
     joined = _join(parts)
     assert np.shares_memory(joined["time"], parts[0]["time"])
     assert len(joined["time"]) == 12
