@@ -6,8 +6,8 @@ most of the time of a small one: the limit then grows from commit to commit, as 
 
 from __future__ import annotations
 
-TARGET = 2.0
-"""Seconds that a commit should take at most: agents give a hub up that acknowledges nothing for ten."""
+TARGET = 1.0
+"""Seconds that a commit should take at most: a batch waits for the commit before its own and for its own."""
 
 
 class Pace:

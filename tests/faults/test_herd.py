@@ -26,9 +26,6 @@ FULL = os.environ.get("NODETAP_FAULTS") == "full"
 AGENTS, PROCESSES = (1_000, 2) if FULL else (200, 1)
 AWAY = 30.0 if FULL else 0.0
 DRAIN = 20.0
-BUSY = 0.05
-"""Where 1 % of short sleeps in a process that does nothing else end so late, the machine is overrun: the hub's loop is
-late, too, and whose fault that is nobody can say."""
 LAG = "nodetap_hub_loop_lag_seconds"
 
 
@@ -83,15 +80,15 @@ def test_a_herd_comes_back_at_the_rate_the_hub_takes(tmp_path: Path) -> None:
     took, each, busiest = max(back) - listening, sum(tries) / AGENTS, busiest_second(back)
     figures = (
         f"drained in {gone - told_to:.1f} s, all stream after {took:.1f} s, {each:.1f} attempts each, {busiest} in the "
-        f"busiest second, {refused:.0f} told to come later, loop lag p99 {lag * 1000:.0f} ms (of any process on this "
-        f"machine {machine.p99 * 1000:.0f} ms), hub at most {peak >> 20} MiB"
+        f"busiest second, {refused:.0f} told to come later, loop lag p99 {lag * 1000:.0f} ms ({machine}), "
+        f"hub at most {peak >> 20} MiB"
     )
     print(figures)
     assert sessions
     assert took <= 35.0
     assert each <= 10
     assert busiest <= BURST + RATE
-    assert lag <= 0.25 or machine.p99 > BUSY
+    assert lag <= 0.25 or machine.overrun
     record(
         "19", f"a hub with {AGENTS} agents stops, and is there again {AWAY:.0f} s later",
         f"drained within {DRAIN:.0f} s; all stream within 35 s, one session each, at most 10 attempts each on average, "

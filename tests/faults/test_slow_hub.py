@@ -32,7 +32,7 @@ from protocol.messages import Ack, Reject, Tombstone
 
 FULL = os.environ.get("NODETAP_FAULTS") == "full"
 CAP = 1 << 30
-"""Bytes of memory that no mix of agents takes the hub beyond (docs/reliability.md says what they are)."""
+"""Bytes of memory beyond which no mix of agents takes the hub."""
 ROWS = 'nodetap_hub_rows_stored_total{kind="packets"}'
 
 
@@ -206,33 +206,34 @@ def stored(folder: Path) -> tuple[int, int]:
     return int(rows), int(packets)
 
 
-GREEDY, MODEST = 10, 100
+GREEDY, MODEST = 10, 50
 HELD = BUDGET_BYTES + (GREEDY + MODEST) * (FLOOR_BYTES + (256 << 10)) + MAX_MESSAGE
 """Bytes of batches that the hub may hold (`hub.ingest.budget`)."""
 
 
 @pytest.mark.timeout(300)
 def test_agents_that_send_all_they_can_neither_fill_the_hub_nor_keep_others_waiting(tmp_path: Path) -> None:
-    """Scenario 6, a hub that is slow because of what it is sent: ten without any pause, a hundred with little."""
+    """Scenario 6, a hub that is slow because of what it is sent: ten without any pause, fifty with little."""
     hub = Hub(tmp_path).ready()
     idle = memory(hub, "VmRSS")
     greedy = Herd(
         tmp_path, hub.ws, GREEDY, "greedy",
-        rows=1_024, text=3_000, interval=0, batches=40 if FULL else 8, bound=16 << 20, drain_timeout=120.0,
+        rows=1_024, text=3_000, interval=0, batches=40 if FULL else 6, bound=16 << 20, drain_timeout=120.0,
     )  # fmt: skip
-    modest = Herd(tmp_path, hub.ws, MODEST, "modest", rows=50, interval=0.5)
+    modest = Herd(
+        tmp_path, hub.ws, MODEST, "modest", rows=50, interval=0.5, batches=120 if FULL else 24, drain_timeout=120.0
+    )
     held: list[float] = []
 
     def done() -> bool:
         held.append(hub.metric("nodetap_hub_held_bytes"))
-        return greedy.stopped == GREEDY
+        return greedy.stopped == GREEDY and modest.stopped == MODEST
 
     with ending(hub, greedy, modest), Lateness() as machine:
-        until("the greedy are done", done, 200)
-        modest.popen.terminate()
+        until("all is said", done, 240)
         told = greedy.told() + modest.told()
         peak, ledger = memory(hub), hub.ledger()
-        until("nothing is held", lambda: hub.metric("nodetap_hub_held_bytes") == 0, 10)
+        until("nothing is held", lambda: hub.metric("nodetap_hub_held_bytes") == 0)
         assert hub.stop() == 0
     check_invariant(tmp_path, ledger, told)
     sent = sum(agent["captured"] for agent in told[:GREEDY]) // 1_024 * len(mould(1_024, 3_000).body)
@@ -247,7 +248,7 @@ def test_agents_that_send_all_they_can_neither_fill_the_hub_nor_keep_others_wait
     assert peak < CAP
     assert machine.overrun or share(waits, 0.99) < 2.0
     record(
-        "6", f"{GREEDY} agents send {greedy_rows} rows without a pause, {MODEST} agents a little",
+        "6", f"{GREEDY} agents send {sent >> 20} MiB of batches without a pause, {MODEST} agents a little",
         f"the hub holds at most {HELD >> 20} MiB of batches, its memory stays under {CAP >> 20} MiB; the others' "
         "acknowledgements p99 under 2 s; totals exact", figures,
     )  # fmt: skip
