@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic, time_ns
@@ -168,11 +168,6 @@ class Asker:
         if (overdue := self._overdue.get(line.agent)) is not None and overdue.line is line:
             del self._overdue[line.agent]
 
-    @property
-    def waiting(self) -> int:
-        """Questions that somebody waits for."""
-        return len(self._open)
-
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _put(self, line: Line, about: str, full: float, gathering: Gathering) -> None:
@@ -195,8 +190,8 @@ class Asker:
         question.timer.cancel()
         del self._open[question.sent.id]
 
-    def _of(self, which: Callable[[_Question], bool]) -> Iterator[_Question]:
-        return iter([question for question in self._open.values() if which(question)])
+    def _of(self, which: Callable[[_Question], bool]) -> list[_Question]:
+        return [question for question in self._open.values() if which(question)]
 
     def _forget(self, names: set[str]) -> None:
         """Keep nothing of agents that the register does not list any more."""
