@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from protocol.filter.names import ADDRESSES, FIRST, WHEN, protocol
 from protocol.filter.tree import (
+    SIGNED,
     And,
     Arithmetic,
     Call,
@@ -101,7 +102,7 @@ def present(item: Field) -> str:
     if item.need:
         conditions.append(f"bitAnd(layers, {item.need}) = {item.need}")
     if item.name in WHEN:
-        conditions.append(_equals(*WHEN[item.name]))
+        conditions.append(_among(*WHEN[item.name]))
     if item.kind == "text":
         conditions.append(f"{column} != ''")
     if item.kind in SEVERAL:
@@ -111,9 +112,10 @@ def present(item: Field) -> str:
     return " AND ".join(conditions) or "1"
 
 
-def _equals(column: str, value: str | int) -> str:
-    """A comparison with a constant of ours, which no user wrote."""
-    return f"`{column}` = {value}" if isinstance(value, int) else f"`{column}` = '{value}'"
+def _among(column: str, values: tuple[str | int, ...]) -> str:
+    """Whether a column has one of some constants of ours, which no user wrote."""
+    tests = (f"`{column}` = {value}" if isinstance(value, int) else f"`{column}` = '{value}'" for value in values)
+    return f"({' OR '.join(tests)})"
 
 
 def _operand(operand: Operand) -> Values:
@@ -189,8 +191,8 @@ class _Compiler:
         assert found is not None
         conditions = [f"bitAnd(layers, {found.need}) = {found.need}"] if found.need else []
         if found.column:
-            equal = " OR ".join(_equals(found.column, value) for value in found.values)
-            conditions.append(f"NOT ({equal})" if found.others else f"({equal})")
+            among = _among(found.column, found.values)
+            conditions.append(f"NOT {among}" if found.others else among)
         return f"({' AND '.join(conditions) or '1'})"
 
     def _compare(self, node: Compare) -> str:
@@ -384,13 +386,18 @@ def _whole(value: str) -> str:
     return f"toInt128({value})"
 
 
+def _below(value: Arithmetic, a: str, b: str) -> str:
+    """Where a difference is below zero and tshark's signed integers cannot hold its operands."""
+    return f"{a} < {b} AND {b} > {SIGNED if value.bits == 32 else limits(value.bits)[1]}"
+
+
 def _divided(function: str) -> Callable[[str, str, Arithmetic], str]:
     return lambda a, b, _: f"if({b} = 0, {_OUT}, {function}({_whole(a)}, if({b} = 0, toInt128(1), {_whole(b)})))"
 
 
 _RESULTS: dict[str, Callable[[str, str, Arithmetic], str]] = {
     "+": lambda a, b, _: f"{_whole(a)} + {_whole(b)}",
-    "-": lambda a, b, _: f"{_whole(a)} - {_whole(b)}",
+    "-": lambda a, b, of: f"if({_below(of, a, b)}, {_OUT}, {_whole(a)} - {_whole(b)})",
     "*": lambda a, b, _: f"{_whole(a)} * {_whole(b)}",
     "/": _divided("intDiv"),
     "%": _divided("modulo"),

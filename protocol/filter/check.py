@@ -10,6 +10,7 @@ from typing import TypeAlias
 from protocol.filter.errors import FilterError
 from protocol.filter.names import FLAGS, GIVEN, fields_named, nearest, protocol, word_value
 from protocol.filter.tree import (
+    And,
     Arithmetic,
     Call,
     Compare,
@@ -17,6 +18,7 @@ from protocol.filter.tree import (
     Member,
     Node,
     NonZero,
+    Not,
     Operand,
     Present,
     Slice,
@@ -299,12 +301,10 @@ def _check_range(value: Value, low: Constant, high: Constant, column: int) -> No
 
 def quantified(node: Node, word: str) -> Node:
     """The same comparison, of any or of all values."""
-    from protocol.filter.tree import And, Not
-
     if isinstance(node, And):
         return And(tuple(quantified(item, word) for item in node.items))
-    if isinstance(node, Not):
-        return Not(quantified(node.item, word))
+    if isinstance(node, Not):  # not in: where all values are no member, not any is one
+        return Not(quantified(node.item, "all" if word == "any" else "any"))
     if isinstance(node, Member):
         return Member(node.left, node.items, word)
     assert isinstance(node, Compare)

@@ -58,23 +58,35 @@ PROTOCOLS: dict[str, Protocol] = {
 SAME = {"frame.time": "frame.time_epoch"}
 """Further names of a field."""
 
-_TUNNEL = int(Has.TUNNEL)
+_TUNNEL, _V6, _IP = int(Has.TUNNEL), int(Has.IPV6), int(Has.IP)
 DERIVED = {
     field.name: field
     for field in (
         Field("ieee8021ad.id", "vlan_id", "uints", int(Has.VLAN), "VLAN id of the outer tag, where that is 802.1ad"),
         Field("vxlan.vni", "tunnel_id", "uint", _TUNNEL, "VXLAN network, where that is the outermost tunnel"),
         Field("geneve.vni", "tunnel_id", "uint", _TUNNEL, "Geneve network, where that is the outermost tunnel"),
+        Field("gre.proto", "ethertype", "uint", _TUNNEL | int(Has.ETHERTYPE), "what GRE holds, the outermost tunnel"),
+        Field("ipv6.hopopts.nxt", "proto", "uint", _V6, "what follows hop-by-hop options, the only extension header"),
+        Field("ipv6.routing.nxt", "proto", "uint", _V6, "what follows a routing header, the only extension header"),
+        Field("ipv6.dstopts.nxt", "proto", "uint", _V6, "what follows destination options, the only extension header"),
+        Field("ipv6.fraghdr.nxt", "proto", "uint", _V6, "what follows a fragment header, the only extension header"),
+        Field("ah.next_header", "proto", "uint", _IP, "what follows an authentication header, right behind IP's"),
     )
 }
 """Fields of packets that can be asked for only: they show a column where another one has a value (`WHEN`)."""
 
-WHEN: dict[str, tuple[str, str | int]] = {
-    "ieee8021ad.id": ("eth_type", 0x88A8),
-    "vxlan.vni": ("tunnel_type", "vxlan"),
-    "geneve.vni": ("tunnel_type", "geneve"),
+WHEN: dict[str, tuple[str, tuple[str | int, ...]]] = {
+    "ieee8021ad.id": ("eth_type", (0x88A8,)),
+    "vxlan.vni": ("tunnel_type", ("vxlan",)),
+    "geneve.vni": ("tunnel_type", ("geneve",)),
+    "gre.proto": ("tunnel_type", ("gre", "pptp")),
+    "ipv6.hopopts.nxt": ("nxt", (0,)),
+    "ipv6.routing.nxt": ("nxt", (43,)),
+    "ipv6.dstopts.nxt": ("nxt", (60,)),
+    "ipv6.fraghdr.nxt": ("nxt", (44,)),
+    "ah.next_header": ("nxt", (51,)),
 }
-"""Field -> the column that must have that value."""
+"""Field -> the column that must have one of those values."""
 
 GIVEN = {"http.request": "http.request.method", "http.response": "http.response.code"}
 """Names that can stand alone only -> the field that has a value then."""
@@ -105,11 +117,8 @@ _IP_PROTO = {
 _ETHERTYPE = {"IPv4": 0x0800, "ARP": 0x0806, "802.1Q Virtual LAN": 0x8100, "IPv6": 0x86DD}
 
 WORDS: dict[str, dict[str, int]] = {
-    "ip.proto": _IP_PROTO,
-    "ipv6.nxt": _IP_PROTO,
-    "nodetap.proto": _IP_PROTO,
-    "eth.type": _ETHERTYPE,
-    "nodetap.ethertype": _ETHERTYPE,
+    **dict.fromkeys(("ip.proto", "ipv6.nxt", "nodetap.proto"), _IP_PROTO),
+    **dict.fromkeys(("eth.type", "nodetap.ethertype", "gre.proto"), _ETHERTYPE),
     "arp.opcode": {"request": 1, "reply": 2},
     "dns.qry.type": _RR,
     "dns.resp.type": _RR,

@@ -90,7 +90,7 @@ class _Rows:
         assert found is not None
         mask = self._has(found.need)
         if found.column:
-            among = reduce(operator.or_, (self._equal(found.column, value) for value in found.values))
+            among = self._among(found.column, found.values)
             mask = mask & (~among if found.others else among)
         return mask
 
@@ -150,13 +150,16 @@ class _Rows:
 
     def _where(self, item: Field) -> Array:
         mask = self._has(item.need)
-        return mask & self._equal(*WHEN[item.name]) if item.name in WHEN else mask
+        return mask & self._among(*WHEN[item.name]) if item.name in WHEN else mask
 
     def _has(self, need: int) -> Array:
         if need not in self.needs:
             bits = np.uint64(need)
             self.needs[need] = (self.layers & bits) == bits if need else np.ones(self.count, dtype=bool)
         return self.needs[need]
+
+    def _among(self, name: str, values: tuple[str | int, ...]) -> Array:
+        return reduce(operator.or_, (self._equal(name, value) for value in values))
 
     def _equal(self, name: str, value: str | int) -> Array:
         column: Any = self._column(name)

@@ -89,6 +89,10 @@ class Arithmetic:
         return f"{_braced(self.left)} {self.operator} {_braced(self.right)}"
 
 
+SIGNED = (1 << 31) - 1
+"""What the right side of a difference may be where that is below zero, with 32 bits: tshark's signed integers."""
+
+
 def limits(bits: int) -> tuple[int, int]:
     """The least and the greatest result: of 32 bits either signed or unsigned, as tshark has it."""
     return (-(1 << 31), (1 << 32) - 1) if bits == 32 else (-(1 << 62), (1 << 62) - 1)

@@ -14,7 +14,7 @@ import numpy as np
 from protocol.columns import Array, ColumnValue, Dict, Lists, Maps, Text, Texts
 from protocol.filter.names import ADDRESSES, FIRST, kind_of
 from protocol.filter.strings import Strings
-from protocol.filter.tree import Arithmetic, Constant, limits
+from protocol.filter.tree import SIGNED, Arithmetic, Constant, limits
 from protocol.schema import Field, Has
 
 ORDER: dict[str, Callable[[Any, Any], Any]] = {
@@ -449,7 +449,8 @@ def _within(value: Arithmetic, left: Array, right: Array) -> tuple[Vector, Array
         found = np.where(fits, left, 0) * right
         return Numbers(found, value.kind), fits & (found >= least) & (found <= most)
     found = left + right if value.operator == "+" else left - right
-    return Numbers(found, value.kind), (found >= least) & (found <= most)
+    fits = (found >= least) & (found <= most)
+    return Numbers(found, value.kind), fits if value.operator == "+" else fits & ((found >= 0) | (right <= SIGNED))
 
 
 _EXACT: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}

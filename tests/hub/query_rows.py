@@ -17,7 +17,9 @@ from hub.store.books import Entry
 from protocol.columns import NUMPY, Columns, Dict, Lists, empty, maps_of, text_of, texts_of
 from protocol.filter.names import ADDRESSES, FIRST, WHEN, protocol
 from protocol.filter.tree import (
+    SIGNED,
     And,
+    Arithmetic,
     Call,
     Constant,
     Member,
@@ -216,13 +218,17 @@ def results(value: Value, row: Mapping[str, Any]) -> list[Any] | None:
     if left is None or right is None:
         return None
     least, most = limits(value.bits)
-    made = [_computed(value.operator, v, w) for v in left for w in right]
+    made = [_computed(value.operator, v, w) for v in left for w in right if not _beyond(value, v, w)]
     return [v for v in made if v is not None and (isinstance(v, bytes) or least <= v <= most)]
+
+
+def _beyond(value: Arithmetic, left: Any, right: Any) -> bool:
+    return value.operator == "-" and value.bits == 32 and left < right and right > SIGNED
 
 
 def _filtered(item: Field, row: Mapping[str, Any]) -> list[Any]:
     """As `values`, with what the fields that are no fields of the schema ask for."""
-    if item.name in WHEN and row[WHEN[item.name][0]] != WHEN[item.name][1]:
+    if item.name in WHEN and row[WHEN[item.name][0]] not in WHEN[item.name][1]:
         return []
     several = values(item, row)
     if item.name in ADDRESSES:

@@ -45,6 +45,8 @@ def random_rows(table: str, count: int, seed: int) -> list[Row]:
             return dice.choice([w for p in PROTOCOLS.values() if p.column == "l7" for w in p.values] + ["DNS"])
         if column.name == "tunnel_type":
             return dice.choice(("vxlan", "geneve", "gre", ""))
+        if column.name == "nxt":
+            return dice.choice((0, 43, 44, 51, 60, 6))
         if column.name == "eth_type":
             return dice.choice((0x88A8, 0x8100, 0x800))
         if column.name in ("dns_a", "dns_aaaa"):
