@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hub.cli import options
+from hub.cli.flags import flags
 from hub.cli.rows import ask_grouped
 
 
@@ -14,6 +15,7 @@ from hub.cli.rows import ask_grouped
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
 @options.option("--by", metavar="A,B", help="Count, error rate and latencies by these fields, most calls first.")
 @options.option("--top", type=click.IntRange(min=0), metavar="N", help="With --by: this many groups; 0 = all.  [10]")
+@flags("calls")
 @options.rows
 @click.pass_context
 def calls(ctx: click.Context, /, words: tuple[str, ...], by: str | None, top: int | None, **given: Any) -> int:

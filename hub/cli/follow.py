@@ -15,6 +15,7 @@ import click
 from hub.cli import columns, options
 from hub.cli.client import Client, explain
 from hub.cli.errors import INCOMPLETE, HubLost
+from hub.cli.flags import combined, flags
 from hub.cli.screen import print_table
 from hub.cli.session import connect, until_ctrl_c
 from hub.cli.stream import lines
@@ -117,8 +118,11 @@ class Follower:
 
 @click.command(epilog="Example: nodetap follow udp.port == 53")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
+@flags("packets", "flows")
 @options.option("--cursor", metavar="C", help="Go on after the row that carried this nodetap.cursor.")
-@options.option("--since", metavar="TIME", help="Begin with what is stored since then; without it, with what comes.")
+@options.option(
+    "--since", "--last", metavar="TIME", help="Begin with what is stored since then; without it, with what comes."
+)
 @options.limit(0, "End after N rows; 0 = never.")
 @options.option("--table", type=click.Choice(["packets", "flows"]), default="packets", show_default=True)
 @options.output("table", "wide", "ndjson")
@@ -134,7 +138,7 @@ def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     until_ctrl_c()
     params = {
         "table": given["table"],
-        "filter": " ".join(words) or None,
+        "filter": combined(words, given, given["table"]),
         "fields": given["fields"],
         "since": parse(given["since"], datetime.now()) if given["since"] else None,
         "cursor": given["cursor"],

@@ -49,7 +49,12 @@ def output(*formats: str) -> Callable[[Command], Command]:
 strict = option("--strict", is_flag=True, help="Exit with 4 where the answer is incomplete.")
 fields = option("--fields", metavar="A,B,C", help="Fields to show, by their public names, in this order.")
 since = option(
-    "--since", default="15m", show_default=True, metavar="TIME", help="Begin: 90s, 5m, 2h, 1d, a date and time, or all."
+    "--since",
+    "--last",
+    default="15m",
+    show_default=True,
+    metavar="TIME",
+    help="Begin: 90s, 5m, 2h, 1d, a date and time, or all.",
 )
 until = option("--until", metavar="TIME", help="End, exclusive; the same forms as --since.")
 

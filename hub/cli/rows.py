@@ -14,6 +14,7 @@ from hub.cli import columns, options
 from hub.cli.client import Client, explain
 from hub.cli.completeness import sentence, warn_of_clocks
 from hub.cli.errors import INCOMPLETE, USAGE, CliError
+from hub.cli.flags import combined, flags
 from hub.cli.screen import describe, note, print_table, progress
 from hub.cli.session import connect
 from hub.cli.stream import Rows, array
@@ -25,6 +26,7 @@ Options = dict[str, Any]
 
 @click.command(epilog="Example: nodetap packets --since 5m tcp.port == 443 and ip.addr == 10.0.0.7")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
+@flags("packets")
 @options.rows
 @click.pass_context
 def packets(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
@@ -36,13 +38,14 @@ def packets(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         ("packets", given["output"]), ()
     )
     with connect(ctx) as client:
-        return _ask(client, "packets", wanted, _params(words, given), given)
+        return _ask(client, "packets", wanted, _params(words, given, "packets"), given)
 
 
 @click.command(epilog="Example: nodetap flows --since 1h --by ip.src,ip.dst --top 5")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
 @options.option("--by", metavar="A,B", help="Sum flows by these fields, most bytes first.")
 @options.option("--top", type=click.IntRange(min=0), metavar="N", help="With --by: this many groups; 0 = all.  [10]")
+@flags("flows")
 @options.rows
 @click.pass_context
 def flows(ctx: click.Context, /, words: tuple[str, ...], by: str | None, top: int | None, **given: Any) -> int:
@@ -57,7 +60,7 @@ def ask_grouped(
     ctx: click.Context, table: str, words: tuple[str, ...], by: str | None, top: int | None, given: Options
 ) -> int:
     """Ask for rows of a table, or with `by` for figures of groups of them; the exit code."""
-    params = _params(words, given)
+    params = _params(words, given, table)
     if by is None:
         wanted = columns.of_fields(_names(given["fields"]), table) or columns.DEFAULT.get((table, given["output"]), ())
     else:
@@ -71,11 +74,11 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def _params(words: Iterable[str], given: Options) -> Options:
+def _params(words: Iterable[str], given: Options, table: str) -> Options:
     """The API's parameters for what was given; unknown fields and filters are the hub's to refuse."""
     now = datetime.now()
     return {
-        "filter": " ".join(words) or None,
+        "filter": combined(words, given, table),
         "since": parse(given["since"], now),
         "until": parse(given["until"], now) if given["until"] else None,
         "limit": given["limit"],

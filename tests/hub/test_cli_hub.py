@@ -154,6 +154,14 @@ def test_filter_words_are_joined(hub: Hub) -> None:
     assert numbers(done.stdout) == [7]
 
 
+def test_flags_combine_with_the_filter(hub: Hub) -> None:
+    asked = ("packets", "--last", "all", "-o", "ndjson", "--port", "443", "--agent", "web-1")
+    assert numbers(hub.cli(*asked, "frame.number < 3 or frame.number == 9").stdout) == [1, 2, 9]
+    assert numbers(hub.cli(*asked, "--not", "frame.number > 2").stdout) == [1, 2]
+    assert numbers(hub.cli(*asked, "--ip", "192.0.2.1").stdout) == []
+    assert numbers(hub.cli("follow", *asked[1:], "--limit", "1", "frame.number == 9").stdout) == [9]
+
+
 def test_a_window_of_time(hub: Hub) -> None:
     done = hub.cli(
         "packets", "--since", "2023-11-14T22:13:20.000005Z", "--until", "1700000000.000008000", "-o", "ndjson"
