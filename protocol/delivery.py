@@ -349,6 +349,11 @@ class Receiver:
         """These were queued and will not be stored: they may be offered again."""
         self._queued.difference_update(seqs)
 
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is held and nothing queued."""
+        return not self.held and not self._queued
+
     def position(self) -> tuple[int, list[list[int]]]:
         """(watermark, ranges held above it), as an acknowledgement carries them: the lowest MAX_HELD ranges.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ from protocol.ranges import Ranges
 EXPIRE_NS = 24 * 3600 * 10**9
 """How long an agent that left or is gone stays in the list."""
 
+MAX_BLANK = 64
+"""Runs of an agent that are remembered although they brought nothing: the ledger is not complete by them. An agent that
+starts again and again must not fill the hub with them."""
+
 
 class Live(Protocol):
     """What the register needs of a connection."""
@@ -39,12 +44,21 @@ class Run:
         self.stored = stored
         self.receiver = Receiver(stored.seqs)
         self.report = Report.from_map(stored.report)
+        self._books: dict[str, Any] | None = None
 
     def add(self, entry: Entry, commit: int, now_ns: int) -> None:
         """Count a batch or tombstone that is durable now."""
         self.stored.add(line_of(entry, commit, now_ns))
         self.receiver.commit([entry.message.seq])
         self.report = Report.from_map(self.stored.report)
+        self._books = None
+
+    @property
+    def books(self) -> dict[str, Any]:
+        """What the ledger says of this run whatever else is: worked out once, there may be very many runs."""
+        if self._books is None:
+            self._books = _settled(self.stored, self.report, self.receiver.held)
+        return self._books
 
 
 @dataclass(slots=True)
@@ -54,6 +68,7 @@ class Agent:
     name: str
     node: str
     runs: dict[int, Run] = field(default_factory=dict)
+    new: deque[int] = field(default_factory=deque)  # the newest of the runs, by epoch
     live: Live | None = None
     epoch: int = 0
     session: int = 0
@@ -69,9 +84,14 @@ class Agent:
     taken_back_ns: int = 0  # when a run came back to a name that another run had meanwhile
 
     def run(self, epoch: int) -> Run:
-        """The run of that epoch, made where it is new."""
+        """The run of that epoch, made where it is new; of those that brought nothing only the newest stay."""
         if epoch not in self.runs:
             self.runs[epoch] = Run(StoredEpoch(self.name, epoch, self.node, self.source))
+            self.new.append(epoch)
+            while len(self.new) > MAX_BLANK:
+                old = self.new.popleft()
+                if old not in (epoch, self.epoch) and self.runs[old].receiver.blank:
+                    del self.runs[old]
         return self.runs[epoch]
 
     def shift(self, step_ns: int) -> None:
@@ -305,23 +325,33 @@ def _known(agent: Agent, run: Run, now_ns: int) -> Known:
 
 
 def _books(agent: Agent, run: Run, present: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:
-    stored, held = run.stored, run.receiver.held
-    books = settle(run.report, stored.held).to_map()
+    stored, books = run.stored, run.books
     rows = stored.held.rows if present is None else present.get((agent.name, stored.epoch), 0)
-    unreported, gaps = agent.unreported(run), _gaps(held)
+    unreported = agent.unreported(run)
     return {
+        **books,
         "agent": agent.name,
+        "balanced": books["balanced"] and rows <= stored.held.rows,
+        "complete": not unreported and not books["gaps"],
+        "rows_present": rows,
+        "rows_expired": stored.held.rows - rows,
+        "unreported_since": _rfc3339(stored.last_stored) if unreported else None,
+    }
+
+
+def _settled(stored: StoredEpoch, report: Report, held: Ranges) -> dict[str, Any]:
+    return {
+        "agent": stored.agent,
         "epoch": f"{stored.epoch:016x}",
         "node": stored.node,
         "source": stored.source,
-        **books,
-        "balanced": books["balanced"] and rows <= stored.held.rows,
-        "complete": not unreported and not gaps,
-        "rows_present": rows,
-        "rows_expired": stored.held.rows - rows,
+        **settle(report, stored.held).to_map(),
+        "complete": False,
+        "rows_present": 0,
+        "rows_expired": 0,
         "final": stored.final,
-        "gaps": gaps,
-        "unreported_since": _rfc3339(stored.last_stored) if unreported else None,
+        "gaps": _gaps(held),
+        "unreported_since": None,
         "first_stored": _rfc3339(stored.first_stored) if stored.first_stored else None,
     }
 

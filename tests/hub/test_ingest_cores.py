@@ -1,4 +1,4 @@
-"""The pure parts of ingest: whose turn it is, how much at once, who may connect, what may be held."""
+"""The pure parts of ingest: whose turn it is, how much at once, who may connect, what may be held, who is known."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.ingest.admission import BURST, LONGEST, MAX_GREETING, RATE, Admission
+from hub.ingest.agents import MAX_BLANK, Register
 from hub.ingest.budget import BUDGET_BATCHES, BUDGET_BYTES, FLOOR_BYTES, Budget
 from hub.ingest.lanes import QUANTUM, Lanes
 from hub.ingest.pace import TARGET, Pace
+from hub.store.books import Entry
+from protocol.messages import Hello, Tombstone
 
 STEPS = st.lists(
     st.tuples(st.sampled_from("abc"), st.integers(0, 3 * QUANTUM)) | st.integers(0, 4 * QUANTUM), max_size=60
@@ -216,3 +219,53 @@ def test_who_goes_leaves_nothing_behind() -> None:
     assert budget.bytes == CHUNK
     line.written()
     assert budget.bytes == 0
+
+
+class Connection:
+    """What the register needs of one."""
+
+    number, connection = 0, "c"
+
+
+def report(epoch: int, captured: int, seq: int = 1) -> Entry:
+    ledger = {"captured": captured, "rows": captured}
+    return Entry(Tombstone("n1", epoch, seq, "report", ledger=ledger), None, "n1", "live", 1)
+
+
+def test_an_agent_that_starts_again_and_again_and_brings_nothing_does_not_fill_the_register() -> None:
+    register = Register()
+    for epoch in range(1, 1001):
+        live = Connection()
+        register.join(Hello([1], "n1", "n1", epoch, [epoch]), live, epoch)
+        if epoch % 100 == 0:
+            register.receiver("n1", epoch).offer(1)
+            register.committed([report(epoch, 5)], 1, epoch)
+        register.leave("n1", live, epoch)
+    epochs = [int(books["epoch"], 16) for books in register.ledger()["agents"]]
+    assert set(range(100, 1001, 100)) | set(range(1001 - MAX_BLANK, 1001)) == set(epochs)
+    assert register.positions("n1", [100, 101]) == {100: [1, []], 101: [0, []]}
+
+
+def test_a_run_with_batches_in_the_queue_stays_whatever_comes_after_it() -> None:
+    register = Register()
+    register.join(Hello([1], "n1", "n1", 1, [1]), Connection(), 1)
+    register.receiver("n1", 1).offer(1)
+    for epoch in range(2, 3 * MAX_BLANK):
+        register.join(Hello([1], "n1", "n1", epoch, [epoch]), Connection(), 1)
+    assert register.receiver("n1", 1).offer(1) == "queued"
+
+
+def test_the_ledger_follows_what_is_stored_and_who_is_there() -> None:
+    register = Register()
+    live = Connection()
+    register.join(Hello([1], "n1", "n1", 1, [1]), live, 1)
+    register.committed([report(1, 5)], 1, 1)
+    assert [(b["captured"], b["complete"]) for b in register.ledger()["agents"]] == [(5, True)]
+    register.committed([report(1, 9, 3)], 2, 2)
+    assert [(b["captured"], b["gaps"]) for b in register.ledger()["agents"]] == [(9, [[2, 2]])]
+    register.committed([report(1, 7, 2)], 3, 3)
+    assert [(b["captured"], b["complete"]) for b in register.ledger()["agents"]] == [(9, True)]
+    register.leave("n1", live, 4)
+    [books] = register.ledger()["agents"]
+    assert not books["complete"]
+    assert books["unreported_since"]
