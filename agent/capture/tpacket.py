@@ -187,6 +187,21 @@ def _status(block: int) -> int:
     return (block * BLOCK_BYTES + _STATUS) >> 2
 
 
+def count_ready(words: memoryview[int], first: int, blocks: int, held: int) -> int:
+    """How many blocks the kernel has handed over from `first` on, beside the `held` ones that lie before it.
+
+    They lie in a row, so that few need be looked at: each is a memory page that nobody has looked at for long.
+    """
+    least, most = 0, blocks - held
+    while least < most:
+        middle = (least + most) // 2
+        if words[_status((first + middle) % blocks)] & _USER:
+            least = middle + 1
+        else:
+            most = middle
+    return least
+
+
 class Ring:
     """One ring, opened with its filter already in place. Raises NoRights, or CaptureError where the kernel refuses."""
 
@@ -220,7 +235,6 @@ class Ring:
         self.socket.setsockopt(_SOL_PACKET, _RX_RING, request)
         memory = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED | _MAP_POPULATE)
         self.data: NDArray[np.uint8] = np.frombuffer(memory, dtype=np.uint8)
-        self._statuses = np.ndarray((self.blocks,), "=u4", self.data, offset=_STATUS, strides=(BLOCK_BYTES,))
         self._words = memoryview(memory).cast("I")  # one store per item: the kernel never sees half a status
         self.bind(ifindex)
 
@@ -251,8 +265,11 @@ class Ring:
         return len(self._held) < self.blocks and bool(self._words[_status(self._next)] & _USER)
 
     def waiting(self) -> float:
-        """The share of the ring that is not the kernel's to fill."""
-        return int((self._statuses & _USER).sum()) / self.blocks
+        """The share of the ring that is not the kernel's to fill; 0 where it is closed."""
+        if not self._words:
+            return 0.0
+        held = len(self._held)
+        return (held + count_ready(self._words, self._next, self.blocks, held)) / self.blocks
 
     def take(self, most_blocks: int, most_frames: int) -> Frames | None:
         """The frames of the blocks that are ready, or None. They stay where they are until `give_back`."""
@@ -294,5 +311,4 @@ class Ring:
         self.socket.close()
         self.data = np.frombuffer(b"", dtype=np.uint8)
         self._words = memoryview(b"").cast("I")
-        self._statuses = np.zeros(1, dtype="=u4")
         self._held.clear()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent import kernel
 from agent.capture.members import Known, sort_out
-from agent.capture.tpacket import BLOCK_BYTES, Frames, find_frames, read_blocks, read_frames
+from agent.capture.tpacket import BLOCK_BYTES, Frames, count_ready, find_frames, read_blocks, read_frames
 
 SECOND = 1_700_000_000
 
@@ -73,6 +73,16 @@ def test_no_frame_is_looked_for_beyond_its_block() -> None:
     assert len(read_blocks(block, [0]).offset) == 2
 
 
+@given(st.integers(1, 9), st.data())
+def test_blocks_that_were_handed_over_are_counted(blocks: int, data: st.DataObject) -> None:
+    first, ready = data.draw(st.integers(0, blocks - 1)), data.draw(st.integers(0, blocks))
+    held = data.draw(st.integers(0, blocks - ready))
+    words = memoryview(bytearray(blocks * BLOCK_BYTES)).cast("I")
+    for number in range(first - held, first + ready):
+        words[(number % blocks * BLOCK_BYTES + 8) // 4] = 1
+    assert count_ready(words, first, blocks, held) == ready
+
+
 def test_large_frames() -> None:
     block, starts = ring_block([bytes(1500)] * 9, [SECOND] * 9)
     assert find_frames(block).tolist() == starts
@@ -100,3 +110,4 @@ def test_what_is_discarded(loopback: bool, index: int, kept: int, discarded: dic
     known = Known(np.array([3, index]), np.array([0, 1], dtype=np.uint16), np.array([False, loopback]))
     frames, place, lost = sort_out(read_frames(block, np.array(starts)), known)
     assert (len(frames.offset), place.tolist(), lost) == (kept, [1] * kept, discarded)
+    assert place.dtype == np.uint16
