@@ -28,7 +28,7 @@ from procs import Agent, Hub, Process, free_port, until
 STALL = 3.0
 LIVE, REPLAYS, FAR = 10, 10, 2
 SESSIONS = "nodetap_hub_sessions"
-RECOVER = 45.0
+RECOVER = 90.0
 """Seconds within which all stream again after a fault has ended: the machine runs twenty-one Pythons at once."""
 FRAMES, RATE = 3_000, 150
 COMMON = ("--stall-timeout", str(STALL), "--echo-interval", "2", "--backoff-max", "2", "--buffer-bytes", str(8 << 20))
@@ -66,7 +66,6 @@ class Soak:
         self.recoveries: list[float] = []
         self.uses: list[Use] = []  # of the hub's present life, each at a calm moment
         self.epochs = 0  # replays that ended, each with all of its packets stored
-        self.closing = False
         self.flags = {name: folder / name for name in ("ingest_hang", "store_slow")}
         self.env = {"NODETAP_FAILPOINT": ",".join(f"{name}={path}" for name, path in self.flags.items())}
         port = free_port()
@@ -101,7 +100,7 @@ class Soak:
     def _replay(self, number: int) -> Agent:
         return Agent(
             self.folder, "replay", str(self.capture), "--hub", self.hub.ws, "--speed", str(RATE), "--node",
-            f"replay{number}", "--connect-timeout", "120", *COMMON, name=f"replay{number}",
+            f"replay{number}", "--connect-timeout", "600", *COMMON, name=f"replay{number}",
         )  # fmt: skip
 
     # -- traffic and supervision -----------------------------------------------------------------------------------
@@ -148,18 +147,21 @@ class Soak:
         for agent in self.live:
             assert agent.popen.poll() is None, agent.text[-2000:]
 
-    def well(self) -> bool:
-        """Every agent streams and nothing is said to be stalled."""
+    def well(self, seen: set[str]) -> bool:
+        """Every live agent streams, every replay did since this was asked first (`seen`), and none is in trouble."""
         self.supervise()
         with contextlib.suppress(OSError):
-            now = {a["node"]: a for a in self.hub.agents().values() if a["state"] == "streaming"}
-            bad = [a for a in now.values() if a["verdict"] in ("stalled", "lagging", "gone")]
-            return not bad and all(f"run{n}" in now for n in range(LIVE)) and self.hub.metric(SESSIONS) >= LIVE
+            now = {a["node"]: a["verdict"] for a in self.hub.agents().values() if a["state"] == "streaming"}
+            seen |= now.keys()
+            good = not {"stalled", "lagging", "gone"} & set(now.values())
+            live, replays = {f"run{n}" for n in range(LIVE)}, {f"replay{n}" for n in range(REPLAYS)}
+            return good and live <= now.keys() and replays <= seen and self.hub.metric(SESSIONS) >= LIVE
         return False
 
     def calm(self, timeout: float = RECOVER) -> None:
         """Wait until all is well, then look at what the hub uses."""
-        until("all is well", self.well, timeout, 0.5)
+        seen: set[str] = set()
+        until("all is well", lambda: self.well(seen), timeout, 0.5)
         self.uses.append(use(self.hub.popen.pid))
 
     # -- faults: begin, and at `next` end ----------------------------------------------------------------------------
