@@ -7,10 +7,12 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from figures import record
 from numbered import write_pcap
 from procs import Agent, Hub, ending, free_port, status_of, until
 from websockets.asyncio.client import ClientConnection, connect
@@ -40,13 +42,14 @@ def fill(path: Path) -> None:
 
 @pytest.mark.root
 def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path) -> None:
+    """Scenario 6, a store that takes nothing at all for a while: its disk is full."""
     capture = write_pcap(tmp_path / "numbered.pcap", 400_000)
     with small_disk(tmp_path / "store", 240):
         hub = Hub(tmp_path).ready()
         agent = Agent(tmp_path, "replay", str(capture), "--hub", hub.ws, "--node", "n1", "--speed", "100000",
                       "--stall-timeout", "2", "--backoff-max", "0.5", "--connect-timeout", "60")  # fmt: skip
         with ending(hub, agent):
-            until("rows", lambda: hub.metric(ROWS) > 0)
+            until("rows", lambda: hub.metric(ROWS) > 0, 60)
             fill(tmp_path / "store" / "filler")
             until("the hub says so", lambda: status_of(f"{hub.api}/readyz") == 503, 10)
             until("the agent gave up a link", lambda: any(e.get("event") == "link stalled" for e in agent.events))
@@ -63,6 +66,11 @@ def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path) -> No
             failures = [e for e in hub.events if e.get("event") == "cannot store; trying again"]
             assert 1 <= len(failures) <= 10
             assert sum(e.get("event") == "can store again" for e in hub.events) >= 1
+    record(
+        "6", "the disk of the store is full, then it has room again",
+        "`/readyz` 503, questions are answered; afterwards all rows are there, once, and the ledger is complete",
+        f"{len(numbers)} of 400000 rows, said in {len(failures)} log lines",
+    )  # fmt: skip
 
 
 async def join(hub: Hub, agent: str) -> tuple[ClientConnection, Welcome]:
@@ -78,6 +86,7 @@ def bulky(agent: str, seq: int) -> Batch:
 
 
 def test_an_agent_is_held_to_the_window_it_was_granted_not_to_the_one_it_does_not_know_yet(tmp_path: Path) -> None:
+    """Scenario 3a, what is on its way while others come: nobody is refused for a window that became smaller."""
     hub = Hub(tmp_path, env=HANG).ready()
 
     async def play() -> None:
@@ -99,6 +108,7 @@ def test_an_agent_is_held_to_the_window_it_was_granted_not_to_the_one_it_does_no
 
 
 def test_questions_without_end_are_refused(tmp_path: Path) -> None:
+    """Scenario 3a with an agent that asks and asks: the queue of a hub that hangs is bounded for echoes, too."""
     hub = Hub(tmp_path, env=HANG).ready()
 
     async def play() -> None:
@@ -131,6 +141,11 @@ def test_a_hub_that_takes_and_stores_nothing_is_found_by_progress(tmp_path: Path
             assert agent.wait(30) == 0, agent.text[-1000:]
             assert [r["frame.number"] for r in hub.rows("--fields", "frame.number")] == list(range(1, 100_001))
             assert hub.ledger()["balanced"]
+    record(
+        "3a", "a hub takes batches and stores none, deadline D 3 s, watchdog tick t 0.5 s",
+        "found by progress within D + 2t although a pong is younger than 2 s; nothing lost after a restart",
+        f"found after {stall['waiting_s']:.1f} s, pong {stall['pong_age_s']:.1f} s old, 100000 of 100000 rows",
+    )  # fmt: skip
 
 
 @pytest.mark.root
@@ -146,7 +161,9 @@ def test_an_idle_link_to_a_hub_that_does_not_work_is_found(tmp_path: Path, fault
         until("streaming", lambda: agent.state == "streaming")
         if fault == "SIGSTOP":
             hub.send(signal.SIGSTOP)
+        began = time.monotonic()
         stall = until("a stall", lambda: [e for e in agent.events if e.get("event") == "link stalled"], 1 + 3 + 2)[0]
+        found = time.monotonic() - began
         assert stall["detector"] == ("echo" if fault == "ingest_hang" else stall["detector"])
         assert stall["detector"] in ("echo", "ping")
         if fault == "SIGSTOP":
@@ -155,6 +172,11 @@ def test_an_idle_link_to_a_hub_that_does_not_work_is_found(tmp_path: Path, fault
             until("one session", lambda: hub.metric("nodetap_hub_sessions") == 1, 40)
             agent.send(signal.SIGTERM)
             assert agent.wait(20) == 0
+    record(
+        "2" if fault == "SIGSTOP" else "3a", f"an idle link to a hub with {fault}, echo every 1 s, deadline D 3 s",
+        "found by the echo or the ping within the echo interval and D; then one session",
+        f"found by {stall['detector']}, {found:.1f} s after the agent streamed or the hub was stopped",
+    )  # fmt: skip
 
 
 def test_acks_and_bye_still_work_on_a_healthy_hub(tmp_path: Path) -> None:
