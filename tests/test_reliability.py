@@ -57,3 +57,12 @@ def test_a_scenario_that_is_none_is_told() -> None:
 def test_rows_of_the_page_are_of_tests_that_exist() -> None:
     rows = reliability.written(reliability.PAGE.read_text())
     assert [r for r in rows if not reliability.exists(r)] == []
+
+
+def test_scenarios_are_found_where_they_are_recorded(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text('def test_a(how):\n    record("2" if how == "kill" else "3a", "", "", "")\n')
+    assert reliability.recorded(tmp_path) == {s: {"tests/faults/test_a.py::test_a"} for s in ("2", "3a")}
+
+
+def test_every_scenario_has_a_test_that_records_it() -> None:
+    assert reliability.missing() == []
