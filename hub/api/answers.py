@@ -15,9 +15,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from hub.api import params
 from hub.api.context import Hub
 from hub.api.problems import problem_of
+from hub.query.answer import build
 from hub.query.completeness import Window, completeness
+from hub.query.order import Ordered
 from hub.query.output import OUTPUTS, SETTINGS, whole_lines
-from hub.query.select import Query, Question, build
+from hub.query.select import Query, Question
 from hub.store.reader import Reader
 
 log = structlog.get_logger()
@@ -38,8 +40,8 @@ async def calls(hub: Hub, request: Request) -> Response:
     return await _answer(hub, "calls", params.read(request, params.CALLS, hub.now_ns()))
 
 
-def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
-    return Question(
+def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Ordered:
+    return Ordered(
         table,
         filter=params.filter_of(values, table),
         since=values["since"],
@@ -49,6 +51,7 @@ def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
         output=values["format"],
         by=values.get("by", ()),
         top=values.get("top", 0),
+        sort=values["sort"],
         commit=hub.store.committed(),
     )
 

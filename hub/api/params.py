@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from hub.api.problems import Problem
 from hub.query.grammar import parse
+from hub.query.order import read_sort
 from hub.query.output import OUTPUTS
 from hub.query.window import point
 
@@ -39,6 +40,10 @@ def _names(text: str, now: int) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _sort(text: str, now: int) -> tuple[tuple[str, bool], ...]:
+    return read_sort(_names(text, now))
+
+
 def _seconds(text: str, now: int) -> float:
     if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", text, re.ASCII) or not 0.1 <= float(text) <= 60:
         raise ValueError("seconds from 0.1 to 60")
@@ -63,9 +68,10 @@ LIMIT = Param("limit", _whole, "the newest rows; 0 = all", "100")
 FORMAT = Param("format", _text, "how rows are printed", "ndjson", tuple(OUTPUTS))
 COMPLETENESS = Param("completeness", _text, "only: no rows, but how complete they would be", "with", ("with", "only"))
 BY = Param("by", _names, "public names by comma: one row of sums per group", "")
-TOP = Param("top", _whole, "with by: the groups with the most bytes, of calls with the most calls; 0 = all", "10")
+TOP = Param("top", _whole, "with by: the first groups, most bytes first, of calls most calls; 0 = all", "10")
+SORT = Param("sort", _sort, "public names by comma, :desc for the largest first; limit are then the first", "")
 
-PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, FORMAT, COMPLETENESS)
+PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, SORT, FORMAT, COMPLETENESS)
 FLOWS = (*PACKETS, BY, TOP)
 CALLS = FLOWS
 FOLLOW = (

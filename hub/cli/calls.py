@@ -13,7 +13,7 @@ from hub.cli.rows import ask_grouped
 
 @click.command(epilog="Example: nodetap calls --since 1h --by nodetap.l7,call.operation --top 5")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
-@options.option("--by", metavar="A,B", help="Count, error rate and latencies by these fields, most calls first.")
+@options.option("--by", metavar="A,B", help="Count, error rate, latencies and bytes by these fields.")
 @options.option("--top", type=click.IntRange(min=0), metavar="N", help="With --by: this many groups; 0 = all.  [10]")
 @flags("calls")
 @options.rows

@@ -11,15 +11,6 @@ from hub.cli.table import Column, Row, field_column, value
 from protocol.schema import fields_of
 
 _RIGHT = ("uint", "bool", "seconds", "time")
-_SUMS = ("flow.packets", "flow.bytes", "flow.packets_rev", "flow.bytes_rev", "flow.records")
-_FIGURES = (
-    "call.count",
-    "call.errors",
-    "call.error_rate",
-    "call.unanswered",
-    *(f"call.latency_p{percent}" for percent in (50, 95, 99)),
-)
-_GROUPED = {"flows": _SUMS, "calls": _FIGURES}
 _PORTS = ("tcp", "udp", "sctp")
 
 
@@ -164,6 +155,31 @@ CALLS_WIDE = (
     Column("bytes ←", _get("call.response_bytes"), right=True, drop=6),
 )
 
+
+def _percent(name: str) -> Any:
+    return lambda row: f"{row[name] * 100:.1f}" if name in row else ""
+
+
+GROUPED = {
+    "flows": (
+        Column("flows", _get("flow.records"), right=True, drop=1),
+        Column("packets", _get("flow.packets"), right=True),
+        Column("packets ←", _get("flow.packets_rev"), right=True, drop=2),
+        Column("bytes", _get("flow.bytes"), right=True),
+        Column("bytes ←", _get("flow.bytes_rev"), right=True),
+    ),
+    "calls": (
+        Column("calls", _get("call.count"), right=True),
+        Column("errors", _get("call.errors"), right=True, drop=2),
+        Column("error %", _percent("call.error_rate"), right=True),
+        Column("no response", _get("call.unanswered"), right=True, drop=3),
+        *(Column(f"p{percent} ms", _milliseconds(f"call.latency_p{percent}"), right=True) for percent in (50, 95, 99)),
+        Column("bytes", _get("call.request_bytes"), right=True, drop=4),
+        Column("bytes ←", _get("call.response_bytes"), right=True, drop=5),
+    ),
+}
+"""What is worked out of groups; the arrow is the way back, from destination to source."""
+
 DEFAULT = {
     ("packets", "table"): PACKETS,
     ("packets", "wide"): PACKETS_WIDE,
@@ -177,12 +193,9 @@ DEFAULT = {
 def of_fields(names: Sequence[str], table: str) -> list[Column]:
     """A column per public field, numbers to the right; unknown names are the hub's to refuse."""
     known = fields_of(table)
-    return [
-        field_column(name, right=name in (*_SUMS, *_FIGURES) or (name in known and known[name].kind in _RIGHT))
-        for name in names
-    ]
+    return [field_column(name, right=name in known and known[name].kind in _RIGHT) for name in names]
 
 
 def of_groups(by: Sequence[str], table: str) -> list[Column]:
     """The columns of flows summed by fields, and of the figures of calls."""
-    return of_fields([*by, *_GROUPED[table]], table)
+    return [*of_fields(by, table), *GROUPED[table]]

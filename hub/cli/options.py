@@ -48,6 +48,9 @@ def output(*formats: str) -> Callable[[Command], Command]:
 
 strict = option("--strict", is_flag=True, help="Exit with 4 where the answer is incomplete.")
 fields = option("--fields", metavar="A,B,C", help="Fields to show, by their public names, in this order.")
+sort = option(
+    "--sort", metavar="A[:desc],B", help="Order by these fields, the largest first with :desc; --limit are the first N."
+)
 since = option(
     "--since",
     "--last",
@@ -68,6 +71,7 @@ def rows(command: Command) -> Command:
     """What every command that asks for stored rows has in common."""
     for decorate in (
         strict,
+        sort,
         fields,
         output(*FORMATS),
         limit(100, "The newest N rows, printed oldest first; 0 = all."),

@@ -43,7 +43,7 @@ def packets(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
 
 @click.command(epilog="Example: nodetap flows --since 1h --by ip.src,ip.dst --top 5")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
-@options.option("--by", metavar="A,B", help="Sum flows by these fields, most bytes first.")
+@options.option("--by", metavar="A,B", help="Sum flows by these fields, most bytes first unless --sort says.")
 @options.option("--top", type=click.IntRange(min=0), metavar="N", help="With --by: this many groups; 0 = all.  [10]")
 @flags("flows")
 @options.rows
@@ -82,6 +82,7 @@ def _params(words: Iterable[str], given: Options, table: str) -> Options:
         "since": parse(given["since"], now),
         "until": parse(given["until"], now) if given["until"] else None,
         "limit": given["limit"],
+        "sort": given["sort"],
         "fields": ",".join(_names(given["fields"])) or None,
     }
 

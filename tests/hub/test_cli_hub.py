@@ -197,6 +197,18 @@ def test_flows_and_their_sums(hub: Hub) -> None:
     assert (total["nodetap.agent"], total["flow.packets"], total["flow.records"]) == ("web-1", 40, 4)
 
 
+def test_an_order_of_ones_own(hub: Hub) -> None:
+    asked = ("packets", "--since", "all", "-o", "ndjson", "--limit", "3", "--sort")
+    assert numbers(hub.cli(*asked, "frame.number").stdout) == [1, 2, 3]
+    assert numbers(hub.cli(*asked, "tcp.dstport,frame.number:desc").stdout) == [ROWS, ROWS - 1, ROWS - 2]
+    done = hub.cli(*asked, "frame.nunber", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("did you mean frame.number?\n")
+    assert hub.cli(*asked, "frame.number:up", check=False).returncode == 2
+    groups = hub.cli("flows", "--since", "all", "--by", "ip.src", "--sort", "flow.records:desc").stdout
+    assert groups.splitlines()[0].split() == ["ip.src", "flows", "packets", "packets", "←", "bytes", "bytes", "←"]
+
+
 # -- completeness and the books ------------------------------------------------------------------------------------
 
 
