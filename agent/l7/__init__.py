@@ -25,6 +25,9 @@ HEAD = 16
 PENDING = 32_768
 """Most bytes that a connection keeps of an unfinished message, each way."""
 
+TURNS = 64
+"""Most requests or responses that are told of one payload."""
+
 TCP, UDP, SCTP = 6, 17, 132
 
 Value: TypeAlias = "int | str | list[int] | list[str]"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from agent.decode.slow import Budget
 from agent.decode.walk import Payloads
-from agent.l7 import PENDING, Batch, Conn, Findings, Mark, Parser, Summary, Turn, sctp
+from agent.l7 import PENDING, TURNS, Batch, Conn, Findings, Mark, Parser, Summary, Turn, sctp
 from agent.l7 import columns as l7_columns
 from agent.l7.keys import connections
 from agent.l7.recognise import Recogniser
@@ -73,11 +73,11 @@ class _Row(NamedTuple):
     way: int  # 0 or 1
     tcp: bool
     start: int
-    length: int
+    stop: int
+    cut: bool  # whether its payload went on, on the wire
     sport: int
     dport: int
     flags: int
-    wire: int  # payload bytes on the wire
     ahead: int  # `Places.ahead`
     time: int
 
@@ -213,7 +213,7 @@ class Engine:
         if not len(at):
             return
         rows = picked.rows[at]
-        size = _sizes(columns, payloads, rows, layers[at])
+        size = _sizes(columns, payloads, rows)
         segments = Segments(picked.keys[at], picked.ways[at], np.asarray(columns["tcp_seq"])[rows], size, syn[at])
         claimed = picked.perhaps[at] | (picked.claims[at] != 0)
         ahead, began = self._sequences.place(segments, segments.syn | claimed)
@@ -256,8 +256,7 @@ class Engine:
     ) -> NDArray[np.bool_]:
         """Have one parser read rows together; which of them it said something of."""
         rows, data = picked.rows, payloads.data.data
-        start = payloads.start[rows]
-        stop = start + np.minimum(payloads.length[rows], MAX_PAYLOAD)
+        start, stop, cut = _spans(columns, payloads, rows)
         texts = [bytes(data[a:b]) for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
         sport, dport = (np.asarray(columns[name])[rows] for name in ("src_port", "dst_port"))
         done = np.zeros(len(rows), dtype=np.bool_)
@@ -273,14 +272,16 @@ class Engine:
         if self._with_turns and found.turns:
             at, keys, sides = rows.tolist(), picked.keys.tolist(), picked.ways.astype(np.uint8).tolist()
             self.turns += [Said(at[i], keys[i], sides[i], turn) for i, turn in found.turns]
+            count = np.bincount([i for i, _ in found.turns], minlength=len(rows))
+            self._mark(Mark.MISSED, picked, np.flatnonzero((count >= TURNS) | (cut & (count > 1))))
         return done
 
     def _feed(self, rows: list[Plain], data: memoryview, said: l7_columns.Said) -> None:
         """Read some payloads one by one."""
         known = self._tracks.get
         for plain in rows:
-            row, claims, key, _, _, _, length, _, _, _, _, _, _ = plain
-            if known(key) is not None or (claims and length):
+            row, claims, key, _, _, start, stop, _, _, _, _, _, _ = plain
+            if known(key) is not None or (claims and start < stop):
                 summary = self._one(_Row._make(plain), data)
                 if summary is not None:
                     said.append((row, summary))
@@ -308,7 +309,7 @@ class Engine:
         if track is not None and (row.flags & _RST or begins) and row.tcp:
             self._tracks.forget(row.key)
             track = None
-        if not row.length:
+        if row.start == row.stop:
             self._end(row, track)
             return None
         if track is None and row.ahead < 0:
@@ -317,8 +318,7 @@ class Engine:
             return None
         if track is None and not row.claims:
             return None
-        length = row.length
-        payload = bytes(data[row.start : row.start + (length if length < MAX_PAYLOAD else MAX_PAYLOAD)])
+        payload = bytes(data[row.start : row.stop])
         self.counts.fed += 1
         summary = self._continue(track, row, payload) if track is not None else None
         if summary is None and row.claims and row.ahead >= 0:
@@ -339,7 +339,7 @@ class Engine:
         if row.ahead > 0:
             track.lost(side)
         summary = self._call(track.parser, payload[max(0, -row.ahead) :], side, row, track.conn)
-        if row.length < row.wire or row.length > MAX_PAYLOAD:
+        if row.cut:
             track.lost(side)
         if summary is not None:
             track.spoken, track.quiet = True, 0
@@ -367,7 +367,7 @@ class Engine:
                 continue
             track = Track(parser, row.way, row.time, Conn(room=self._room))
             summary = self._call(parser, payload, 0, row, track.conn)
-            if row.length < row.wire or row.length > MAX_PAYLOAD:
+            if row.cut:
                 track.lost(0)
             if summary is not None or (known is None and track.conn.pending[0]):
                 track.spoken = summary is not None
@@ -382,16 +382,15 @@ class Engine:
         except Exception:  # a parser's bug must not cost a row
             self._failed()
             return None
-        if summary is not None:
-            self._turn(summary, row)
+        if summary is not None and summary.turns and self._with_turns:
+            turns = summary.turns
+            self.turns += [Said(row.row, row.key, row.way, turn) for turn in turns]
+            if len(turns) >= TURNS or (row.cut and len(turns) > 1):  # there may have been more
+                self.turns.append(Said(row.row, row.key, row.way, Mark.MISSED))
         return summary
 
     def _failed(self) -> None:
         self.counts.failed += 1
-
-    def _turn(self, summary: Summary, row: _Row) -> None:
-        if self._with_turns and summary.turns:
-            self.turns += [Said(row.row, row.key, row.way, turn) for turn in summary.turns]
 
     def _read_rest(self, columns: Columns, payloads: Payloads, rows: Ints, done: Ints) -> l7_columns.Said:
         """What no parser said anything of, by the dissector for the rest."""
@@ -399,13 +398,13 @@ class Engine:
         said: l7_columns.Said = []
         left = rows[~np.isin(rows, done) & (payloads.length[rows] > 0)]
         names = ("proto", "src_port", "dst_port")
-        arrays = [left, payloads.start[left], np.minimum(payloads.length[left], MAX_PAYLOAD)]
-        arrays += [np.asarray(columns[name])[left] for name in names]
-        for row, start, length, proto, sport, dport in zip(*(array.tolist() for array in arrays), strict=True):
+        start, stop, _ = _spans(columns, payloads, left)
+        arrays = [left, start, stop, *(np.asarray(columns[name])[left] for name in names)]
+        for row, begin, end, proto, sport, dport in zip(*(array.tolist() for array in arrays), strict=True):
             if not self._budget.open():
                 self._skip(columns, left[left >= row])
                 break
-            summary = self._rest(proto, sport, dport, payloads.data[start : start + length].tobytes())
+            summary = self._rest(proto, sport, dport, payloads.data[begin:end].tobytes())
             if summary is not None:
                 said.append((row, summary))
             self._budget.spend()
@@ -415,25 +414,29 @@ class Engine:
 def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:
     """Rows as Python's numbers, in the order of `_Row`."""
     at = picked.rows
-    layers = np.asarray(columns["layers"])[at]
     plain = (np.asarray(columns[name])[at] for name in ("src_port", "dst_port", "tcp_flags"))
     arrays = (
         at,
         picked.claims,
         picked.keys,
         picked.ways.astype(np.uint8),
-        (layers & np.uint64(int(Has.TCP))) != 0,
-        payloads.start[at],
-        payloads.length[at],
+        (np.asarray(columns["layers"])[at] & np.uint64(int(Has.TCP))) != 0,
+        *_spans(columns, payloads, at),
         *plain,
-        _sizes(columns, payloads, at, layers),
         picked.ahead,
         np.asarray(columns["time"])[at],
     )
     return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
-def _sizes(columns: Columns, payloads: Payloads, rows: Ints, layers: NDArray[np.uint64]) -> Ints:
+def _sizes(columns: Columns, payloads: Payloads, rows: Ints) -> Ints:
     """Payload bytes on the wire, of which less may have been captured."""
+    layers = np.asarray(columns["layers"])[rows]
     told = np.where((layers & np.uint64(int(Has.TCP_LEN))) != 0, np.asarray(columns["tcp_len"])[rows], 0)
     return np.maximum(told, payloads.length[rows])
+
+
+def _spans(columns: Columns, payloads: Payloads, rows: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    """Where the payloads begin and end as far as they are read, and whether there was more of them on the wire."""
+    start, length = payloads.start[rows], np.minimum(payloads.length[rows], MAX_PAYLOAD)
+    return start, start + length, length < _sizes(columns, payloads, rows)

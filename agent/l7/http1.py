@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.l7 import SCTP, TCP, UDP, Batch, Conn, Findings, Heads, Signs, Summary, Turn, Value, port_table
+from agent.l7 import SCTP, TCP, TURNS, UDP, Batch, Conn, Findings, Heads, Signs, Summary, Turn, Value, port_table
 from agent.l7.stream import found_in
 from agent.l7.text import printed
 
@@ -38,8 +38,6 @@ PORTS = (80, 3128, 3132, 5985, 8080, 8088, 11371, 1900, 2869, 2710)
 """Ports on which a request line may lack its version, as tshark has them."""
 _PORT = port_table(PORTS)
 SSDP = 1900
-MOST = 64
-"""Messages of one payload that are read."""
 
 _VERBS = frozenset(METHODS)
 _STARTS = (b"HTTP/1.", *(f"{method} ".encode() for method in METHODS))
@@ -166,7 +164,7 @@ class _Said:
     def read(self, number: int, payload: bytes, lenient: bool) -> bool:
         """Read the messages of one payload; whether there are any."""
         line, at = "", 0
-        for _ in range(MOST):
+        for _ in range(TURNS):
             end = payload.find(b"\r\n\r\n", at)
             behind = end + 4
             if end < 0:

@@ -6,12 +6,11 @@ from struct import Struct
 
 import numpy as np
 
-from agent.l7 import TCP, UDP, Conn, Heads, Signs, Summary, Turn
+from agent.l7 import TCP, TURNS, UDP, Conn, Heads, Signs, Summary, Turn
 from agent.l7.stream import Mask, Passing, listed, table_of
 
 PORT = 11211
 MOST_LINE = 2048
-MOST_TURNS = 64
 MOST_BODY = 1 << 30
 
 STORES = {b"set", b"add", b"replace", b"append", b"prepend", b"cas"}
@@ -85,13 +84,13 @@ class _Said:
     def ask(self, name: str, answered: bool, key: int | None = None) -> None:
         """A request."""
         self.texts.append(name)
-        if answered and len(self.turns) < MOST_TURNS:
+        if answered and len(self.turns) < TURNS:
             self.turns.append(Turn(True, name, key=key))
 
     def answer(self, status: str, error: bool = False, key: int | None = None) -> None:
         """A response."""
         self.texts.append(status)
-        if len(self.turns) < MOST_TURNS:
+        if len(self.turns) < TURNS:
             self.turns.append(Turn(False, status=status, error=error, key=key))
 
 

@@ -7,7 +7,7 @@ from struct import Struct
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn
+from agent.l7 import TCP, TURNS, Conn, Heads, Signs, Summary, Turn
 from agent.l7.sql import verb
 from agent.l7.stream import Mask, Passing, found_in, listed, remember, table_of
 
@@ -38,9 +38,13 @@ SYNC = 0
 
 
 class _State(Passing):
-    """The statements by name, and what waits for its answer, oldest first."""
+    """The statements by name, and what waits for its answer, oldest first.
 
-    __slots__ = ("client", "last", "portals", "queue", "statements")
+    Where bytes were missed nobody knows what waits, until the server is ready for one who waits for that before asking
+    on. What is asked until then has no answer.
+    """
+
+    __slots__ = ("blind", "client", "last", "pipelines", "portals", "queue", "statements")
 
     def __init__(self, client: int) -> None:
         super().__init__()
@@ -49,12 +53,19 @@ class _State(Passing):
         self.portals: dict[bytes, str] = {}
         self.queue: deque[int] = deque(maxlen=MOST_OPEN)
         self.last = 0
+        self.blind = self.pipelines = False
 
     def ask(self) -> int:
         """A new key, queued."""
         self.last += 1
-        self.queue.append(self.last)
+        self.pipelines = self.pipelines or SYNC in self.queue
+        self.wait(self.last)
         return self.last
+
+    def wait(self, key: int) -> None:
+        """Queue what waits for an answer."""
+        if not self.blind:
+            self.queue.append(key)
 
     def answer(self) -> int:
         """The key that is answered now; 0 where none is."""
@@ -64,6 +75,7 @@ class _State(Passing):
         """The server is ready: what it skipped after an error is answered too."""
         while self.queue and self.queue.popleft() != SYNC:
             pass
+        self.blind = self.blind and self.pipelines
 
 
 class PostgresParser:
@@ -111,6 +123,7 @@ class PostgresParser:
         if isinstance(conn.state, _State):
             conn.state.lost(conn, side)
             conn.state.queue.clear()
+            conn.state.blind = True
 
     def _messages(self, data: bytes, side: int, conn: Conn, said: _Said) -> bool:
         """Walk over all messages; False where these are none."""
@@ -150,13 +163,13 @@ class _Said:
         """A query."""
         self.words.append(operation)
         self.rest.setdefault("nodetap.operation", operation)
-        if len(self.turns) < 64:
+        if len(self.turns) < TURNS:
             self.turns.append(Turn(True, operation, key=key))
 
     def answer(self, key: int, status: str, error: bool = False) -> None:
         """The answer to a query; what no query waits for is only told."""
         self.words.append(status)
-        if key and len(self.turns) < 64:
+        if key and len(self.turns) < TURNS:
             self.turns.append(Turn(False, status=status, error=error, key=key))
 
     def summary(self) -> Summary:
@@ -176,7 +189,7 @@ def _asked(state: _State, kind: int, body: bytes, said: _Said) -> None:
     """A message of the client."""
     if kind == 81:  # Query
         said.ask(verb(body), state.ask())
-        state.queue.append(SYNC)
+        state.wait(SYNC)
     elif kind == 80:  # Parse
         name, at = _name(body)
         remember(state.statements, name, verb(body[at:]), MOST_NAMES)
@@ -186,7 +199,7 @@ def _asked(state: _State, kind: int, body: bytes, said: _Said) -> None:
     elif kind == 69:  # Execute
         said.ask(state.portals.get(_name(body)[0], ""), state.ask())
     elif kind == 83:  # Sync
-        state.queue.append(SYNC)
+        state.wait(SYNC)
 
 
 def _answered(state: _State, kind: int, body: bytes, said: _Said) -> None:

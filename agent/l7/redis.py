@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.l7 import TCP, Conn, Heads, Signs, Summary, Turn
+from agent.l7 import TCP, TURNS, Conn, Heads, Signs, Summary, Turn
 from agent.l7.stream import Mask, Passing, listed, table_of
 
 PORT = 6379
 MOST_LINE = 4096
 """Longest line that is waited for."""
-MOST_TURNS = 64
 MOST_ITEMS = 1 << 30
 
 INLINE = frozenset(
@@ -158,7 +157,7 @@ class RedisParser:
             group = GROUPS.get(kind, 0)
             if not todo and not _sound(kind, line):
                 return False
-            if not todo and len(said) < MOST_TURNS:
+            if not todo and len(said) < TURNS:
                 turn = _request(data, kind, end + 1) if client else _reply(data, kind, line, end + 1)
                 if turn is not None:
                     said.append(turn)
@@ -189,7 +188,7 @@ def _inline(line: bytes, said: list[Turn]) -> bool:
     word = words[0].upper()
     if word not in INLINE:
         return False
-    if len(said) < MOST_TURNS:
+    if len(said) < TURNS:
         said.append(Turn(True, word.decode()))
     return True
 

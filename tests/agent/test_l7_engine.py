@@ -20,10 +20,11 @@ from agent.capture import Interface
 from agent.capture.file import FileSource
 from agent.decode.decoder import Decoder
 from agent.decode.slow import Budget
-from agent.l7 import TCP, UDP, Batch, Conn, Heads, Summary, Turn, registry, track
+from agent.l7 import TCP, TURNS, UDP, Batch, Conn, Heads, Mark, Summary, Turn, registry, track
 from agent.l7.dns import PARSER as DNS
 from agent.l7.engine import STEP, Engine
 from agent.l7.http1 import PARSER as HTTP
+from agent.l7.redis import PARSER as REDIS
 from agent.show import FIELDS, Ndjson
 from protocol.columns import Columns
 from protocol.schema import Has
@@ -336,6 +337,21 @@ def test_turns_are_handed_on_where_they_are_asked_for() -> None:
     assert {asked.side, more.side} == {0, 1}
     assert len({t.connection for t in stream.engine.turns}) == 1
     assert Stream(Lines()).engine.turns == []
+
+
+@pytest.mark.parametrize("parser", [HTTP, REDIS])
+def test_where_more_requests_may_have_been_cut_off_it_is_said(parser: Any) -> None:
+    def marks(data: bytes, cut: int) -> list[Any]:
+        stream = Stream(parser, with_turns=True)
+        frame = stream.segment(data)
+        stream.engine.add(*stream.decoder.with_payloads(block_of([frame[: len(frame) - cut]], [len(frame)]), 1))
+        return [said.turn if isinstance(said.turn, Mark) else said.turn.request for said in stream.engine.turns]
+
+    one = b"GET / HTTP/1.1\r\n\r\n" if parser is HTTP else b"*1\r\n$4\r\nPING\r\n"
+    assert marks(one * 2, 0) == [True] * 2
+    assert marks(one * 3, len(one)) == [True, True, Mark.MISSED]
+    assert marks(one + bytes(100), 100) == [True]
+    assert marks(one * (TURNS + 1), 0) == [True] * TURNS + [Mark.MISSED]
 
 
 @pytest.mark.parametrize("name", ["mixed-web-4600.pcap", "null-http2-h2c-continuation.pcap", "tunnel-gre.pcap"])

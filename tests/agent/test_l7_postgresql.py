@@ -75,6 +75,30 @@ def test_calls_are_paired():
     assert calls(conversation()) == EXPECTED
 
 
+def answered(steps: str) -> list[str]:
+    """The queries that get answers: a small letter asks, its capital answers it, `<` and `>` miss bytes of a side."""
+    conn, names, pairs = Conn(), {}, []
+    for step in steps:
+        if step in "<>":
+            PARSER.lost(conn, int(step == "<"))
+            continue
+        data = message(b"Q", step.encode() + b"\0") if step.islower() else message(b"C", step.encode() + b"\0") + READY
+        said = PARSER.feed(data, int(step.isupper()), *((5432, 4000) if step.isupper() else (4000, 5432)), conn)
+        for turn in said.turns if said else ():
+            if turn.request:
+                names[turn.key] = step
+            else:
+                pairs.append(names[turn.key] + step)
+    return pairs
+
+
+def test_after_missed_bytes_no_answer_is_given_to_another_query():
+    assert answered("aA>bBcC") == ["aA", "cC"]
+    assert answered("a<bBcC") == ["cC"]
+    assert answered("abAB>cCdD") == ["aA", "bB"]
+    assert answered("ab<BcCdD") == []
+
+
 def test_nothing_of_statements_or_passwords_comes_out():
     assert "secret" not in repr(told(conversation()))
     assert "alice" not in repr(told(conversation()))
