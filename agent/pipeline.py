@@ -106,7 +106,7 @@ class Pipeline:
         self.frames += len(block)
         self._books.captured += len(block)
         self._books.open += len(block)
-        if not self._sealer.waits("packets"):
+        if self._level == "packets" and not self._sealer.waits("packets"):
             self._decoder.turn()
         batches: list[Batch] = []
         for part in self._by_sheet(block):
@@ -199,6 +199,8 @@ class Pipeline:
             return
         if not with_rows:
             self._calls.clear()
+            return
+        if not self._engine.turns:
             return
         try:
             self._calls.add(columns, self._engine.turns)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent.capture import Block, Counters, Interface
 from agent.capture.file import FileSource
+from agent.decode import decoder
 from agent.decode.decoder import Decoder
 from agent.flows import FlowTable
 from agent.pipeline import Pipeline
@@ -129,6 +130,27 @@ def test_rows_leave_when_they_are_many_or_old() -> None:
     assert rig.take(rig.pipeline.tick(1000)) == []
     assert [b.rows for b in rig.take(rig.pipeline.tick(1000 + S // 2))] == [50]
     assert (rig.pipeline.report.rows, rig.pipeline.report.flow_open) == (150, 150)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.sampled_from(["", "", "", "tick", "flows", "packets"])), max_size=20))
+@settings(deadline=None)
+def test_batches_are_the_same_whatever_the_blocks(steps: list[tuple[int, str]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "SHEET", 16)
+        rig, ports, now = Rig(max_rows=16), [], 0
+        for size, then in steps:
+            numbers = range(rig.pipeline.frames, rig.pipeline.frames + size)
+            ports += list(numbers) if rig.pipeline.level == "packets" else []
+            rig.take(rig.pipeline.feed(block_of([frame(1, number) for number in numbers])))
+            now += S
+            if then == "tick":
+                rig.take(rig.pipeline.tick(now))
+            elif then:
+                rig.pipeline.level = then
+        rig.finish()
+    assert rig.values("packets", "src_port") == ports
+    assert rig.values("packets", "frame_number") == [port + 1 for port in ports]
+    assert all(item.rows <= 16 for item in rig.out if item.kind == "packets")
 
 
 def test_flow_only_packets_are_open_until_their_flow_is_sealed() -> None:
