@@ -26,12 +26,16 @@ $(STAMP): constraints.txt pyproject.toml setup.py $(wildcard agent/kernel/*.[ch]
 up: $(STAMP) ## hub and agent on this machine (READ="file.pcap ..." or INTERFACE="eth0 ...")
 	@$(BIN)/nodetap up $(foreach f,$(READ),--read '$(f)') $(foreach i,$(INTERFACE),--interface '$(i)') $(ARGS)
 
+# They measure how fast the machine does something, or fill it.
+ALONE := tests/faults/test_herd.py tests/faults/test_slow_hub.py
+
 test: $(STAMP) ## the tests; what needs root, tshark or the corpus is skipped where it is missing
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/faults --ignore tests/live
-	$(BIN)/python -m pytest tests/faults tests/live # one after the other: their clocks are real
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile tests/faults $(addprefix --ignore ,$(ALONE)) # these wait
+	$(BIN)/python -m pytest $(ALONE) tests/live
 endif
 
 # One that fails stops neither the others nor the table; make fails all the same.

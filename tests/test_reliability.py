@@ -28,6 +28,7 @@ def test_the_last_figure_counts_and_a_full_one_gives_way_only_to_another() -> No
     assert reliability.newest([row(measured="1"), row(measured="2")]) == [row(measured="2")]
     assert reliability.newest([row(form="full"), row(measured="2")]) == [row(form="full")]
     assert reliability.newest([row(), row(form="full")]) == [row(form="full")]
+    assert reliability.newest([row(fault="a"), row(form="full", fault="b")]) == [row(form="full", fault="b")]
     kinds = [row("10"), row("2", fault="b"), row("2", fault="a")]
     assert reliability.newest(kinds) == kinds[::-1]
 

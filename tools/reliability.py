@@ -87,12 +87,14 @@ def between(page: str) -> str:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """One row a test and fault: the last; one of the full length gives way only to another."""
+    """One row a test and fault, the last; of a test that was run at full length only those of that length."""
     best: dict[tuple[str, str, str], Row] = {}
     for row in rows:
-        if row.key not in best or row.form == "full" or best[row.key].form != "full":
+        if row.form == "full" or row.key not in best or best[row.key].form != "full":
             best[row.key] = row
-    return sorted(best.values(), key=lambda row: row.order)
+    full = {(row.scenario, row.test) for row in best.values() if row.form == "full"}
+    shown = (row for row in best.values() if row.form == "full" or (row.scenario, row.test) not in full)
+    return sorted(shown, key=lambda row: row.order)
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -245,13 +245,17 @@ class Soak:
     def leave(self) -> dict[str, Any]:
         """Every agent stops in good order, then the hub: the last ledger."""
         for agent in (*self.live, *self.replays):
-            until("it hears signals", lambda agent=agent: agent.popen.poll() is not None or agent.state)  # type: ignore[misc]
+            until("it hears signals", lambda agent=agent: self.hears(agent), RECOVER)  # type: ignore[misc]
             agent.send(signal.SIGTERM)
         for agent in (*self.live, *self.replays):
             assert agent.wait(60) == 0, agent.text[-2000:]
         ledger = self.hub.ledger()
         assert self.hub.stop() == 0
         return ledger
+
+    def hears(self, agent: Agent) -> bool:
+        """Whether it has started so far that a signal tells it to leave; or has ended."""
+        return agent.popen.poll() is not None or agent.metric("nodetap_agent_captured_packets_total") >= 0
 
     def end(self) -> None:
         """Nothing of it is left running."""

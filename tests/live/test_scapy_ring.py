@@ -8,6 +8,7 @@ import time
 
 import pytest
 from netns import Netns, pair
+from procs import until
 from scapy.layers.inet import ICMP
 from scapy.layers.l2 import Dot1Q
 from scapy.sendrecv import AsyncSniffer, sniff
@@ -40,10 +41,7 @@ def test_sniff_in_a_thread_ends_when_told() -> None:
         sniffer = AsyncSniffer(opened_socket=sock, started_callback=lambda: started.append(1), prn=lambda _: None)
         sniffer.start()
         ping(left, right.address)
-        deadline = time.monotonic() + 10
-        while sniffer.count < 6:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until("six frames", lambda: sniffer.count >= 6, pause=0.01)
         sniffer.stop()
         assert len(sniffer.results) == 6
 
