@@ -240,7 +240,7 @@ class Hub:
 
         app = create_app(
             store, register, token=self.config.token, ready=ready, metrics=ingest.metrics.text,
-            version=protocol.VERSION, asker=ingest.asker, facts=facts,
+            version=protocol.VERSION, asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
         )  # fmt: skip
         cert, key = self.config.tls_files or (None, None)
         server = uvicorn.Server(

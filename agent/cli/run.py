@@ -101,7 +101,7 @@ from agent.cli.link_options import (
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     envvar="NODETAP_RECORDER",
-    help="Folder on disk for raw frames, payload and all. None by default: payload is sensitive.",
+    help="Folder on disk for raw frames, payload and all, for `nodetap pcap`. None by default: payload is sensitive.",
 )
 @click.option(
     "--recorder-bytes",

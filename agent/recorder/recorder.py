@@ -227,6 +227,8 @@ class Recorder(threading.Thread):
             if segment is None:
                 self._folder.delete(number)
         self.segments = tuple(segment for _, segment in found if segment is not None)
+        if self.segments and self.segments[0].number > 1:  # an earlier run removed files
+            self.overwritten = max(self.overwritten, self.segments[0].extent.first)
         self._ready = True
         if self.segments:
             self._log.info("recorder goes on", path=str(self._folder.path), segments=len(self.segments))

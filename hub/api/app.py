@@ -21,6 +21,7 @@ from hub.api.problems import Problem, problem_of
 from hub.api.routes import OPEN, ROUTES, Row
 from hub.api.runner import Runner
 from hub.fanout.asker import Asker
+from hub.pcap.fetcher import Fetcher
 
 log = structlog.get_logger()
 _HTTP = {404: "not_found", 405: "method_not_allowed"}
@@ -38,14 +39,18 @@ def create_app(
     limits: Limits = Limits(),  # noqa: B008  frozen
     asker: Asker | None = None,
     facts: Callable[[], dict[str, Any]] = dict,
+    fetcher: Fetcher | None = None,
 ) -> Starlette:
     """The application. Nothing is started; `now_ns` is the clock (nanoseconds since 1970).
 
-    `asker` asks the agents; `facts` are the hub's own for `/v1/doctor`, made on a thread.
+    `asker` asks the agents, `fetcher` fetches frames from them; `facts` are the hub's own for `/v1/doctor`, made on a
+    thread.
     """
     runner = Runner(store.reader, limits.queries)
     asker = asker or Asker(register, now_ns)
-    hub = Hub(store, register, runner, token, ready, metrics, version, now_ns, limits, asker, facts)
+    hub = Hub(
+        store, register, runner, token, ready, metrics, version, now_ns, limits, asker, facts, fetcher or Fetcher()
+    )
     hub.openapi = json.dumps(document(ROUTES, version)).encode()
     app = Starlette(
         routes=[Route(row.path, _endpoint(hub, row), methods=[row.method]) for row in ROUTES],

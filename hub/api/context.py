@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from hub.api.runner import Runner
 from hub.fanout.asker import Asker
+from hub.pcap.fetcher import Fetcher
 from hub.store.reader import Reader
 
 
@@ -83,7 +84,9 @@ class Hub:
     limits: Limits
     asker: Asker
     facts: Callable[[], dict[str, Any]]
+    fetcher: Fetcher = field(default_factory=Fetcher)
     followers: int = 0
+    captures: int = 0
     openapi: bytes = field(default=b"")
 
 

@@ -50,6 +50,12 @@ def _seconds(text: str, now: int) -> float:
     return float(text)
 
 
+def _seconds_long(text: str, now: int) -> float:
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or int(text) < 1:
+        raise ValueError("whole seconds from 1 to 99999")
+    return float(text)
+
+
 def _backlog(text: str, now: int) -> int:
     """As `since`, with `all` as the earliest time there is: no backlog is another thing than all of it."""
     moment = point(text, now)
@@ -81,6 +87,15 @@ FOLLOW = (
     Param("cursor", _text, "go on after that row"),
     Param("since", _backlog, "without a cursor: begin with the rows of that packet time or later"),
     Param("heartbeat", _seconds, "seconds between heartbeats", "5"),
+)
+PCAP = (
+    FILTER,
+    SINCE,
+    Param("until", point, "packet time, exclusive; as since; now where it is not given"),
+    Param("limit", _whole, "frames after which the answer is cut; 0 = all", "0"),
+    Param("bytes", _whole, "bytes of frames after which the answer is cut; 0 = all", str(1 << 30)),
+    Param("seconds", _seconds_long, "seconds after which the answer is cut", "300"),
+    Param("deadline", _seconds, "seconds that an agent has for each part of its answer", "5"),
 )
 DOCTOR = (Param("deadline", _seconds, "seconds that agents have for their answer", "3"),)
 

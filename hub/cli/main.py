@@ -24,6 +24,7 @@ COMMANDS = {
     "flows": ("hub.cli.rows:flows", "Show stored flows, or sums of them."),
     "calls": ("hub.cli.calls:calls", "Show stored calls, or figures of them."),
     "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
+    "pcap": ("hub.cli.pcap:pcap", "Fetch the raw frames that agents recorded."),
     "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),
     "doctor": (
         "hub.cli.doctor:doctor",

@@ -22,6 +22,7 @@ from hub.ingest.inlet import Inlet
 from hub.ingest.session import Session
 from hub.ingest.writer import Outcome, Work, Writer
 from hub.metrics import Metrics
+from hub.pcap.fetcher import Fetcher
 from hub.store.store import Store
 from protocol.limits import MAX_MESSAGE
 from protocol.messages import Batch
@@ -45,6 +46,7 @@ class Ingest:
         self.register = register
         self.log = log
         self.asker = Asker(register)
+        self.fetcher = Fetcher()
         self.metrics = Metrics(self._look, lambda: register.agents(time_ns()))
         self.writer = Writer(store, self._done, log)
         self.draining = False
@@ -174,6 +176,7 @@ class Ingest:
         finally:
             self._sessions.discard(session)
             self.asker.left(session)
+            self.fetcher.left(session)
             self.budget.sessions = len(self._sessions)
 
     # -- from the writer's thread ----------------------------------------------------------------------------------

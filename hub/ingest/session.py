@@ -24,6 +24,7 @@ from protocol.messages import (
     Drain,
     Echo,
     EchoReply,
+    Fetched,
     Hello,
     Message,
     Refuse,
@@ -75,6 +76,7 @@ class Session:
             Status: self._on_status,
             Echo: self._on_echo,
             Answer: self._on_answer,
+            Fetched: self._on_fetched,
             Bye: self._on_bye,
         }
 
@@ -262,6 +264,9 @@ class Session:
 
     def _on_answer(self, answer: Answer, size: int) -> None:
         self.ingest.asker.answered(self, answer, size)
+
+    def _on_fetched(self, fetched: Fetched, size: int) -> None:
+        self.ingest.fetcher.arrived(self, fetched)
 
     def _on_bye(self, bye: Bye, size: int) -> None:
         self.leaving = True

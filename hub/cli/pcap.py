@@ -1,0 +1,197 @@
+"""`nodetap pcap`: the raw frames that agents recorded, as one capture file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from hub.cli import options
+from hub.cli.client import explain
+from hub.cli.completeness import plural
+from hub.cli.errors import INCOMPLETE, NEGATIVE, USAGE, CliError, HubLost
+from hub.cli.screen import progress
+from hub.cli.session import connect
+from hub.cli.times import parse
+from protocol import ending
+
+STDOUT = "-"
+
+
+@click.command(epilog="Example: nodetap pcap --since 10m ip.addr == 10.0.0.7 and tcp.port == 443 -w web.pcapng")
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@options.option("-w", "--write", "path", required=True, metavar="FILE", help="Where to write it (pcapng); - is stdout.")
+@options.option("--max-bytes", type=click.IntRange(min=0), default=1 << 30, show_default=True, metavar="N",
+                help="Cut the answer after so many bytes of frames; 0 = never.")  # fmt: skip
+@options.option("--max-seconds", type=click.IntRange(1, 99_999), default=300, show_default=True, metavar="S",
+                help="Cut the answer after so many seconds.")  # fmt: skip
+@options.limit(0, "Cut the answer after N frames; 0 = never.")
+@options.option("--deadline", type=click.FloatRange(0.1, 60), default=5.0, show_default=True, metavar="S",
+                help="Seconds that an agent has for each part of its answer.")  # fmt: skip
+@options.strict
+@options.until
+@options.since
+@click.pass_context
+def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
+    """Fetch the raw frames that agents recorded.
+
+    FILTER is a display filter with Wireshark's names; its words are joined by spaces. Agents record frames with
+    `nodetap-agent run --recorder DIR`. The file is there once it is whole.
+    """
+    now = datetime.now()
+    params = {
+        "filter": " ".join(words) or None,
+        "since": parse(given["since"], now),
+        "until": parse(given["until"], now) if given["until"] else None,
+        "limit": given["limit"],
+        "bytes": given["max_bytes"],
+        "seconds": given["max_seconds"],
+        "deadline": f"{given['deadline']:.3f}",
+    }
+    with connect(ctx) as client, _target(given["path"]) as write:
+        with client.stream("/v1/pcap", params) as (_, chunks), progress(True) as advance:
+            said = copied(_shown(chunks, advance), write)
+        if "nodetap.error" in said:
+            raise explain(said["nodetap.error"], str(params["filter"] or ""), client.url)
+    answer = said["nodetap.completeness"]
+    click.echo(sentence(answer), err=True)
+    return INCOMPLETE if given["strict"] and not answer["complete"] else 0
+
+
+def _shown(chunks: Iterable[bytes], advance: Callable[[bytes], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        advance(chunk)
+        yield chunk
+
+
+def copied(chunks: Iterable[bytes], write: Callable[[bytes], None]) -> dict[str, Any]:
+    """Write an answer but for its last block, which says how complete it is. Raises HubLost where there is none."""
+    kept = b""
+    for chunk in chunks:
+        kept += chunk
+        if len(kept) > 2 * ending.MOST:
+            write(kept[: -ending.MOST])
+            kept = kept[-ending.MOST :]
+    found = ending.find(kept)
+    if found is None:
+        raise HubLost("the hub's answer was cut off before its end; ask again")
+    said, begin = found
+    write(kept[:begin])
+    return said
+
+
+# -- where it goes -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _target(path: str) -> Iterator[Callable[[bytes], None]]:
+    """What writes to `path`. A file gets its name once all is written: until then, and where it fails, there is none.
+
+    Raises CliError where it cannot be written.
+    """
+    if path == STDOUT:
+        if sys.stdout.isatty():
+            raise CliError("a capture is no text: write it to a file (-w FILE) or a pipe", USAGE)
+        yield _to_stdout
+    elif _is_special(path):
+        with _told(path), open(path, "wb") as file:
+            yield _writer(file, path)
+    else:
+        with _new_file(Path(path)) as write:
+            yield write
+
+
+def _to_stdout(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _is_special(path: str) -> bool:
+    """Whether there is a pipe or a device of that name."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode) and not Path(path).is_dir()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """A file beside `path` that takes its place at the end. For its owner only: payload is sensitive."""
+    with _told(path):
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            yield _writer(file, path)
+            with _told(path):
+                file.flush()
+        with _told(path):
+            os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def _writer(file: BinaryIO, path: str | Path) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        with _told(path):
+            file.write(data)
+
+    return write
+
+
+@contextlib.contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    """Errors of the disk as one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CliError(
+            f"cannot write {path}: {reason}; nothing is left of it, choose another place", NEGATIVE
+        ) from None
+
+
+# -- what it says --------------------------------------------------------------------------------------------------
+
+_CUTS = {
+    "frames": "cut after {frames:,} frames (--limit)",
+    "bytes": "cut after {bytes:,} bytes (--max-bytes)",
+    "seconds": "cut for taking too long (--max-seconds)",
+}
+
+
+def sentence(answer: dict[str, Any]) -> str:
+    """How complete a capture is: `complete: 12 frames, 3 agents`, or `INCOMPLETE: ` and what is not there, and why."""
+    what = f"{plural(answer['frames'], 'frame')}, {plural(len(answer['agents']), 'agent')}"
+    if answer["complete"]:
+        return f"complete: {what}"
+    troubles = [_CUTS[answer["cut"]].format(**answer)] if answer["cut"] else []
+    troubles += [f"{part['agent']} missing ({part['reason']}: {part['detail']})" for part in answer["missing"]]
+    troubles += [f"{agent} has frames from {time} on only" for agent, time in answer["begins"].items()]
+    troubles += _gaps(answer)
+    return f"INCOMPLETE: {'; '.join(troubles)} ({what})"
+
+
+def _gaps(answer: dict[str, Any]) -> list[str]:
+    """What is missing inside, by agent and reason."""
+    counts: dict[tuple[str, str], int] = {}
+    for gap in answer["gaps"]:
+        key = gap["agent"], gap["reason"]
+        counts[key] = counts.get(key, 0) + (gap["frames"] or 0)
+    return [
+        f"{plural(frames, 'frame') if frames else 'frames'} of {agent} not recorded ({reason})"
+        for (agent, reason), frames in counts.items()
+    ]
