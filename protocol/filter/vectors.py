@@ -71,13 +71,18 @@ class Addresses:
     def compare(self, sign: str, other: Any) -> Array:
         """Each with its counterpart, or with one address as an integer."""
         high, low = (other.high, other.low) if isinstance(other, Addresses) else divmod(other, 1 << 64)
-        same: Array = self.high == high
         if sign in ("==", "!="):
-            same = same & (self.low == low)
-            return same if sign == "==" else ~same
-        same = same & ORDER[sign](self.low, low)
+            equal: Array = _masked(self.high, high) & _masked(self.low, low)
+            return equal if sign == "==" else ~equal
+        same: Array = (self.high == high) & ORDER[sign](self.low, low)
         same |= ORDER[sign[0]](self.high, high)
         return same
+
+    def within(self, first: int, mask: int) -> Array:
+        """Which have those first bits."""
+        (high, low), (ones, twos) = divmod(first, 1 << 64), divmod(mask, 1 << 64)
+        found: Array = _masked(self.low, low, twos)
+        return found & _masked(self.high, high, ones) if ones or not np.isscalar(self.high) else found
 
     def _distinct(self) -> tuple[list[int], Array]:
         both = np.empty((len(self.low), 2), dtype=">u8")
@@ -94,6 +99,14 @@ class Addresses:
         """Their 4 or 16 bytes."""
         distinct, codes = self._distinct()
         return Strings(codes, [_packed(value, self.four) for value in distinct])
+
+
+def _masked(half: Any, value: Any, mask: int = _LOW) -> Any:
+    """Which halves have the bits of `value` where `mask` has ones; as they lie in memory, as swapping takes longest."""
+    if isinstance(value, int) and isinstance(half, np.ndarray) and half.dtype.byteorder == ">":
+        half = half.view("<u8")
+        value, mask = (int.from_bytes(each.to_bytes(8, "big"), "little") for each in (value, mask))
+    return half == value if mask == _LOW else (half & np.uint64(mask)) == value
 
 
 def _packed(value: int, four: bool | None) -> bytes:
@@ -148,7 +161,8 @@ def in_network(vector: Vector, sign: str, network: IPv4Network | IPv6Network) ->
     """As the addresses' first bits compare with the network's."""
     first, last = _address(network.network_address), _address(network.broadcast_address)
     if sign in ("==", "!="):
-        inside = compare(vector, ">=", first) & compare(vector, "<=", last)
+        assert isinstance(vector, Addresses)
+        inside = vector.within(first, ~(first ^ last) & (1 << 128) - 1)
         return inside if sign == "==" else ~inside
     return compare(vector, sign, first if sign in ("<", ">=") else last)
 
