@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
+import figures
 import pytest
 from herd import Lateness
 
@@ -37,8 +38,9 @@ class Machine(Lateness):
         return share > CROWDED or super().overrun
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """The machine while a test runs."""
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """The machine while a test runs; figures say where it was overrun."""
     with Machine() as present:
+        monkeypatch.setattr(figures, "machine", present)
         yield present
