@@ -84,6 +84,7 @@ fidelity: $(STAMP) ## compare with tshark, cell by cell, over the corpus
 	$(BIN)/python tools/flow_fidelity.py
 	$(BIN)/python tools/softflowd_fidelity.py
 	$(BIN)/python -m tools.l7_fidelity
+	$(BIN)/python -m tools.filter_fidelity
 
 FRAMES ?= 1000000
 
