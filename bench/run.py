@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from bench.capture import Capture  # noqa: E402
 from bench.decode import bench_decode  # noqa: E402
 from bench.end_to_end import BIN, bench_end_to_end, seconds  # noqa: E402
+from bench.questions import bench_questions  # noqa: E402
 from bench.table import Figure, machine, table, write_page  # noqa: E402
 from bench.wire import bench_wire  # noqa: E402
 
@@ -23,6 +24,7 @@ BENCHES: dict[str, Callable[[Capture, int], list[Figure]]] = {
     "decode": bench_decode,
     "wire": lambda capture, rounds: bench_wire(capture),
     "end-to-end": lambda capture, rounds: bench_end_to_end(capture),
+    "questions": lambda capture, rounds: bench_questions(capture),
     "help": lambda capture, rounds: bench_help(),
 }
 
