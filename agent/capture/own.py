@@ -46,6 +46,7 @@ class OwnTraffic:
     def __init__(self, interfaces: Sequence[Interface], endpoints: Iterable[Endpoint]) -> None:
         self.dropped = 0
         self._interfaces = interfaces
+        self._known, self._ethernet = 0, True  # interfaces looked at, and whether all of them are Ethernet
         self._anybodys = np.zeros(65536, dtype=np.bool_)
         self._pairs: list[tuple[bytes, int]] = []
         self.add(endpoints)
@@ -85,8 +86,9 @@ class OwnTraffic:
 
         This is the only look that most frames get: it has to be a quick one.
         """
-        ethernet = all(interface.linktype == _ETHERNET for interface in self._interfaces)
-        if self._any_port or not ethernet or not len(block):
+        new, self._known = self._interfaces[self._known :], len(self._interfaces)
+        self._ethernet = self._ethernet and all(interface.linktype == _ETHERNET for interface in new)
+        if self._any_port or not self._ethernet or not len(block):
             return None
         if (library := kernel.load()) is not None:
             return self._likely_compiled(library, block)
