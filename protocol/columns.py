@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -164,20 +165,40 @@ def stretch(one: Array, rows: int) -> Array:
     return np.broadcast_to(one, (rows, *one.shape[1:]))
 
 
-def absent(column: Column, rows: int) -> ColumnValue:
-    """As `empty`, read-only and in no memory."""
+_ENDLESS = 1 << 32
+"""Rows of what `absent` gives views of: to make it takes longer than anything else in a small batch."""
+
+
+@cache
+def _nothing(column: Column) -> ColumnValue:
     one = empty(column, 1)
     if isinstance(one, Dict):
-        return Dict(stretch(one.codes, rows), one.values)
+        return Dict(stretch(one.codes, _ENDLESS), one.values)
     if isinstance(one, Text):
-        return Text(stretch(one.lengths, rows), one.data)
+        return Text(stretch(one.lengths, _ENDLESS), one.data)
     if isinstance(one, Lists):
-        return Lists(stretch(one.lengths, rows), one.values)
+        return Lists(stretch(one.lengths, _ENDLESS), one.values)
     if isinstance(one, Texts):
-        return Texts(stretch(one.counts, rows), one.strings)
+        return Texts(stretch(one.counts, _ENDLESS), one.strings)
     if isinstance(one, Maps):
-        return Maps(stretch(one.counts, rows), one.keys, one.values)
-    return stretch(one, rows)
+        return Maps(stretch(one.counts, _ENDLESS), one.keys, one.values)
+    return stretch(one, _ENDLESS)
+
+
+def absent(column: Column, rows: int) -> ColumnValue:
+    """As `empty`, read-only and in no memory."""
+    whole = _nothing(column)
+    if isinstance(whole, Dict):
+        return Dict(whole.codes[:rows], whole.values)
+    if isinstance(whole, Text):
+        return Text(whole.lengths[:rows], whole.data)
+    if isinstance(whole, Lists):
+        return Lists(whole.lengths[:rows], whole.values)
+    if isinstance(whole, Texts):
+        return Texts(whole.counts[:rows], whole.strings)
+    if isinstance(whole, Maps):
+        return Maps(whole.counts[:rows], whole.keys, whole.values)
+    return whole[:rows]
 
 
 def items_of(value: ColumnValue) -> int:
