@@ -54,7 +54,7 @@ def test_a_herd_comes_back_at_the_rate_the_hub_takes(tmp_path: Path) -> None:
     herds = [Herd(tmp_path, hub.ws, AGENTS // PROCESSES, f"herd{n}") for n in range(PROCESSES)]
     with ending(hub, *herds):
         for herd in herds:
-            herd.all_streaming(90)
+            herd.all_streaming(180)
         told_to = time.monotonic()
         assert hub.stop(DRAIN) == 0
         gone = time.monotonic()
