@@ -197,7 +197,7 @@ class Engine:
                 left = picked.part(slice(first, None))
                 left = left.part(payloads.length[left.rows] > 0)
                 self._skip(columns, left.rows)
-                self._miss(left)
+                self._miss(left.part(_has(columns, Has.TCP, left.rows)))
                 break
             self._step(columns, payloads, picked.part(slice(first, first + STEP)), said, parts)
             self._budget.spend()
@@ -207,9 +207,8 @@ class Engine:
 
     def _place(self, columns: Columns, payloads: Payloads, picked: _Picked) -> None:
         """Find the segments that were sent again: they have no payload any more. What was missed is told."""
-        layers, flags = (np.asarray(columns[name])[picked.rows] for name in ("layers", "tcp_flags"))
-        syn = (flags & np.uint16(_SYN)) != 0
-        at = np.flatnonzero(((layers & np.uint64(int(Has.TCP))) != 0) & (syn | (payloads.length[picked.rows] > 0)))
+        syn = (np.asarray(columns["tcp_flags"])[picked.rows] & np.uint16(_SYN)) != 0
+        at = np.flatnonzero(_has(columns, Has.TCP, picked.rows) & (syn | (payloads.length[picked.rows] > 0)))
         if not len(at):
             return
         rows = picked.rows[at]
@@ -293,7 +292,7 @@ class Engine:
         layers[rows] |= np.uint64(int(Has.SKIPPED))
 
     def _miss(self, picked: _Picked) -> None:
-        """What the connections of rows that are skipped were in the middle of is lost."""
+        """What the connections of segments that are skipped were in the middle of is lost."""
         _, at = np.unique((picked.keys & ~np.uint64(1)) | picked.ways, return_index=True)
         for key, way in zip(picked.keys[at].tolist(), picked.ways[at].tolist(), strict=True):
             track = self._tracks.get(key)
@@ -415,12 +414,12 @@ def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:
     """Rows as Python's numbers, in the order of `_Row`."""
     at = picked.rows
     plain = (np.asarray(columns[name])[at] for name in ("src_port", "dst_port", "tcp_flags"))
-    arrays = (
+    arrays: tuple[NDArray[Any], ...] = (
         at,
         picked.claims,
         picked.keys,
         picked.ways.astype(np.uint8),
-        (np.asarray(columns["layers"])[at] & np.uint64(int(Has.TCP))) != 0,
+        _has(columns, Has.TCP, at),
         *_spans(columns, payloads, at),
         *plain,
         picked.ahead,
@@ -429,10 +428,15 @@ def _rows(columns: Columns, payloads: Payloads, picked: _Picked) -> list[Plain]:
     return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
+def _has(columns: Columns, layer: Has, rows: Ints) -> NDArray[np.bool_]:
+    """Which of these rows have a layer."""
+    found: NDArray[np.bool_] = (np.asarray(columns["layers"])[rows] & np.uint64(int(layer))) != 0
+    return found
+
+
 def _sizes(columns: Columns, payloads: Payloads, rows: Ints) -> Ints:
     """Payload bytes on the wire, of which less may have been captured."""
-    layers = np.asarray(columns["layers"])[rows]
-    told = np.where((layers & np.uint64(int(Has.TCP_LEN))) != 0, np.asarray(columns["tcp_len"])[rows], 0)
+    told = np.where(_has(columns, Has.TCP_LEN, rows), np.asarray(columns["tcp_len"])[rows], 0)
     return np.maximum(told, payloads.length[rows])
 
 
