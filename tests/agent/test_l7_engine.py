@@ -320,13 +320,17 @@ def test_what_the_budget_does_not_reach_is_counted_and_marked() -> None:
         now[0] += 1e-3
         return now[0]
 
-    stream = Stream(Lines(), budget=Budget(0.001, clock))
+    lines = Lines()
+    stream = Stream(lines, budget=Budget(0.001, clock), with_turns=True)
     columns = stream.block(*(stream.segment(b"@a\n") for _ in range(3 * STEP)))
     counts = stream.engine.counts
     assert 0 < counts.said < 3 * STEP
     assert counts.said + counts.skipped == 3 * STEP
     marked = (np.asarray(columns["layers"]) & np.uint64(int(Has.SKIPPED))) != 0
     assert int(marked.sum()) == counts.skipped
+    assert stream.engine.turns[-1][::3] == (counts.said, Mark.MISSED)  # the row and what happened
+    assert len(stream.engine.turns) == counts.said + 1
+    assert lines.gaps == [0]
 
 
 def test_turns_are_handed_on_where_they_are_asked_for() -> None:
