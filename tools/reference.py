@@ -24,6 +24,7 @@ NOTE = "<!-- Written by tools/reference.py (`make docs`): do not edit. -->\n"
 sys.path.insert(0, str(ROOT))
 
 from protocol import ledger, messages, schema  # noqa: E402
+from protocol.filter import names  # noqa: E402
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -48,8 +49,9 @@ def fields_page() -> str:
         parts.append(f"## `nodetap {name}`\n")
         parts.append(table(("field", "kind", "meaning"), ((f"`{f.name}`", f.kind, f.doc) for f in of.fields)))
     parts.append("## Only in filters\n")
-    either = ((f"`{name}`", " or ".join(f"`{f}`" for f in pair)) for name, pair in schema.EITHER.items())
-    parts.append(table(("field", "stands for"), either))
+    extra = sorted(set(names.names_of("packets")) - set(schema.fields_of("packets")))
+    described = ((name, *names.described(name, "packets")) for name in extra)
+    parts.append(table(("field", "kind", "meaning"), ((f"`{name}`", kind, doc) for name, kind, doc, _ in described)))
     parts.append("## Stored columns\n")
     parts.append("One column may stand behind several fields; `layers` says which of them a row has.\n")
     for name, of in schema.TABLES.items():

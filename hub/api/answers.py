@@ -20,6 +20,7 @@ from hub.query.completeness import Window, completeness
 from hub.query.order import Ordered
 from hub.query.output import OUTPUTS, SETTINGS, whole_lines
 from hub.query.select import Query, Question
+from hub.query.sql import Params, compile_filter
 from hub.store.reader import Reader
 
 log = structlog.get_logger()
@@ -60,12 +61,24 @@ async def _answer(hub: Hub, table: str, values: Mapping[str, Any]) -> Response:
     question = _question(hub, table, values)
     query = build(question)
     headers = {"nodetap-since": _point(question.since), "nodetap-until": _point(question.until)}
+    if values["explain"] == "yes":
+        return JSONResponse(explained(question, query), headers=headers)
     if values["completeness"] == "only":
         return JSONResponse(await complete(hub, question), headers=headers)
     rows = hub.runner.stream(partial(_ask, query, hub.limits.timeout, hub.limits.max_memory), hub.limits.timeout)
     first = await anext(rows, b"")  # an error before the first row has a status of its own
     body = _body(hub, question, query.head, first, rows)
     return StreamingResponse(body, headers=headers, media_type=OUTPUTS[question.output].media_type)
+
+
+def explained(question: Ordered, query: Query) -> dict[str, Any]:
+    """What is asked of the store: the condition of the filter, the whole query, and the values of their parameters."""
+    params = Params()
+    condition = compile_filter(question.filter, params, question.table) if question.filter else "1"
+    return {
+        "filter": {"sql": condition, "params": params.values},
+        "query": {"sql": query.sql, "params": query.params},
+    }
 
 
 def _point(nanoseconds: int | None) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from starlette.requests import Request
 
 from hub.api.problems import Problem
-from hub.query.grammar import parse
 from hub.query.order import read_sort
 from hub.query.output import OUTPUTS
 from hub.query.window import point
+from protocol.filter.grammar import parse
 
 Read = Callable[[str, int], Any]
 """Text and now (nanoseconds) to a value; raises ValueError with the words for `NAME takes ...`."""
@@ -73,11 +73,12 @@ UNTIL = Param("until", point, "packet time, exclusive; as since")
 LIMIT = Param("limit", _whole, "the newest rows; 0 = all", "100")
 FORMAT = Param("format", _text, "how rows are printed", "ndjson", tuple(OUTPUTS))
 COMPLETENESS = Param("completeness", _text, "only: no rows, but how complete they would be", "with", ("with", "only"))
+EXPLAIN = Param("explain", _text, "yes: no rows, but the query that would find them", "no", ("no", "yes"))
 BY = Param("by", _names, "public names by comma: one row of sums per group", "")
 TOP = Param("top", _whole, "with by: the first groups, most bytes first, of calls most calls; 0 = all", "10")
 SORT = Param("sort", _sort, "public names by comma, :desc for the largest first; limit are then the first", "")
 
-PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, SORT, FORMAT, COMPLETENESS)
+PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, SORT, FORMAT, COMPLETENESS, EXPLAIN)
 FLOWS = (*PACKETS, BY, TOP)
 CALLS = FLOWS
 FOLLOW = (

@@ -8,10 +8,10 @@ from typing import Any
 from starlette.responses import Response
 
 from hub.fanout.asker import TooMany
-from hub.query.filter import FilterError
 from hub.query.follow import WrongCursor
 from hub.query.select import WrongQuestion
 from hub.store.errors import QueryError, QueryTimeout, StoreBusy, StoreError
+from protocol.filter.errors import FilterError
 
 PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_filter": (400, "The filter is wrong"),

@@ -47,6 +47,7 @@ def output(*formats: str) -> Callable[[Command], Command]:
 
 
 strict = option("--strict", is_flag=True, help="Exit with 4 where the answer is incomplete.")
+explain = option("--explain", is_flag=True, help="Show the SQL that the filter becomes, and its parameters; no rows.")
 fields = option("--fields", metavar="A,B,C", help="Fields to show, by their public names, in this order.")
 sort = option(
     "--sort", metavar="A[:desc],B", help="Order by these fields, the largest first with :desc; --limit are the first N."
@@ -71,6 +72,7 @@ def rows(command: Command) -> Command:
     """What every command that asks for stored rows has in common."""
     for decorate in (
         strict,
+        explain,
         sort,
         fields,
         output(*FORMATS),

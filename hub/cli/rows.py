@@ -89,11 +89,25 @@ def _params(words: Iterable[str], given: Options, table: str) -> Options:
 
 def _ask(client: Client, table: str, wanted: Iterable[Column], params: Options, given: Options) -> int:
     """Ask, print, say how complete it is; the exit code."""
+    if given["explain"]:
+        return _explain(client.get(f"/v1/{table}", {**params, "explain": "yes"}), given["output"])
     if given["output"] in ("csv", "parquet"):
         complete = _copy(client, table, params, given)
     else:
         complete = _show(client, table, list(wanted), params, given)
     return INCOMPLETE if given["strict"] and not complete else 0
+
+
+def _explain(answer: dict[str, Any], output: str) -> int:
+    """Print what the store is asked: the filter for people, all of it for programs."""
+    if output in ("json", "ndjson"):
+        click.echo(json.dumps(answer, indent=1 if output == "json" else None))
+        return 0
+    click.echo(f"WHERE {answer['filter']['sql']}")
+    for name, value in answer["filter"]["params"].items():
+        click.echo(f"  {name} = {value!r}")
+    note("with the window of time, the order and what is shown: --explain -o json", "dim")
+    return 0
 
 
 def _show(client: Client, table: str, wanted: list[Column], params: Options, given: Options) -> bool:

@@ -51,7 +51,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "ntp": _l7("NTP"),
     "pgsql": _l7("PostgreSQL"),
     "resp": _l7("Redis"),
-    "_ws.malformed": _bit(Has.MALFORMED),
+    "_ws.malformed": Protocol(int(Has.MALFORMED), "a header that is cut or wrong"),
 }
 """Bare protocol names, Wireshark's."""
 

@@ -19,7 +19,7 @@ from hub.api.context import Limits
 from hub.api.problems import PROBLEMS
 from hub.api.routes import OPEN, ROUTES
 from hub.api.runner import Runner
-from hub.query.filter import names_of
+from protocol.filter.names import names_of
 from protocol.messages import Hello
 from protocol.schema import TABLES, fields_of
 

@@ -13,7 +13,7 @@ from hub.cli.calls import calls
 from hub.cli.errors import USAGE, CliError
 from hub.cli.flags import FLAGS, combined, has
 from hub.cli.rows import flows, packets
-from hub.query.grammar import parse
+from protocol.filter.grammar import parse
 
 TABLES = ("packets", "flows", "calls")
 ANY = {

@@ -154,6 +154,17 @@ def test_filter_words_are_joined(hub: Hub) -> None:
     assert numbers(done.stdout) == [7]
 
 
+def test_explain_shows_the_query_and_its_parameters(hub: Hub) -> None:
+    lines = hub.cli("packets", "--explain", "nodetap.iface", "==", "eth0").stdout.splitlines()
+    assert lines[0].startswith("WHERE ")
+    assert "eth0" not in lines[0]
+    assert lines[1] == "  p0 = 'eth0'"
+    answer = json.loads(hub.cli("flows", "--explain", "-o", "json", "tcp", "--by", "ip.src").stdout)
+    assert answer["filter"]["params"] == {}
+    assert answer["filter"]["sql"] in answer["query"]["sql"]
+    assert "GROUP BY" in answer["query"]["sql"]
+
+
 def test_flags_combine_with_the_filter(hub: Hub) -> None:
     asked = ("packets", "--last", "all", "-o", "ndjson", "--port", "443", "--agent", "web-1")
     assert numbers(hub.cli(*asked, "frame.number < 3 or frame.number == 9").stdout) == [1, 2, 9]

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from query_rows import Row, address, as_json, entry
 from test_filter import random_rows
 
-from hub.query.grammar import parse
 from hub.query.output import SETTINGS, expression, whole_lines
 from hub.query.select import Question, WrongQuestion, build
 from hub.query.window import format_ns, point, rfc3339_ns
 from hub.store.store import Store
+from protocol.filter.grammar import parse
 from protocol.schema import TABLES, Has, fields_of
 
 NOW = 1_700_000_000 * 10**9

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from query_rows import Row, address, as_json, entry
 
-from hub.query.grammar import parse
 from hub.query.output import SETTINGS
 from hub.query.select import Question, build
 from hub.store.store import Store
+from protocol.filter.grammar import parse
 from protocol.ledger import Held
 from protocol.schema import Has
 
