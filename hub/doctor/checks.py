@@ -120,6 +120,25 @@ def _spool(facts: Facts) -> Said:
     return OK, said, ""
 
 
+def _recorder(facts: Facts) -> Said:
+    recorder = facts["recorder"]
+    said = f"{size(recorder['bytes'])} of {size(recorder['bound'])}"
+    if recorder["oldest"]:
+        said += f", the last {span(facts['now'] - recorder['oldest'] / 1e9)}"
+    if recorder["failing"]:
+        return (
+            BAD,
+            f"the disk takes nothing: {recorder['failing']}",
+            "see --recorder on that node: space, rights, mount",
+        )
+    if lost := {reason: count for reason, count in recorder["lost"].items() if count}:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in lost.items())
+        return WARN, f"{sum(lost.values()):,} frames not recorded ({reasons})", "a faster disk, or a narrower --filter"
+    if recorder["free"] is not None and recorder["free"] < recorder["bound"] - recorder["bytes"]:
+        return WARN, f"{said}, {size(recorder['free'])} free", "free space there, or lower --recorder-bytes"
+    return OK, said, ""
+
+
 def _memory(facts: Facts) -> Said:
     used, limit = facts["memory"]["resident"], facts["memory"]["limit"]
     if limit is None:
@@ -181,6 +200,7 @@ AGENT = (
     Check("level", "whether packets get rows", _level),
     Check("outbox", "what waits for the hub, and for how long", _outbox),
     Check("spool", "the spool and its disk", _spool),
+    Check("recorder", "recorded frames and their disk", _recorder),
     Check("memory", "memory against the control group's limit", _memory),
     Check("link", "round trip, jitter, pings answered", _link),
     Check("reconnects", "links that ended, by reason", _reconnects),

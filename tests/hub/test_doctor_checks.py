@@ -21,6 +21,7 @@ def ends(days: float) -> str:
 
 
 LINK = {"round_trip": 0.001, "jitter": 0.0005, "pings": 100, "pongs": 100, "clock_offset": 0.01, "ended": {}}
+RECORDER = {"bytes": 10, "bound": 100, "free": 200, "failing": "", "oldest": 1, "lost": {}}
 FACTS: dict[str, Any] = {
     "software": "1.0", "hub_software": "1.0", "now": NOW, "uptime": 7200.0, "live": True, "verdict": "healthy",
     "evidence": {}, "level": "packets", "capture_restarts": 0, "error": "", "capabilities": ["net_raw"],
@@ -28,6 +29,7 @@ FACTS: dict[str, Any] = {
     "outbox": {"bytes": 0, "bound": 1 << 26, "oldest": 0.0}, "memory": {"resident": 1 << 27, "limit": 1 << 29},
     "interfaces": ["eth0"], "not_chosen": ["lo"], "link": LINK, "certificate_ends": ends(90),
     "spool": {"bytes": 0, "bound": 1 << 30, "free": 1 << 40, "failing": ""},
+    "recorder": {"bytes": 0, "bound": 1 << 30, "free": 1 << 40, "failing": "", "oldest": 0, "lost": {"disk_slow": 0}},
 }  # fmt: skip
 HUB_FACTS: dict[str, Any] = {
     "software": "1.0", "ready": True, "reason": "", "writer": {"queued": 0, "stuck": 0.0},
@@ -67,6 +69,9 @@ def test_where_all_is_well_every_check_says_so_and_asks_for_nothing(checks: Any,
         ({"spool": {"bytes": 0, "bound": 100, "free": 200, "failing": "EROFS"}}, "spool", BAD),
         ({"spool": {"bytes": 10, "bound": 100, "free": 80, "failing": ""}}, "spool", WARN),
         ({"spool": {"bytes": 95, "bound": 100, "free": None, "failing": ""}}, "spool", WARN),
+        ({"recorder": {**RECORDER, "failing": "EROFS"}}, "recorder", BAD),
+        ({"recorder": {**RECORDER, "lost": {"disk_slow": 7}}}, "recorder", WARN),
+        ({"recorder": {**RECORDER, "free": 3}}, "recorder", WARN),
         ({"memory": {"resident": 85, "limit": 100}}, "memory", WARN),
         ({"memory": {"resident": 96, "limit": 100}}, "memory", BAD),
         ({"memory": {"resident": 96, "limit": None}}, "memory", OK),
