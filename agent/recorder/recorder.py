@@ -180,6 +180,11 @@ class Recorder(threading.Thread):
         return replace(view, bytes=sizes, segments=len(segments), oldest=oldest)
 
     @property
+    def ready(self) -> bool:
+        """Whether it is known what earlier runs left."""
+        return self._ready
+
+    @property
     def gap(self) -> Gap | None:
         """Frames that are not recorded since the last ones that are."""
         with self._lock:

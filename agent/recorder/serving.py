@@ -40,6 +40,9 @@ class Serving:
         if fetch.part == 0:
             self._open.pop(key, None)
             return Fetched(fetch.id, 0, last=1)
+        if not self._recorder.ready:
+            failing = self._recorder.look().failing
+            return _refused(fetch, "failed" if failing else "busy", failing or "the recorder still looks at its files")
         question, refused = self._find(key, fetch)
         if question is None:
             return refused

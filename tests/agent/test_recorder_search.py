@@ -254,6 +254,22 @@ def test_questions_out_of_turn_are_refused(node: Node) -> None:
     asyncio.run(ask())
 
 
+def test_a_recorder_that_still_looks_at_its_files_is_busy(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    broken = Node(tmp_path / "file")
+    broken.put(block_of(0, 1))
+
+    async def ask(each: Node) -> str:
+        return (await Serving(each.recorder, "n1").answer("c1", Fetch(1, 1))).refused
+
+    assert asyncio.run(ask(node)) == "busy"
+    assert asyncio.run(ask(broken)) == "failed"
+    node.step()
+    assert asyncio.run(ask(node)) == ""
+    node.die()
+
+
 def test_a_question_that_nobody_goes_on_with_ends(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.put(block_of(0, 100, 500))
     now = [0.0]

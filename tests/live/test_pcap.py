@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -222,3 +223,76 @@ def test_an_agent_that_dies_amid_its_answer_is_named_and_the_file_is_whole(tmp_p
     finally:
         agent.kill()
         other.kill()
+
+
+def test_a_killed_agent_goes_on_with_what_it_had(tmp_path: Path, hub: Hub, sink: int) -> None:
+    out, options = tmp_path / "out.pcapng", ("--filter", f"udp port {sink}")
+    for _ in (1, 2):
+        agent = recording(tmp_path, hub, "a1", "lo", *options)
+        try:
+            send(sink, 30)
+            have_recorded(30, agent)
+        finally:
+            agent.kill()
+    agent = recording(tmp_path, hub, "a1", "lo", *options)
+    try:
+        done = hub.cli("pcap", "--since", "all", "--strict", "-w", str(out), check=False)
+        assert done.returncode == 4
+        assert done.stderr == "INCOMPLETE: frames of a1 not recorded (agent_restarted) (60 frames, 1 agent)\n"
+        comments = tshark(out, "-T", "fields", "-e", "frame.comment").split("\n")
+        assert [bool(comment) for comment in comments[:60]] == [*[False] * 30, True, *[False] * 29]
+        assert "the agent did not run" in comments[30]
+        assert [event["frames"] for event in agent.events if event["event"] == "recorder's file was cut"] == [30, 30]
+    finally:
+        agent.kill()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip("cannot mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_the_recording_and_not_the_capture(
+    tmp_path: Path, hub: Hub, sink: int, small_disk: Path
+) -> None:
+    agent = recording(tmp_path, hub, "a1", "lo", "--filter", f"udp port {sink}")
+    ballast = small_disk / "ballast"
+    try:
+        ballast.write_bytes(bytes(700_000))
+        sent = 0
+        while not agent.metric("nodetap_agent_recorder_failing"):
+            send(sink, 20, 4000)
+            sent += 20
+            until("all are captured", lambda sent=sent: agent.metric("nodetap_agent_captured_packets_total") == sent)
+        send(sink, 20, 4000)
+        sent += 20
+        until("they are captured too", lambda: agent.metric("nodetap_agent_captured_packets_total") == sent)
+        lost = metric_of(agent, 'nodetap_agent_recorder_lost_packets_total{reason="disk_failed"}')
+        assert agent.metric("nodetap_agent_recorded_packets_total") + lost == sent
+        assert metric_of(agent, 'nodetap_agent_recorder_errors_total{reason="ENOSPC"}') >= 1
+        said = hub.cli("pcap", "--since", "all", "-w", str(tmp_path / "out.pcapng")).stderr
+        assert said.startswith(f"INCOMPLETE: {lost:g} frames of a1 not recorded (disk_failed)")
+        assert "No space left" in hub.cli("doctor", "-o", "wide", check=False).stdout
+        ballast.unlink()
+
+        def works() -> bool:
+            send(sink, 1)
+            return not agent.metric("nodetap_agent_recorder_failing")
+
+        until("it records again", works, timeout=40, pause=0.5)
+    finally:
+        agent.kill()
+
+
+def metric_of(agent: Agent, sample: str) -> float:
+    """One sample of an agent's metrics, with its labels."""
+    with urllib.request.urlopen(f"{agent.url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(sample)).rpartition(" ")[2])
