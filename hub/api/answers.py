@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from hub.api import params
-from hub.api.context import Hub
+from hub.api.context import Hub, Limits
 from hub.api.problems import problem_of
 from hub.query.answer import build
 from hub.query.completeness import Window, completeness
 from hub.query.order import Ordered
-from hub.query.output import OUTPUTS, SETTINGS, whole_lines
+from hub.query.output import OUTPUTS, SETTINGS
 from hub.query.select import Query, Question
 from hub.query.sql import Params, compile_filter
 from hub.store.reader import Reader
@@ -65,7 +65,7 @@ async def _answer(hub: Hub, table: str, values: Mapping[str, Any]) -> Response:
         return JSONResponse(explained(question, query), headers=headers)
     if values["completeness"] == "only":
         return JSONResponse(await complete(hub, question), headers=headers)
-    rows = hub.runner.stream(partial(_ask, query, hub.limits.timeout, hub.limits.max_memory), hub.limits.timeout)
+    rows = hub.runner.stream(partial(_ask, query, question.output, hub.limits), hub.limits.timeout)
     first = await anext(rows, b"")  # an error before the first row has a status of its own
     body = _body(hub, question, query.head, first, rows)
     return StreamingResponse(body, headers=headers, media_type=OUTPUTS[question.output].media_type)
@@ -85,11 +85,18 @@ def _point(nanoseconds: int | None) -> str:
     return "" if nanoseconds is None else str(nanoseconds)
 
 
-def _ask(query: Query, timeout: float, max_memory: int, reader: Reader) -> Iterator[bytes]:
+def _ask(query: Query, output: str, limits: Limits, reader: Reader) -> Iterator[bytes]:
+    """The answer's bytes as the store makes them; closing it cancels the query."""
     chunks = reader.stream(
-        query.sql, query.params, fmt=query.store_format, timeout=timeout, max_memory=max_memory, settings=SETTINGS
+        query.sql,
+        query.params,
+        fmt=query.store_format,
+        timeout=limits.timeout,
+        max_memory=limits.max_memory,
+        settings=SETTINGS,
     )
-    return whole_lines(chunks) if query.store_format != "Parquet" else chunks
+    with closing(chunks):
+        yield from OUTPUTS[output].joined(chunks)
 
 
 async def _body(

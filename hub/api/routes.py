@@ -24,7 +24,13 @@ class Row:
     produces: tuple[str, ...] = ("application/json",)
 
 
-_ROWS = ("application/x-ndjson", "application/json", "text/csv", "application/vnd.apache.parquet")
+_ROWS = (
+    "application/x-ndjson",
+    "application/json",
+    "text/csv",
+    "application/vnd.apache.parquet",
+    "application/vnd.apache.arrow.stream",
+)
 
 ROUTES = (
     Row("GET", "/v1/packets", TOKEN, answers.packets, "packet rows", params.PACKETS, _ROWS),

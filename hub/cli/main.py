@@ -6,6 +6,7 @@ imported when the command is called, and heavy libraries inside its functions.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from hub.cli.errors import CliError
+from hub.cli.errors import NEGATIVE, CliError
 from hub.cli.options import DEFAULT_HUB_URL, option
 from protocol import VERSION
 
@@ -37,6 +38,10 @@ COMMANDS = {
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing that are not ours to explain."""
 
 
 class ClosedPipe(Exception):
@@ -100,6 +105,29 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run `nodetap ARGUMENTS`; the exit code. Errors are one line on stderr, a closed pipe ends it quietly."""
+    if sys.stdout is None:  # closed by whoever called: what is not to be seen is not to be missed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        code = _called(arguments)
+        sys.stdout.flush()
+        return code
+    except (ClosedPipe, BrokenPipeError):
+        _silence()
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK or error.filename:
+            raise
+        _silence()
+        click.echo(f"nodetap: cannot write: {error.strerror}; what is written so far is not whole", err=True)
+        return NEGATIVE
+
+
+def _silence() -> None:
+    """Let nobody, the interpreter at its exit least of all, try to write the rest of stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _called(arguments: list[str]) -> int:
     try:
         code = cli.main(arguments, prog_name="nodetap", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -117,9 +145,6 @@ def run(arguments: list[str]) -> int:
         return error.code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except ClosedPipe:  # the interpreter must not try to flush the rest at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FORMATS = ("table", "wide", "json", "ndjson", "csv", "parquet")
+FORMATS = ("table", "wide", "json", "ndjson", "csv", "parquet", "arrow")
 DEFAULT_HUB_URL = "http://127.0.0.1:8480"
 
 
@@ -52,6 +52,7 @@ fields = option("--fields", metavar="A,B,C", help="Fields to show, by their publ
 sort = option(
     "--sort", metavar="A[:desc],B", help="Order by these fields, the largest first with :desc; --limit are the first N."
 )
+write = option("-w", "--write", metavar="FILE", help="Write to this file, which is there once it is whole.")
 since = option(
     "--since",
     "--last",
@@ -75,6 +76,7 @@ def rows(command: Command) -> Command:
         explain,
         sort,
         fields,
+        write,
         output(*FORMATS),
         limit(100, "The newest N rows, printed oldest first; 0 = all."),
         until,

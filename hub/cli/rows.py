@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,9 +20,14 @@ from hub.cli.screen import describe, note, print_table, progress
 from hub.cli.session import connect
 from hub.cli.stream import Rows, array
 from hub.cli.table import Column
+from hub.cli.target import Write, target
 from hub.cli.times import parse
 
 Options = dict[str, Any]
+
+TABLES, LINES, COPIED = ("table", "wide"), ("json", "ndjson"), ("csv", "parquet", "arrow")
+"""Formats: laid out here, made of NDJSON here, passed on as the hub makes them."""
+BINARY = ("parquet", "arrow")
 
 
 @click.command(epilog="Example: nodetap packets --since 5m tcp.port == 443 and ip.addr == 10.0.0.7")
@@ -91,16 +97,22 @@ def _ask(client: Client, table: str, wanted: Iterable[Column], params: Options, 
     """Ask, print, say how complete it is; the exit code."""
     if given["explain"]:
         return _explain(client.get(f"/v1/{table}", {**params, "explain": "yes"}), given["output"])
-    if given["output"] in ("csv", "parquet"):
-        complete = _copy(client, table, params, given)
-    else:
-        complete = _show(client, table, list(wanted), params, given)
-    return INCOMPLETE if given["strict"] and not complete else 0
+    output = given["output"]
+    if output in TABLES and given["write"]:
+        raise CliError(f"a table goes to the terminal: write a file with -o {'|'.join((*LINES, *COPIED))}", USAGE)
+    with target(given["write"]) as write:
+        if output in TABLES:
+            answer = _show(client, table, list(wanted), params, given)
+        elif output in LINES:
+            answer = _lines(client, table, params, given, write)
+        else:
+            answer = _copy(client, table, params, given, write)
+    return INCOMPLETE if not _say(answer, output) and given["strict"] else 0
 
 
-def _explain(answer: dict[str, Any], output: str) -> int:
+def _explain(answer: Options, output: str) -> int:
     """Print what the store is asked: the filter for people, all of it for programs."""
-    if output in ("json", "ndjson"):
+    if output in LINES:
         click.echo(json.dumps(answer, indent=1 if output == "json" else None))
         return 0
     click.echo(f"WHERE {answer['filter']['sql']}")
@@ -110,20 +122,35 @@ def _explain(answer: dict[str, Any], output: str) -> int:
     return 0
 
 
-def _show(client: Client, table: str, wanted: list[Column], params: Options, given: Options) -> bool:
-    """Print rows as a table, JSON array or lines, then their completeness; whether they are complete."""
-    output = given["output"]
+@contextlib.contextmanager
+def _rows(client: Client, table: str, params: Options) -> Iterator[Rows]:
+    """The rows of an answer; raises CliError at the end where it says that it broke off."""
     with client.stream(f"/v1/{table}", {**params, "format": "ndjson"}) as (_, chunks):
         rows = Rows(chunks)
-        if output in ("json", "ndjson"):
-            _write(array(rows) if output == "json" else rows, given)
-        else:
-            count = print_table(wanted, _parsed(rows))
-            if not count and params["since"] != "all":
-                click.echo(f"no {table} since {given['since']}; --since all looks at everything stored", err=True)
+        yield rows
     if "nodetap.error" in rows.end:
         raise explain(rows.end["nodetap.error"], str(params["filter"] or ""), client.url)
-    return _say(rows.end["nodetap.completeness"], output)
+
+
+def _show(client: Client, table: str, wanted: list[Column], params: Options, given: Options) -> Options:
+    """Print rows as a table; their completeness."""
+    with _rows(client, table, params) as rows:
+        count = print_table(wanted, _parsed(rows))
+        if not count and params["since"] != "all":
+            click.echo(f"no {table} since {given['since']}; --since all looks at everything stored", err=True)
+    return _completeness(rows)
+
+
+def _lines(client: Client, table: str, params: Options, given: Options, write: Write) -> Options:
+    """Write rows as a JSON array or as lines; their completeness."""
+    with _rows(client, table, params) as rows:
+        _write(array(rows) if given["output"] == "json" else rows, given, write)
+    return _completeness(rows)
+
+
+def _completeness(rows: Rows) -> Options:
+    answer: Options = rows.end["nodetap.completeness"]
+    return answer
 
 
 def _parsed(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -132,29 +159,30 @@ def _parsed(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _write(blocks: Iterable[bytes], given: Options) -> None:
+def _write(blocks: Iterable[bytes], given: Options, write: Write) -> None:
     with progress(given["limit"] == 0) as advance:
         for block in blocks:
-            sys.stdout.buffer.write(block)
+            write(block)
             advance(block)
-    sys.stdout.buffer.flush()
 
 
-def _copy(client: Client, table: str, params: Options, given: Options) -> bool:
-    """Copy the hub's CSV or Parquet to stdout, then ask for the completeness of the same window."""
-    if given["output"] == "parquet" and sys.stdout.isatty():
-        raise CliError("parquet is no text: write it to a file, `-o parquet > packets.parquet`", USAGE)
-    with client.stream(f"/v1/{table}", {**params, "format": given["output"]}) as (head, chunks):
-        _write(chunks, given)
+def _copy(client: Client, table: str, params: Options, given: Options, write: Write) -> Options:
+    """Copy what the hub makes, then ask for the completeness of the same window."""
+    output = given["output"]
+    if output in BINARY and not given["write"] and sys.stdout.isatty():
+        raise CliError(f"{output} is no text: write it to a file, `-o {output} -w {table}.{output}`", USAGE)
+    with client.stream(f"/v1/{table}", {**params, "format": output}) as (head, chunks):
+        _write(chunks, given, write)
     window = {name: head.headers.get(f"nodetap-{name}") or None for name in ("since", "until")}
     asked = {"filter": params["filter"], "since": window["since"] or "all", "until": window["until"]}
-    return _say(client.get(f"/v1/{table}", {**asked, "completeness": "only"}), given["output"])
+    answer: Options = client.get(f"/v1/{table}", {**asked, "completeness": "only"})
+    return answer
 
 
 def _say(answer: dict[str, Any], output: str) -> bool:
     """Print the completeness: below a table, on stderr beside anything that a program reads."""
     complete = bool(answer.get("complete"))
-    if output in ("table", "wide"):
+    if output in TABLES:
         note(sentence(answer), "dim" if complete else "bold red")
         warn_of_clocks(answer.get("clocks", ()))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hub.query.arrow import arrow_stream, parquet_file
 from hub.query.sql import SEVERAL, present, several
 from protocol.schema import WRAP_NS, Field, Has, Table
 
@@ -20,7 +21,7 @@ SETTINGS: dict[str, int | str] = {
     "output_format_json_quote_decimals": 1,
     "output_format_decimal_trailing_zeros": 1,
     "format_csv_null_representation": "",
-    "output_format_parquet_string_as_string": 1,
+    "output_format_arrow_string_as_string": 1,
 }
 """Of every query: JSON without absent members, 64-bit integers as numbers, times as strings with all their zeros."""
 
@@ -29,10 +30,14 @@ _MAPPED = 8  # characters of `::ffff:`, counted from 1
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One way to print: the store's format and the content type. JSON rows are lines of text to the store."""
+    """One way to print: the store's format, the content type, and what makes one answer of the store's blocks.
+
+    JSON rows are lines of text to the store.
+    """
 
     store_format: str
     media_type: str
+    joined: Callable[[Iterable[bytes]], Iterator[bytes]]
 
 
 def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -50,10 +55,11 @@ def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 OUTPUTS: dict[str, Output] = {
-    "ndjson": Output("TSVRaw", "application/x-ndjson"),
-    "json": Output("TSVRaw", "application/json"),
-    "csv": Output("CSV", "text/csv; charset=utf-8"),
-    "parquet": Output("Parquet", "application/vnd.apache.parquet"),
+    "ndjson": Output("TSVRaw", "application/x-ndjson", whole_lines),
+    "json": Output("TSVRaw", "application/json", whole_lines),
+    "csv": Output("CSV", "text/csv; charset=utf-8", whole_lines),
+    "parquet": Output("ArrowStream", "application/vnd.apache.parquet", parquet_file),
+    "arrow": Output("ArrowStream", "application/vnd.apache.arrow.stream", arrow_stream),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,8 @@ MAX_MEMORY = 1 << 30
 """Memory of one query, bytes; sorting and grouping go to disk beyond half of it."""
 STREAM_FORMATS = frozenset({"Native", "TSV", "TSVRaw", "CSV", "RowBinary", "JSONEachRow", "LineAsString"})
 """Formats without a head or a foot: an answer's blocks can be sent one by one."""
-WHOLE_FORMATS = frozenset({"Parquet"})
-"""Formats that are one file: made in memory and handed out in one chunk."""
+BLOCK_FORMATS = frozenset({"ArrowStream"})
+"""Formats with a head: every chunk is whole by itself, and there is at least one, for the head's sake."""
 
 _TIMEOUTS = frozenset({159, 160})  # TIMEOUT_EXCEEDED, TOO_SLOW
 _CODE = re.compile(r"Code: (\d+)")
@@ -44,7 +44,7 @@ class Reader:
         timeout: float,
         max_memory: int = MAX_MEMORY,
         settings: Mapping[str, int | str] | None = None,
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         """The answer in chunks, as the engine makes them; memory is bounded whatever its length.
 
         `params` are bound by the engine ({name:Type} in `sql`, which has no SETTINGS and no FORMAT of its own);
@@ -52,21 +52,25 @@ class Reader:
         `timeout` is in seconds and includes the time the consumer takes. Closing the iterator cancels the query.
         Raises QueryError, QueryTimeout; ValueError for a format that cannot be streamed.
         """
-        if fmt not in STREAM_FORMATS | WHOLE_FORMATS:
+        if fmt not in STREAM_FORMATS | BLOCK_FORMATS:
             raise ValueError(f"format {fmt} cannot be streamed")
         more = "".join(f", {name} = {value!r}" for name, value in (settings or {}).items())
-        text, values = bound(f"{sql}\nSETTINGS {self._settings(timeout, max_memory)}{more}", params)
+        ending = f"\nSETTINGS {self._settings(timeout, max_memory)}{more}"
+        text, values = bound(sql + ending, params)
         try:
-            if fmt in WHOLE_FORMATS:
-                yield self._streams.query(text, fmt, params=values).bytes()
-                return
             self.end()  # with one answer open the handle gives an empty second one, without an error
             result = self._open = self._streams.send_query(text, fmt, params=values)
         except Exception as error:  # the handle raises RuntimeError, ChdbError
             raise _query_error(error) from None
         try:
+            empty = fmt in BLOCK_FORMATS
             while (chunk := result.fetch()) is not None:
+                empty = False
                 yield chunk.bytes()
+            if empty:
+                self.end()
+                text, values = bound(f"SELECT * FROM ({sql}) LIMIT 0{ending}", params)
+                yield self._streams.query(text, fmt, params=values).bytes()
         except Exception as error:
             raise _query_error(error) from None
         finally:

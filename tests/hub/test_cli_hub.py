@@ -22,6 +22,7 @@ import pytest
 from procs import Hub, ending, environment, program, until
 from store_rows import flows, packet_columns, packets, tombstone
 
+from hub.query.arrow import END
 from hub.store.store import Store
 from protocol.columns import Text
 from protocol.schema import Has
@@ -143,10 +144,38 @@ def test_csv_has_the_fields_in_the_order_wanted(hub: Hub) -> None:
     assert json.loads(done.stderr)["complete"] is True
 
 
-def test_parquet_is_a_whole_file(hub: Hub) -> None:
-    command = program("hub.cli.main", "--hub-url", hub.api, "packets", "--since", "all", "-o", "parquet")
+@pytest.mark.parametrize(("output", "begin", "end"), [("parquet", b"PAR1", b"PAR1"), ("arrow", b"\xff" * 4, END)])
+def test_parquet_and_arrow_are_whole(hub: Hub, tmp_path: Path, output: str, begin: bytes, end: bytes) -> None:
+    command = program("hub.cli.main", "--hub-url", hub.api, "packets", "--since", "all", "-o", output)
     done = subprocess.run(command, capture_output=True, env=environment(), check=True, timeout=60)
-    assert done.stdout[:4] == done.stdout[-4:] == b"PAR1"
+    assert done.stdout.startswith(begin)
+    assert done.stdout.endswith(end)
+    written = tmp_path / f"packets.{output}"
+    hub.cli("packets", "--since", "all", "-o", output, "-w", str(written))
+    assert written.read_bytes() == done.stdout
+
+
+def test_a_file_is_there_once_it_is_whole(hub: Hub, holes: Hub, tmp_path: Path) -> None:
+    asked = ("packets", "--since", "all", "-o", "csv", "-w", str(tmp_path / "packets.csv"))
+    assert hub.cli(*asked, "tcp.prot == 1", check=False).returncode == 2
+    assert os.listdir(tmp_path) == []
+    done = holes.cli(*asked, "--strict", check=False)
+    assert (done.returncode, done.stdout, os.listdir(tmp_path)) == (4, "", ["packets.csv"])
+    assert json.loads(done.stderr)["complete"] is False
+    done = hub.cli(*asked[:-1], str(tmp_path / "nowhere" / "packets.csv"), check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert hub.cli("packets", "-w", "x", check=False).returncode == 2
+
+
+@pytest.mark.parametrize("output", ["table", "json", "ndjson", "csv", "parquet", "arrow"])
+def test_a_full_disk_is_one_line(hub: Hub, output: str) -> None:
+    command = program("hub.cli.main", "--hub-url", hub.api, "packets", "--since", "all", "-o", output)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        "nodetap: cannot write: No space left on device; what is written so far is not whole"
+    ]
 
 
 def test_filter_words_are_joined(hub: Hub) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import ipc, parquet
 from query_rows import Row, address, as_json, entry
 from test_filter import random_rows
 
-from hub.query.output import SETTINGS, expression, whole_lines
+from hub.query.output import OUTPUTS, SETTINGS, expression, whole_lines
 from hub.query.select import Question, WrongQuestion, build
 from hub.query.window import format_ns, point, rfc3339_ns
 from hub.store.store import Store
@@ -56,7 +57,7 @@ def raw(store: Store, question: Question) -> bytes:
     query = build(question)
     with store.reader() as reader:
         chunks = reader.stream(query.sql, query.params, fmt=query.store_format, timeout=20, settings=SETTINGS)
-        return query.head + b"".join(chunks)
+        return query.head + b"".join(OUTPUTS[question.output].joined(chunks))
 
 
 def ask(store: Store, table: str = "packets", **wanted: Any) -> list[dict[str, Any]]:
@@ -131,9 +132,10 @@ def test_csv_has_the_same_cells(store: Store, table: str) -> None:
             assert text == str(want) or (name == "flow.rtt" and float(text) == want), name
 
 
-def test_parquet_is_one_file_with_the_same_rows(store: Store) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(io.BytesIO(raw(store, Question("packets", limit=0, output="parquet"))))
+@pytest.mark.parametrize("output", ["parquet", "arrow"])
+def test_parquet_and_arrow_are_one_file_with_the_same_rows(store: Store, output: str) -> None:
+    data = raw(store, Question("packets", limit=0, output=output))
+    table = parquet.read_table(io.BytesIO(data)) if output == "parquet" else ipc.open_stream(data).read_all()
     assert table.column_names == list(fields_of("packets"))
     rows = ask(store, limit=0)
     assert table["frame.number"].to_pylist() == [row["frame.number"] for row in rows]
@@ -141,6 +143,14 @@ def test_parquet_is_one_file_with_the_same_rows(store: Store) -> None:
     for several in ("vlan.id", "dns.flags.rcode", "dns.qry.name"):
         assert table[several].to_pylist() == [row.get(several, []) for row in rows]
     assert [dict(pairs) for pairs in table["nodetap.fields"].to_pylist()] == [r.get("nodetap.fields", {}) for r in rows]
+
+
+@pytest.mark.parametrize("output", ["parquet", "arrow"])
+def test_no_rows_have_their_columns(store: Store, output: str) -> None:
+    none = Question("packets", filter=parse("frame.len < 0", "packets"), fields=("ip.src", "vlan.id"), output=output)
+    data = raw(store, none)
+    table = parquet.read_table(io.BytesIO(data)) if output == "parquet" else ipc.open_stream(data).read_all()
+    assert (table.num_rows, table.column_names) == (0, ["ip.src", "vlan.id"])
 
 
 def test_groups(store: Store) -> None:

@@ -112,9 +112,8 @@ def test_every_format_has_an_order(store: Store, output: str) -> None:
     for by in ((), ("nodetap.l7",)):
         query = build(Ordered("calls", sort=(("nodetap.l7", True),), by=by, output=output))
         with store.reader() as reader:
-            assert b"".join(
-                reader.stream(query.sql, query.params, fmt=query.store_format, timeout=20, settings=SETTINGS)
-            )
+            chunks = reader.stream(query.sql, query.params, fmt=query.store_format, timeout=20, settings=SETTINGS)
+            assert b"".join(OUTPUTS[output].joined(chunks))
 
 
 @pytest.mark.parametrize(
