@@ -34,7 +34,8 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/faults --ignore tests/live
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile tests/faults $(addprefix --ignore ,$(ALONE)) # these wait
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+		tests/faults $(addprefix --ignore ,$(ALONE)) # most of the time these wait
 	$(BIN)/python -m pytest $(ALONE) tests/live
 endif
 

@@ -38,6 +38,11 @@ class Machine(Lateness):
         return share > CROWDED or super().overrun
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: others run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_soak.py")
+
+
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """The machine while a test runs; figures say where it was overrun."""
