@@ -62,8 +62,12 @@ async def pcap(hub: Hub, request: Request) -> Response:
 
 
 def _plan(hub: Hub, values: dict[str, Any], node: Any, asked_by: str) -> _Answer:
-    """Whom to ask, and who is missing already. Who left in good order, or whom the filter cannot mean, is neither."""
-    agents = [agent for agent in hub.register.agents(hub.now_ns()) if may_match(node, str(agent["agent"]))]
+    """Whom to ask, and who is missing already.
+
+    Neither are replays, who left in good order, and whom the filter cannot mean.
+    """
+    every = hub.register.agents(hub.now_ns())
+    agents = [each for each in every if each.get("source") != "replay" and may_match(node, str(each["agent"]))]
     names = [str(agent["agent"]) for agent in agents]
     lines = {name: line for name in names if (line := hub.register.live(name)) is not None}
     chosen, missing = plan(agents, {name: line.answers for name, line in lines.items()}, PCAP)
