@@ -26,7 +26,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(what: str, look: Callable[[], T], timeout: float = 20.0, pause: float = 0.05) -> T:
+def until(what: str, look: Callable[[], T], timeout: float = 60.0, pause: float = 0.05) -> T:
     """The first true value of `look`; fails with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -108,7 +108,7 @@ class Hub(Process):
         )  # fmt: skip
         super().__init__([*prefix, *command], folder / "hub.log", env)
 
-    def ready(self, timeout: float = 30.0) -> Hub:
+    def ready(self, timeout: float = 60.0) -> Hub:
         def look() -> bool:
             assert self.popen.poll() is None, f"the hub ended: {self.text[-2000:]}"
             return status_of(f"{self.api}/readyz") == 200

@@ -244,8 +244,9 @@ class Soak:
 
     def leave(self) -> dict[str, Any]:
         """Every agent stops in good order, then the hub: the last ledger."""
-        for agent in (*self.live, *self.replays):
+        for agent in self.replays:  # the last ones may just have been started
             until("it hears signals", lambda agent=agent: self.hears(agent), RECOVER)  # type: ignore[misc]
+        for agent in (*self.live, *self.replays):
             agent.send(signal.SIGTERM)
         for agent in (*self.live, *self.replays):
             assert agent.wait(60) == 0, agent.text[-2000:]
