@@ -19,7 +19,7 @@ from hub.cli.client import explain
 from hub.cli.completeness import plural
 from hub.cli.errors import INCOMPLETE, NEGATIVE, USAGE, CliError, HubLost
 from hub.cli.screen import progress
-from hub.cli.session import connect
+from hub.cli.session import connect, until_ctrl_c
 from hub.cli.times import parse
 from protocol import ending
 
@@ -46,6 +46,7 @@ def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     FILTER is a display filter with Wireshark's names; its words are joined by spaces. Agents record frames with
     `nodetap-agent run --recorder DIR`. The file is there once it is whole.
     """
+    until_ctrl_c()
     now = datetime.now()
     params = {
         "filter": " ".join(words) or None,
