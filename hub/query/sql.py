@@ -250,16 +250,12 @@ class _Compiler:
     def _call(self, value: Call) -> Values:
         arguments = [self.values(argument) for argument in value.arguments]
         if value.function in ("max", "min"):
-            return self._extreme(value.function, arguments)
+            return _extreme(value, arguments)
         (one,) = arguments
         if value.function == "count":
             counted = str(len(one.items)) if isinstance(one, Scalars) else f"toInt64(length({one.array}))"
             return Scalars(one.present, (f"toInt64({counted})",))
         return _mapped(one, _FUNCTIONS[value.function](value.arguments[0]))
-
-    def _extreme(self, function: str, arguments: list[Values]) -> Values:
-        items = ", ".join(f"arrayMap(v -> toInt64(v), {_array(each)})" for each in arguments)
-        return Scalars(_both(*arguments), (f"array{function.capitalize()}(arrayConcat({items}))",))
 
     def _arithmetic(self, value: Arithmetic) -> Values:
         left, right = self.values(value.left), self.values(value.right)
@@ -308,6 +304,12 @@ class _Compiler:
 def compile_filter(node: Node, params: Params, table: str) -> str:
     """The condition of a tree over a table; its literals are added to `params`."""
     return _Compiler(params, table).test(node)
+
+
+def _extreme(value: Call, arguments: list[Values]) -> Values:
+    cast = "toUInt64" if all(argument.kind == "uint" for argument in value.arguments) else "toInt64"
+    items = ", ".join(f"arrayMap(v -> {cast}(v), {_array(each)})" for each in arguments)
+    return Scalars(_both(*arguments), (f"array{value.function.capitalize()}(arrayConcat({items}))",))
 
 
 # -- expressions ---------------------------------------------------------------------------------------------------

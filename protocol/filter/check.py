@@ -229,6 +229,8 @@ def bare(part: Part, table: str) -> Node:
 
 def compare(left: Part, sign: str, right: Part, quantifier: str, table: str, column: int) -> Compare:
     """One comparison, checked: the operator fits the kind, the literal fits both. `column` is the operator's."""
+    if isinstance(left, Raw) and left.text in GIVEN and (shown := operand(GIVEN[left.text], table)):
+        return _given(left.text, shown, sign, right, column)
     value = known(left, table)
     if sign not in KINDS[value.kind].operators and not (sign == "contains" and value.kind in ("mac", "ip")):
         allowed = " ".join(KINDS[value.kind].operators)
@@ -237,6 +239,27 @@ def compare(left: Part, sign: str, right: Part, quantifier: str, table: str, col
         return Compare(value, sign, _pattern(value, right), quantifier)
     value, other = _beside(value, right, sign, table, column)
     return Compare(value, sign, other, quantifier)
+
+
+_HOLDS = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+
+
+def _given(name: str, shown: Operand, sign: str, right: Part, column: int) -> Compare:
+    """A name of `GIVEN` is 1 wherever it is there."""
+    if sign not in _HOLDS or not isinstance(right, Raw):
+        raise FilterError("bad_operator", column, f"{name} is 1 or it is not there")
+    try:
+        holds = _HOLDS[sign](1, KINDS["bool"].read(right.text))
+    except BadValue as error:
+        raise FilterError("bad_value", right.column, f"{name} takes {error}, not {right.text[:80]!r}") from None
+    return Compare(Call("count", (shown,), "int"), ">" if holds else "<", Constant("int", 0), "any")
 
 
 def _pattern(value: Value, right: Part) -> Constant:

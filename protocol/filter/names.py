@@ -12,7 +12,7 @@ from protocol.schema import EITHER, TABLES, Field, Has, fields_of
 class Protocol:
     """A bare protocol name: true where all bits of `need` are set and `column`, if one is named, has a value listed.
 
-    With `others` the column must have none of the values. In tables without the column the bits alone decide.
+    With `others` the column must have none of the values; in tables without the column the bits alone decide then.
     """
 
     need: int
@@ -51,6 +51,19 @@ PROTOCOLS: dict[str, Protocol] = {
     "ntp": _l7("NTP"),
     "pgsql": _l7("PostgreSQL"),
     "resp": _l7("Redis"),
+    "sll": Protocol(0, "a Linux cooked capture", "encap_type", (25, 210)),
+    "null": Protocol(0, "a BSD loopback header", "encap_type", (15,)),
+    "raw": Protocol(0, "a packet without a link layer", "encap_type", (7,)),
+    "vxlan": Protocol(int(Has.TUNNEL), "VXLAN outermost", "tunnel_type", ("vxlan",)),
+    "geneve": Protocol(int(Has.TUNNEL), "Geneve outermost", "tunnel_type", ("geneve",)),
+    "gre": Protocol(int(Has.TUNNEL), "GRE outermost", "tunnel_type", ("gre", "gretap", "erspan", "pptp")),
+    "pppoes": Protocol(int(Has.TUNNEL), "PPPoE outermost", "tunnel_type", ("pppoe",)),
+    "gtp": Protocol(int(Has.TUNNEL), "GTP-U outermost", "tunnel_type", ("gtpu",)),
+    "ipv6.fraghdr": Protocol(int(Has.IPV6 | Has.FRAG), "a fragment header"),
+    "ipv6.hopopts": Protocol(int(Has.IPV6), "hop-by-hop options", "nxt", (0,)),
+    "ah": Protocol(int(Has.IP), "an authentication header right behind IP's", "nxt", (51,)),
+    "esp": Protocol(int(Has.IP), "an encrypted payload", "proto", (50,)),
+    "igmp": Protocol(int(Has.IPV4), "IGMP", "proto", (2,)),
     "_ws.malformed": Protocol(int(Has.MALFORMED), "a header that is cut or wrong"),
 }
 """Bare protocol names, Wireshark's."""
@@ -69,7 +82,7 @@ DERIVED = {
         Field("ipv6.hopopts.nxt", "proto", "uint", _V6, "what follows hop-by-hop options, the only extension header"),
         Field("ipv6.routing.nxt", "proto", "uint", _V6, "what follows a routing header, the only extension header"),
         Field("ipv6.dstopts.nxt", "proto", "uint", _V6, "what follows destination options, the only extension header"),
-        Field("ipv6.fraghdr.nxt", "proto", "uint", _V6, "what follows a fragment header, the only extension header"),
+        Field("ipv6.fraghdr.nxt", "proto", "uint", _V6 | int(Has.FRAG), "what follows a fragment header, the last one"),
         Field("ah.next_header", "proto", "uint", _IP, "what follows an authentication header, right behind IP's"),
     )
 }
@@ -83,7 +96,6 @@ WHEN: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "ipv6.hopopts.nxt": ("nxt", (0,)),
     "ipv6.routing.nxt": ("nxt", (43,)),
     "ipv6.dstopts.nxt": ("nxt", (60,)),
-    "ipv6.fraghdr.nxt": ("nxt", (44,)),
     "ah.next_header": ("nxt", (51,)),
 }
 """Field -> the column that must have one of those values."""
@@ -151,7 +163,7 @@ def protocol(name: str, table: str) -> Protocol | None:
     found = PROTOCOLS.get(name)
     if found is None or not found.column or found.column in {c.name for c in TABLES[table].columns}:
         return found
-    return Protocol(found.need, found.doc) if found.need else None
+    return Protocol(found.need, found.doc) if found.others else None
 
 
 def fields_named(name: str, table: str) -> tuple[Field, ...]:

@@ -130,7 +130,8 @@ class _Rows:
     def _call(self, value: Call) -> Values:
         arguments = [self.values(argument) for argument in value.arguments]
         if value.function in ("max", "min"):
-            return vectors.extreme(value.function, arguments, self.count)
+            unsigned = all(argument.kind == "uint" for argument in value.arguments)
+            return vectors.extreme(value.function, arguments, self.count, np.uint64 if unsigned else np.int64)
         if value.function == "count":
             return arguments[0].counted(self.count)
         return arguments[0].mapped(vectors.FUNCTIONS[value.function])

@@ -403,19 +403,19 @@ FUNCTIONS: dict[str, Callable[[Vector], Vector]] = {
 }
 
 
-def extreme(function: str, arguments: Sequence[Values], count: int) -> Values:
+def extreme(function: str, arguments: Sequence[Values], count: int, kind: type[np.integer[Any]]) -> Values:
     """The greatest or least of all values of a row."""
     there = reduce(operator.and_, (each.there(count) for each in arguments))
-    worse = np.iinfo(np.int64).min if function == "max" else np.iinfo(np.int64).max
-    best = np.full(count, worse, dtype=np.int64)
+    worse = np.iinfo(kind).min if function == "max" else np.iinfo(kind).max
+    best = np.full(count, worse, dtype=kind)
     better = np.maximum if function == "max" else np.minimum
     for each in arguments:
         for vector in each.vectors:
             assert isinstance(vector, Numbers)
             if each.lengths is None:
-                best = better(best, vector.array.astype(np.int64))
+                best = better(best, vector.array.astype(kind))
             else:
-                better.at(best, _rows(each.lengths), vector.array.astype(np.int64))
+                better.at(best, _rows(each.lengths), vector.array.astype(kind))
     return Values(there, (Numbers(best, "int"),))
 
 

@@ -44,9 +44,11 @@ def random_rows(table: str, count: int, seed: int) -> list[Row]:
         if column.name == "l7":
             return dice.choice([w for p in PROTOCOLS.values() if p.column == "l7" for w in p.values] + ["DNS"])
         if column.name == "tunnel_type":
-            return dice.choice(("vxlan", "geneve", "gre", ""))
-        if column.name == "nxt":
-            return dice.choice((0, 43, 44, 51, 60, 6))
+            return dice.choice(("vxlan", "geneve", "gre", "pppoe", "gtpu", ""))
+        if column.name in ("nxt", "proto"):
+            return dice.choice((0, 2, 6, 43, 44, 50, 51, 60, 53, 80))
+        if column.name == "encap_type":
+            return dice.choice((1, 7, 15, 25))
         if column.name == "eth_type":
             return dice.choice((0x88A8, 0x8100, 0x800))
         if column.name in ("dns_a", "dns_aaaa"):
@@ -95,7 +97,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize("table", ["packets", "flows"])
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_three_readings_find_the_same(store: Store, table: str, data: st.DataObject) -> None:
     agree(store, table, str(data.draw(trees(table))))

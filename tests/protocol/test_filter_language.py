@@ -78,6 +78,8 @@ from protocol.filter.tree import Node, Present
         ("frame.time < 1970-01-01T01:00:00+01:00", "frame.time < 0.000000000"),
         ("nodetap.agent == web-1/replay-0011", 'nodetap.agent == "web-1/replay-0011"'),
         ("http.request && !http.response", "http.request and not http.response"),
+        ("http.request == 1", "count(http.request.method) > 0"),
+        ("http.response == false", "count(http.response.code) < 0"),
         ("tcp.port==80&&ip", "tcp.port == 80 and ip"),
         ('http.host == "\\110i\\x41"', 'http.host == "HiA"'),
         ("dns and not tls or http2", "dns and not tls or http2"),
