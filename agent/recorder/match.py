@@ -27,9 +27,14 @@ Test: TypeAlias = "Callable[[Columns, str], NDArray[np.bool_]]"
 
 
 class Matcher:
-    """One display filter, empty for all frames, for the files of one agent. Raises ValueError where it is wrong."""
+    """One display filter, empty for all frames, for the files of one agent. Raises ValueError where it is wrong.
+
+    `skipped` counts frames of the file looked at last for which the fallback dissector had no time: who knows whether
+    they pass.
+    """
 
     def __init__(self, text: str, agent: str) -> None:
+        self.skipped = 0
         self._test: Test | None = None
         self._with_l7 = False
         if text.strip():
@@ -37,6 +42,7 @@ class Matcher:
 
     def frames(self, found: Found, since: int, until: int) -> Block:
         """The frames of a file that are meant, in order of time; their memory is the file's."""
+        self.skipped = 0
         block = found.block
         inside = (block.time >= since) & (block.time < until)
         if not inside.all():
@@ -60,6 +66,7 @@ class Matcher:
                 columns, payloads = decoder.with_payloads(piece, 1)
                 engine.add(columns, payloads)
             masks.append(self._test(columns, run))
+        self.skipped = decoder.decoded.skipped
         return np.concatenate(masks)
 
 

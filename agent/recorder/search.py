@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.3
 """Seconds after which a part goes out without a frame, so that the hub knows we are at it."""
-DAMAGED, UNREADABLE = "damaged", "unreadable"
+DAMAGED, UNREADABLE, SKIPPED = "damaged", "unreadable", "not_decoded"
 _NEVER = (1 << 63) - 1
 
 
@@ -84,6 +84,8 @@ class Search:
         if missing > 0:
             self._gaps += self._inside([Gap(extent.first, extent.last, missing, DAMAGED)])
         block = self._matcher.frames(found, self._since, self._until)
+        if self._matcher.skipped:
+            self._gaps += self._inside([Gap(extent.first, extent.last, self._matcher.skipped, SKIPPED)])
         if len(block):
             self._block, self._interfaces = own_copy(block), found.interfaces
 

@@ -32,6 +32,7 @@ REASONS = {
     "agent_restarted": "the agent did not run",
     "damaged": "the file is damaged",
     "unreadable": "the file cannot be read",
+    "not_decoded": "there was no time to decode them",
 }
 """Why frames are not in an agent's files, for people."""
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.capture import Block
+from agent.capture import Block, Interface
 from agent.recorder import search as module
 from agent.recorder.recorder import BEHIND, GONE, RESTARTED
-from agent.recorder.search import DAMAGED, Search
+from agent.recorder.search import DAMAGED, SKIPPED, Search
 from agent.recorder.serving import IDLE, MOST_OPEN, Serving
 from protocol.errors import WrongMessage
 from protocol.messages import Fetch, Fetched
@@ -200,6 +200,19 @@ def test_damage_is_a_gap(node: Node) -> None:
     path.write_bytes(data)
     assert all_of(node, Fetch(1, 1)) == list(range(7))
     assert gaps_of(node, Fetch(1, 1)) == [[T0, T0 + 9, 3, DAMAGED]]
+
+
+def test_frames_that_there_is_no_time_to_decode_are_a_gap(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.recorder.match.SLOW_BUDGET", 0.0)
+    FACES.append(Interface("wlan0", 127))  # radiotap
+    try:
+        node.put(block_of(0, 10, 100, face=len(FACES) - 1))
+    finally:
+        FACES.pop()
+    assert gaps_of(node, Fetch(1, 1)) == []
+    assert gaps_of(node, Fetch(1, 1, filter="tcp")) == [[T0, T0 + 9, 10, SKIPPED]]
 
 
 def test_parts_without_frames_show_that_we_are_at_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
