@@ -117,6 +117,8 @@ def _syntax_error(text: str, error: Any) -> FilterError:
     if token.type == "$END":
         return FilterError("syntax", len(text.rstrip()) + 1, f"the filter ends where {words} is expected")
     at, shown = token.start_pos, str(token)
+    if token.type == "_RANGE":
+        return FilterError("syntax", at + 1, "a range stands in a set: in {80..90}")
     if token.type in ("WORD", "STRING") and "_AND" in allowed:
         return FilterError("syntax", at + 1, f"{words} is expected, not {shown[:80]!r}; quote a text of several words")
     return FilterError("syntax", at + 1, f"{words} is expected, not {shown[:80]!r}")

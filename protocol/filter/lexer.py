@@ -129,7 +129,7 @@ def _stray(text: str, at: int) -> FilterError:
         return FilterError(
             "syntax", at + 1, "there are no layers to count: fields are the innermost packet's, tunnel.* the outer"
         )
-    return FilterError("syntax", at + 1, f"nothing begins with {found!r}", _TYPOS.get(found))
+    return FilterError("syntax", at + 1, f"{found!r} means nothing here", _TYPOS.get(found))
 
 
 def operator(text: str) -> str:
