@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.netns import pair, send_marker, tcpdump
-from tests.live.test_recorder import frames_of, talk
+from tests.live.test_live_recorder import frames_of, talk
 from tests.procs import Agent, Hub, environment, program, until
 
 pytestmark = pytest.mark.root
