@@ -57,7 +57,7 @@ def _get(name: str) -> Any:
     return lambda row: value(row.get(name))
 
 
-_ENDS = (
+ENDS = (
     Column("src", _src, style="cyan"),
     Column("", lambda row: "→"),
     Column("dst", _dst, style="cyan"),
@@ -67,7 +67,7 @@ _ENDS = (
 PACKETS = (
     Column("time", lambda row: clock(row.get("frame.time_epoch"), digits=3)),
     Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
-    *_ENDS,
+    *ENDS,
     Column("len", _get("frame.len"), right=True, drop=3),
     Column("info", info, flexible=True, least=10),
 )
@@ -77,7 +77,7 @@ PACKETS_WIDE = (
     Column("agent", _get("nodetap.agent"), style="magenta"),
     Column("iface", _get("nodetap.iface"), drop=7),
     Column("number", _get("frame.number"), right=True, drop=8),
-    *_ENDS,
+    *ENDS,
     Column("len", _get("frame.len"), right=True, drop=2),
     Column("ttl", lambda row: value(row.get("ip.ttl", row.get("ipv6.hlim"))), right=True, drop=6),
     Column("vlan", _get("vlan.id"), drop=5),
@@ -107,7 +107,7 @@ def _status(row: Row) -> str:
 FLOWS = (
     Column("start", lambda row: clock(row.get("flow.start"), digits=3), drop=3),
     Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
-    *_ENDS,
+    *ENDS,
     Column("packets", lambda row: _sum(row, "flow.packets"), right=True),
     Column("bytes", lambda row: _sum(row, "flow.bytes"), right=True),
     Column("seconds", _duration, right=True, drop=5),
@@ -117,7 +117,7 @@ FLOWS_WIDE = (
     Column("start", lambda row: clock(row.get("flow.start"), "%Y-%m-%d %H:%M:%S")),
     Column("agent", _get("nodetap.agent"), style="magenta"),
     Column("iface", _get("nodetap.iface"), drop=9),
-    *_ENDS,
+    *ENDS,
     Column("packets", _get("flow.packets"), right=True),
     Column("bytes", _get("flow.bytes"), right=True),
     Column("packets ←", _get("flow.packets_rev"), right=True),
@@ -140,7 +140,7 @@ _CALLED = (
 CALLS = (
     Column("start", lambda row: clock(row.get("call.start"), digits=3), drop=3),
     Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
-    *_ENDS[:3],
+    *ENDS[:3],
     *_CALLED,
 )
 
@@ -148,7 +148,7 @@ CALLS_WIDE = (
     Column("start", lambda row: clock(row.get("call.start"), "%Y-%m-%d %H:%M:%S", 9)),
     Column("agent", _get("nodetap.agent"), style="magenta"),
     Column("iface", _get("nodetap.iface"), drop=7),
-    *_ENDS,
+    *ENDS,
     *_CALLED,
     Column("error", _get("call.error"), right=True, drop=5),
     Column("bytes", _get("call.request_bytes"), right=True, drop=6),

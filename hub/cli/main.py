@@ -24,6 +24,8 @@ COMMANDS = {
     "packets": ("hub.cli.rows:packets", "Show stored packets."),
     "flows": ("hub.cli.rows:flows", "Show stored flows, or sums of them."),
     "calls": ("hub.cli.calls:calls", "Show stored calls, or figures of them."),
+    "map": ("hub.cli.map:map_", "Show who talks to whom."),
+    "top": ("hub.cli.top:top", "Show the busiest flows, live."),
     "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
     "pcap": ("hub.cli.pcap:pcap", "Fetch the raw frames that agents recorded."),
     "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),

@@ -18,7 +18,7 @@ from hub.cli.errors import INCOMPLETE, USAGE, CliError
 from hub.cli.flags import combined, flags
 from hub.cli.screen import describe, note, print_table, progress
 from hub.cli.session import connect
-from hub.cli.stream import Rows, array
+from hub.cli.stream import Rows, array, parsed
 from hub.cli.table import Column
 from hub.cli.target import Write, target
 from hub.cli.times import parse
@@ -107,7 +107,7 @@ def _ask(client: Client, table: str, wanted: Iterable[Column], params: Options, 
             answer = _lines(client, table, params, given, write)
         else:
             answer = _copy(client, table, params, given, write)
-    return INCOMPLETE if not _say(answer, output) and given["strict"] else 0
+    return INCOMPLETE if not say(answer, output) and given["strict"] else 0
 
 
 def _explain(answer: Options, output: str) -> int:
@@ -135,7 +135,7 @@ def _rows(client: Client, table: str, params: Options) -> Iterator[Rows]:
 def _show(client: Client, table: str, wanted: list[Column], params: Options, given: Options) -> Options:
     """Print rows as a table; their completeness."""
     with _rows(client, table, params) as rows:
-        count = print_table(wanted, _parsed(rows))
+        count = print_table(wanted, parsed(rows))
         if not count and params["since"] != "all":
             click.echo(f"no {table} since {given['since']}; --since all looks at everything stored", err=True)
     return _completeness(rows)
@@ -151,12 +151,6 @@ def _lines(client: Client, table: str, params: Options, given: Options, write: W
 def _completeness(rows: Rows) -> Options:
     answer: Options = rows.end["nodetap.completeness"]
     return answer
-
-
-def _parsed(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    for block in blocks:
-        for line in block.splitlines():
-            yield json.loads(line)
 
 
 def _write(blocks: Iterable[bytes], given: Options, write: Write) -> None:
@@ -179,7 +173,7 @@ def _copy(client: Client, table: str, params: Options, given: Options, write: Wr
     return answer
 
 
-def _say(answer: dict[str, Any], output: str) -> bool:
+def say(answer: dict[str, Any], output: str) -> bool:
     """Print the completeness: below a table, on stderr beside anything that a program reads."""
     complete = bool(answer.get("complete"))
     if output in TABLES:

@@ -8,9 +8,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.cli.table import GAP, Column, Layout, Row, layout, without_constant
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 MEASURED = 1000
 """Rows whose widths decide those of the table."""
@@ -52,18 +55,25 @@ def _writer(chosen: Layout) -> Callable[[list[str], bool], None]:
     if not coloured():
         return lambda cells, _: _write(GAP.join(cells).rstrip() + "\n")
     from rich.console import Console
-    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
+    return lambda cells, header: console.print(_styled(chosen, cells, header))
 
-    def styled(cells: list[str], header: bool) -> None:
-        line = Text()
-        for i, (cell, column) in enumerate(zip(cells, chosen.columns, strict=True)):
-            line.append(GAP if i else "")
-            line.append(cell, "bold" if header else column.style)
-        console.print(line)
 
-    return styled
+def _styled(chosen: Layout, cells: Sequence[str], header: bool) -> Text:
+    from rich.text import Text
+
+    line = Text()
+    for i, (cell, column) in enumerate(zip(cells, chosen.columns, strict=True)):
+        line.append(GAP if i else "")
+        line.append(cell, "bold" if header else column.style)
+    return line
+
+
+def drawn(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Text]:
+    """A table as lines for a live display of that width: its header, and a line per row."""
+    chosen = layout(columns, rows, width)
+    return [_styled(chosen, chosen.header(), True), *(_styled(chosen, chosen.cells(row), False) for row in rows)]
 
 
 def _write(text: str) -> None:

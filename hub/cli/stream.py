@@ -42,6 +42,13 @@ def _end(line: bytes) -> dict[str, Any]:
     return value
 
 
+def parsed(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of blocks of NDJSON lines."""
+    for block in blocks:
+        for line in block.splitlines():
+            yield json.loads(line)
+
+
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Whole lines, each with its line end, as soon as they are there; what has no line end is dropped."""
     kept = b""

@@ -19,7 +19,7 @@ from hub.cli.main import COMMANDS, cli
 from hub.cli.options import Option
 
 NODETAP = [sys.executable, "-m", "hub.cli.main"]
-ASKING = ["agents", "packets", "flows", "calls", "follow", "ledger", "doctor", "fields"]
+ASKING = ["agents", "packets", "flows", "calls", "map", "top", "follow", "ledger", "doctor", "fields"]
 HEAVY = ("httpx", "rich", "numpy", "structlog", "asyncio")
 
 

@@ -1,0 +1,83 @@
+"""`nodetap map`: who talks to whom."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from hub.cli import options
+from hub.cli.columns import ENDS as COLUMNS
+from hub.cli.columns import endpoint
+from hub.cli.completeness import sentence
+from hub.cli.errors import INCOMPLETE
+from hub.cli.flags import combined, flags
+from hub.cli.graph import DRAWINGS, Edge
+from hub.cli.info import protocol
+from hub.cli.rows import say
+from hub.cli.screen import note, print_table
+from hub.cli.session import connect
+from hub.cli.table import Column, Row
+from hub.cli.talkers import ENDS, PROTOCOL, SERVER_PORTS, both_ways, sums
+from hub.cli.times import parse
+from hub.doctor.finding import size
+
+FIGURES = (
+    Column("flows", lambda row: str(row["flow.records"]), right=True),
+    Column("packets", lambda row: str(both_ways(row, "flow.packets")), right=True),
+    Column("bytes", lambda row: str(both_ways(row, "flow.bytes")), right=True),
+)
+"""Both ways: an arrow points from who opened the conversation, where that was seen, to who answered."""
+
+
+@click.command(name="map", epilog="Example: nodetap map --since 1h --port 443 -o dot | dot -Tsvg > map.svg")
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@flags("flows")
+@options.option("--ports", is_flag=True, help="Tell the services of a host apart, by protocol and port.")
+@options.option("--top", type=click.IntRange(min=0), default=50, show_default=True, metavar="N",
+                help="The pairs with the most bytes; 0 = all.")  # fmt: skip
+@options.since
+@options.until
+@options.output("table", *DRAWINGS)
+@options.strict
+@click.pass_context
+def map_(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
+    """Show who talks to whom.
+
+    FILTER is a display filter with Wireshark's names; its words are joined by spaces. `nodetap fields` lists the names.
+    """
+    now, top = datetime.now(), given["top"]
+    params = {
+        "filter": combined(words, given, "flows"),
+        "since": parse(given["since"], now),
+        "until": parse(given["until"], now) if given["until"] else None,
+        "by": ",".join((*ENDS, *PROTOCOL, *SERVER_PORTS) if given["ports"] else ENDS),
+        "top": top + 1 if top else 0,
+    }
+    with connect(ctx) as client:
+        rows, answer = sums(client, params)
+    more = bool(top) and len(rows) > top
+    _print(rows[: top or None], answer, more, given)
+    return INCOMPLETE if given["strict"] and not answer["complete"] else 0
+
+
+def _print(rows: Sequence[Row], answer: dict[str, Any], more: bool, given: dict[str, Any]) -> None:
+    left_out = f"only the {given['top']} with the most bytes: --top 0 shows all"
+    if given["output"] == "table":
+        print_table((*(COLUMNS if given["ports"] else COLUMNS[:3]), *FIGURES), rows)
+        if more:
+            note(left_out, "dim")
+        say(answer, "table")
+        return
+    notes = [left_out] * more + [sentence(answer)]
+    sys.stdout.write(DRAWINGS[given["output"]]([_edge(row, given["ports"]) for row in rows], notes))
+
+
+def _edge(row: Row, ports: bool) -> Edge:
+    figures = f"{row['flow.records']:,} flow{'s' * (row['flow.records'] != 1)}, {size(both_ways(row, 'flow.bytes'))}"
+    service = next((f" {row[name]}" for name in SERVER_PORTS if name in row), "")
+    ends = {name: row[name] for name in ENDS if name in row}
+    return Edge(endpoint(ends, "src"), endpoint(ends, "dst"), f"{protocol(row)}{service}" if ports else "", figures)
