@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hub.cli import columns, options
-from hub.cli.client import Client, explain
+from hub.cli.client import Client, Head, explain
 from hub.cli.completeness import sentence, warn_of_clocks
 from hub.cli.errors import INCOMPLETE, USAGE, CliError
 from hub.cli.flags import combined, flags
@@ -123,27 +123,38 @@ def _explain(answer: Options, output: str) -> int:
 
 
 @contextlib.contextmanager
-def _rows(client: Client, table: str, params: Options) -> Iterator[Rows]:
-    """The rows of an answer; raises CliError at the end where it says that it broke off."""
-    with client.stream(f"/v1/{table}", {**params, "format": "ndjson"}) as (_, chunks):
+def _rows(client: Client, table: str, params: Options) -> Iterator[tuple[Head, Rows]]:
+    """An answer's head and rows; raises CliError at the end where it says that it broke off."""
+    with client.stream(f"/v1/{table}", {**params, "format": "ndjson"}) as (head, chunks):
         rows = Rows(chunks)
-        yield rows
+        yield head, rows
     if "nodetap.error" in rows.end:
         raise explain(rows.end["nodetap.error"], str(params["filter"] or ""), client.url)
 
 
 def _show(client: Client, table: str, wanted: list[Column], params: Options, given: Options) -> Options:
     """Print rows as a table; their completeness."""
-    with _rows(client, table, params) as rows:
-        count = print_table(wanted, parsed(rows))
-        if not count and params["since"] != "all":
-            click.echo(f"no {table} since {given['since']}; --since all looks at everything stored", err=True)
+    with _rows(client, table, params) as (head, rows):
+        if not print_table(wanted, parsed(rows)) and params["since"] != "all":
+            click.echo(_nothing(table, given, *_window(head)), err=True)
     return _completeness(rows)
+
+
+def _window(head: Head) -> tuple[str | None, str | None]:
+    """`since` and `until` as the hub understood them, nanoseconds; None is open."""
+    return head.headers.get("nodetap-since") or None, head.headers.get("nodetap-until") or None
+
+
+def _nothing(table: str, given: Options, since: str | None, until: str | None) -> str:
+    """Why there may be no rows."""
+    if since and until and int(since) >= int(until):
+        return f"no {table}: --until {given['until']} is before --since {given['since']}, so the window is empty"
+    return f"no {table} since {given['since']}; --since all looks at everything stored"
 
 
 def _lines(client: Client, table: str, params: Options, given: Options, write: Write) -> Options:
     """Write rows as a JSON array or as lines; their completeness."""
-    with _rows(client, table, params) as rows:
+    with _rows(client, table, params) as (_, rows):
         _write(array(rows) if given["output"] == "json" else rows, given, write)
     return _completeness(rows)
 
@@ -167,8 +178,8 @@ def _copy(client: Client, table: str, params: Options, given: Options, write: Wr
         raise CliError(f"{output} is no text: write it to a file, `-o {output} -w {table}.{output}`", USAGE)
     with client.stream(f"/v1/{table}", {**params, "format": output}) as (head, chunks):
         _write(chunks, given, write)
-    window = {name: head.headers.get(f"nodetap-{name}") or None for name in ("since", "until")}
-    asked = {"filter": params["filter"], "since": window["since"] or "all", "until": window["until"]}
+    since, until = _window(head)
+    asked = {"filter": params["filter"], "since": since or "all", "until": until}
     answer: Options = client.get(f"/v1/{table}", {**asked, "completeness": "only"})
     return answer
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from api_server import NOW, Served, serve, wait_for
+from pyarrow import ipc, parquet
 from query_rows import entry
 from store_rows import packets as many
 from test_filter import random_rows
@@ -74,15 +75,15 @@ def test_no_rows_is_an_answer(api: Served) -> None:
     assert api.get("/v1/packets", filter="frame.number == 0", format="json").json() == []
 
 
-def test_json_csv_and_parquet_have_the_same_rows(api: Served) -> None:
+def test_every_format_has_the_same_rows(api: Served) -> None:
     *rows, _ = lines(api.get("/v1/flows", limit=0))
     assert api.get("/v1/flows", limit=0, format="json").json() == rows
     text = api.get("/v1/flows", limit=0, format="csv", fields="flow.packets,ip.src").text
     assert text.splitlines()[0] == "flow.packets,ip.src"
     assert [int(line.split(",")[0]) for line in text.splitlines()[1:]] == [row["flow.packets"] for row in rows]
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(io.BytesIO(api.get("/v1/flows", limit=0, format="parquet").content))
-    assert table["flow.packets"].to_pylist() == [row["flow.packets"] for row in rows]
+    file, stream = (api.get("/v1/flows", limit=0, format=output).content for output in ("parquet", "arrow"))
+    for table in (parquet.read_table(io.BytesIO(file)), ipc.open_stream(stream).read_all()):
+        assert table["flow.packets"].to_pylist() == [row["flow.packets"] for row in rows]
 
 
 def test_the_window_comes_back_and_gives_the_same_completeness(api: Served) -> None:
@@ -115,6 +116,9 @@ def test_groups(api: Served) -> None:
         ("/v1/packets", {"fields": "ip.scr"}, 400, "bad_parameter"),
         ("/v1/packets", {"format": "xml"}, 400, "bad_parameter"),
         ("/v1/packets", {"by": "ip.src"}, 400, "bad_parameter"),
+        ("/v1/packets", {"sort": "ip.scr"}, 400, "bad_parameter"),
+        ("/v1/packets", {"sort": "ip.src:up"}, 400, "bad_parameter"),
+        ("/v1/flows", {"by": "ip.src", "sort": "flow.rtt"}, 400, "bad_parameter"),
         ("/v1/flows", {"by": "nonsense"}, 400, "bad_parameter"),
         ("/v1/follow", {"cursor": "nonsense"}, 400, "bad_cursor"),
         ("/v1/follow", {"cursor": "eyJhIjpbInBhY2tldHMiLDEsbnVsbF19"}, 409, "wrong_store"),
@@ -281,6 +285,14 @@ def test_too_many_questions_are_sent_away(narrow: Served) -> None:
         assert int(refused.headers["retry-after"]) > 0
         assert running(narrow) == 1
     wait_for(lambda: narrow.busy == 0 and running(narrow) == 0)  # the client left: the query is cancelled
+    assert narrow.get("/v1/packets").status_code == 200
+
+
+@pytest.mark.parametrize("output", ["json", "csv", "arrow", "parquet"])
+def test_whoever_leaves_ends_the_query(narrow: Served, output: str) -> None:
+    with httpx.stream("GET", narrow.url + "/v1/packets", params={**WANTED, "format": output}, timeout=30) as slow:
+        next(slow.iter_bytes())
+    wait_for(lambda: narrow.busy == 0 and running(narrow) == 0)
     assert narrow.get("/v1/packets").status_code == 200
 
 

@@ -213,6 +213,8 @@ def test_no_rows_is_no_error(hub: Hub) -> None:
     done = hub.cli("packets")
     assert done.stdout.startswith("complete: ")
     assert "--since all" in done.stderr
+    done = hub.cli("packets", "--since", "5m", "--until", "1h")
+    assert done.stderr == "no packets: --until 1h is before --since 5m, so the window is empty\n"
 
 
 def test_a_wrong_filter_is_shown_where_it_is_wrong(hub: Hub) -> None:
