@@ -11,7 +11,7 @@ from procs import Hub, ending
 from query_rows import Row, address, entry
 from test_cli_hub import fill, last_word, terminal
 
-from hub.cli.top import Frame, rate
+from hub.cli.top import Frame, draw, rate
 from protocol.schema import Has
 
 V4, V6 = int(Has.IP | Has.IPV4 | Has.TCP), int(Has.IP | Has.IPV6 | Has.UDP)
@@ -134,3 +134,12 @@ def test_a_frame_without_flows() -> None:
     frame = Frame([], 0, 0, 0, {"complete": True}, 30)
     assert frame.head() == "0.0 flows/s  0.0 packets/s  0.0 bit/s  (mean of 30 s)"
     assert frame.columns([])[-1].cell({"flow.bytes": 0}) == "0.0"
+
+
+def test_a_hub_that_is_away_is_told_below_the_last_frame() -> None:
+    from rich.console import Console
+
+    console = Console(width=80, color_system=None)
+    with console.capture() as said:
+        console.print(draw(Frame([], 0, 0, 0, {"complete": True}, 30), [], "hub unresponsive"))
+    assert said.get().splitlines()[-1].startswith("hub unresponsive")
