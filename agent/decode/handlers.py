@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.decode import link, network, transport, tunnel
+from agent.decode import link, network, rare, transport, tunnel
 from agent.decode.kinds import Kind
 from agent.decode.walk import Handler
 
@@ -51,4 +51,19 @@ HANDLERS: dict[int, Handler] = {
     Kind.LISP: tunnel.lisp,
     Kind.WCCP: tunnel.wccp,
     Kind.PBB: tunnel.pbb,
+    Kind.SHIM6: link.shim6,
+    Kind.SHIM8: link.shim8,
+    Kind.MACSEC: link.macsec,
+    Kind.PIM: tunnel.pim,
+    Kind.ETHERNET_IN_IP: tunnel.ethernet_in_ip,
+    Kind.GTPU_PDU: tunnel.gtpu_pdu,
+    Kind.MULTILINK: tunnel.multilink,
+    Kind.FDDI: rare.fddi,
+    Kind.TOKEN_RING: rare.token_ring,
+    Kind.ENC: rare.enc,
+    Kind.IP_OVER_FC: rare.ip_over_fc,
+    Kind.IEEE1394: rare.ieee1394,
+    Kind.FRAME_RELAY: rare.frame_relay,
+    Kind.PKTAP: rare.pktap,
+    Kind.RFC1483: rare.rfc1483,
 }

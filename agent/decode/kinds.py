@@ -64,6 +64,21 @@ class Kind(IntEnum):
     PFLOG = 42
     WCCP = 43
     LISP = 44
+    SHIM6 = 45
+    SHIM8 = 46
+    MACSEC = 47
+    PIM = 48
+    ETHERNET_IN_IP = 49
+    GTPU_PDU = 50
+    MULTILINK = 51
+    FDDI = 52
+    TOKEN_RING = 53
+    ENC = 54
+    IP_OVER_FC = 55
+    IEEE1394 = 56
+    FRAME_RELAY = 57
+    PKTAP = 58
+    RFC1483 = 59
 
 
 def _table(size: int, entries: Mapping[int, Kind]) -> Array:
@@ -93,6 +108,12 @@ ETHERTYPE = _table(
         0x88BE: Kind.ERSPAN2,
         0x22EB: Kind.ERSPAN3,
         0x894F: Kind.NSH,
+        0x8909: Kind.SHIM8,  # Cisco metadata
+        0x8926: Kind.SHIM6,  # VN-Tag
+        0x892F: Kind.SHIM6,  # HSR (IEC 62439-3)
+        0x893F: Kind.SHIM8,  # E-Tag (IEEE 802.1BR)
+        0xF1C1: Kind.SHIM6,  # R-Tag (IEEE 802.1CB)
+        0x88E5: Kind.MACSEC,
     },
 )
 
@@ -106,9 +127,11 @@ _UPPER = {
     51: Kind.AH,
     58: Kind.ICMPV6,
     97: Kind.ETHER_IN_IP,
+    103: Kind.PIM,
     132: Kind.SCTP,
     136: Kind.UDPLITE,
     137: Kind.MPLS_IN_IP,
+    143: Kind.ETHERNET_IN_IP,
 }
 IPV4_PROTOCOL = _table(256, _UPPER)
 IPV6_NEXT = _table(256, {**_UPPER, 0: Kind.V6_OPTIONS, 43: Kind.V6_OPTIONS, 60: Kind.V6_OPTIONS, 44: Kind.V6_FRAGMENT})
@@ -128,6 +151,7 @@ UDP_DESTINATION = _table(
     65536,
     {
         **_EITHER_PORT,
+        4754: Kind.GRE,  # RFC 8086
         4789: Kind.VXLAN,  # RFC 7348
         4790: Kind.VXLAN_GPE,
         6635: Kind.MPLS_IN_IP,  # RFC 7510
@@ -143,19 +167,27 @@ for _ppp, _ethertype in {0x0021: 0x0800, 0x0057: 0x86DD, 0x0281: 0x8847, 0x0283:
 LINKTYPE = {
     0: Kind.NULL,
     1: Kind.ETHERNET,
+    6: Kind.TOKEN_RING,
     9: Kind.PPP,
+    10: Kind.FDDI,
     12: Kind.RAW,
     14: Kind.RAW,
     50: Kind.PPP,
     51: Kind.PPPOE,
+    100: Kind.RFC1483,
     101: Kind.RAW,
     104: Kind.CHDLC,
+    107: Kind.FRAME_RELAY,
     108: Kind.LOOP,
+    109: Kind.ENC,
     113: Kind.SLL,
     117: Kind.PFLOG,
+    122: Kind.IP_OVER_FC,
+    138: Kind.IEEE1394,
     219: Kind.MPLS,
     228: Kind.IPV4,
     229: Kind.IPV6,
+    258: Kind.PKTAP,
     276: Kind.SLL2,
 }
 """Kind of the first layer per LINKTYPE_*; any other goes to the fallback dissector."""

@@ -22,6 +22,11 @@ NULL = record(4, family=("<u4", 0), wire=(">u4", 0))
 NIBBLE = record(1, first=("u1", 0))
 PFLOG = record(2, len=("u1", 0), family=("u1", 1))
 CHDLC = record(4, type=(">u2", 2))
+SHIM6 = record(6, type=(">u2", 4))
+SHIM8 = record(8, type=(">u2", 6))
+SECTAG = record(6, bits=("u1", 0))
+SECTAG_CHANNEL, SECTAG_ENCRYPTED, SECTAG_CHANGED = 0x20, 0x08, 0x04
+ETHERTYPE_FIELD = record(2, type=(">u2", 0))
 
 ARPHRD_NETLINK = 824
 
@@ -58,6 +63,34 @@ def vlan(walk: Walk, rows: Array) -> None:
     walk.found(rows, Has.VLAN)
     rows, off, head = walk.head(rows, TAG)
     walk.off[rows] = off + 4
+    _typed(walk, rows, head["type"].astype(np.uint16))
+
+
+def shim6(walk: Walk, rows: Array) -> None:
+    """VN-Tag, HSR, R-Tag: 4 bytes and the ethertype of what follows."""
+    _shim(walk, rows, SHIM6)
+
+
+def shim8(walk: Walk, rows: Array) -> None:
+    """Cisco metadata, E-Tag: 6 bytes and the ethertype of what follows."""
+    _shim(walk, rows, SHIM8)
+
+
+def _shim(walk: Walk, rows: Array, layout: np.dtype[np.void]) -> None:
+    rows, off, head = walk.head(rows, layout)
+    walk.off[rows] = off + layout.itemsize
+    _typed(walk, rows, head["type"].astype(np.uint16))
+
+
+def macsec(walk: Walk, rows: Array) -> None:
+    """MACsec (IEEE 802.1AE, 9.3): of what is not encrypted, the ethertype; its last 16 bytes are the check value."""
+    rows, off, head = walk.head(rows, SECTAG)
+    plain = head["bits"] & (SECTAG_ENCRYPTED | SECTAG_CHANGED) == 0
+    rows, off, head = rows[plain], off[plain], head[plain]
+    walk.off[rows] = off + np.where(head["bits"] & SECTAG_CHANNEL, 14, 6)
+    walk.trim(rows, walk.end[rows] - 16)
+    rows, off, head = walk.head(rows, ETHERTYPE_FIELD)
+    walk.off[rows] = off + 2
     _typed(walk, rows, head["type"].astype(np.uint16))
 
 
@@ -104,17 +137,17 @@ def null(walk: Walk, rows: Array) -> None:
     rows, off, head = walk.head(rows, NULL)
     little, big = head["family"], head["wire"].astype(np.uint32)
     walk.off[rows] = off + 4
-    _family(walk, rows, np.minimum(little, big))  # the other order has its value in the high half
+    by_family(walk, rows, np.minimum(little, big))  # the other order has its value in the high half
 
 
 def loop(walk: Walk, rows: Array) -> None:
     """LINKTYPE_LOOP: an address family in network byte order."""
     rows, off, head = walk.head(rows, NULL)
     walk.off[rows] = off + 4
-    _family(walk, rows, head["wire"].astype(np.uint32))
+    by_family(walk, rows, head["wire"].astype(np.uint32))
 
 
-def _family(walk: Walk, rows: Array, family: Array) -> None:
+def by_family(walk: Walk, rows: Array, family: Array) -> None:
     """AF_INET is 2 everywhere; AF_INET6 is 24 (NetBSD, OpenBSD), 28 (FreeBSD), 30 (macOS)."""
     walk.by_ethertype(rows[family == 2], 0x0800)
     walk.by_ethertype(rows[np.isin(family, (24, 28, 30))], 0x86DD)
@@ -142,4 +175,4 @@ def pflog(walk: Walk, rows: Array) -> None:
     """LINKTYPE_PFLOG: a header of the length it says, aligned to 4 bytes, and the address family."""
     rows, off, head = walk.head(rows, PFLOG)
     walk.off[rows] = off + ((head["len"].astype(np.int64) + 3) & ~3)
-    _family(walk, rows, head["family"].astype(np.uint32))
+    by_family(walk, rows, head["family"].astype(np.uint32))

@@ -91,7 +91,7 @@ def udp(walk: Walk, rows: Array) -> None:
         walk.payload(rows, off + 8, off + np.where(bad, 0, size))
     if kinds.any():
         ephemeral = (head["src"] >= LEAST_PORT) & (head["dst"] >= LEAST_PORT)
-        chosen = ephemeral & ~bad & (kinds != 0) & (walk.array("frag_more")[rows] == 0)
+        chosen = ephemeral & ~bad & (kinds != 0)
         size = np.where(jumbo, walk.end[rows] - off, length)
         _into(walk, rows[chosen], off[chosen], size[chosen], kinds[chosen])
 

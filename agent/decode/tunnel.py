@@ -14,6 +14,10 @@ LABEL = record(4, value=(">u4", 0))
 PPPOE = record(6, version=("u1", 0), code=("u1", 1), session=(">u2", 2), len=(">u2", 4))
 PSEUDOWIRE = record(18, first=("u1", 0), bare=(">u2", 12), behind=(">u2", 16))
 L2TP = record(2, flags=(">u2", 0))
+MULTILINK = record(4, bits=("u1", 0))
+TEREDO_SIGNED = record(4, id=("u1", 2), key=("u1", 3))
+PIM = record(9, kind=("u1", 0), first=("u1", 8))
+MAC = record(14, type=(">u2", 12))
 GRE = record(4, flags=(">u2", 0), type=(">u2", 2))
 ERSPAN2 = record(8, first=("u1", 0))
 ERSPAN3 = record(12, first=("u1", 0), bits=(">u2", 10))
@@ -23,6 +27,7 @@ LISP = record(8, flags=("u1", 0), instance=(">u4", 4))
 GTPU = record(8, flags=("u1", 0), message=("u1", 1), len=(">u2", 2), teid=(">u4", 4))
 NSH = record(8, first=(">u2", 0), next=("u1", 3), path=(">u4", 4))
 
+PPP_MULTILINK = 0x003D
 GRE_CHECKSUM, GRE_ROUTING, GRE_KEY, GRE_SEQUENCE, GRE_ACK = 0x8000, 0x4000, 0x2000, 0x1000, 0x0080
 
 
@@ -45,9 +50,18 @@ def ppp(walk: Walk, rows: Array) -> None:
 
 
 def _ppp_protocol(walk: Walk, rows: Array, protocol: Array) -> None:
+    walk.go(rows[protocol == PPP_MULTILINK], Kind.MULTILINK)
     types = PPP_ETHERTYPE[protocol]
     known = types != 0
     walk.by_ethertype(rows[known], types[known])
+
+
+def multilink(walk: Walk, rows: Array) -> None:
+    """PPP multilink (RFC 1990, 3) with long sequence numbers: a packet that is whole in one fragment goes on."""
+    rows, off, head = walk.head(rows, MULTILINK)
+    whole = head["bits"] == 0xC0  # begins and ends here
+    walk.off[rows] = off + 4
+    walk.go(rows[whole], Kind.PPP)
 
 
 def pppoe(walk: Walk, rows: Array) -> None:
@@ -141,6 +155,23 @@ def ether_in_ip(walk: Walk, rows: Array) -> None:
     walk.tunnel(rows, "etherip")
     walk.off[rows] = off + 2
     walk.go(rows[head["value"] >> 12 == 3], Kind.ETHERNET)
+
+
+def ethernet_in_ip(walk: Walk, rows: Array) -> None:
+    """Ethernet directly over IP, protocol 143 (RFC 8986, 4.9)."""
+    walk.tunnel(rows, "ethernet")
+    walk.go(rows, Kind.ETHERNET)
+
+
+def pim(walk: Walk, rows: Array) -> None:
+    """PIM (RFC 7761, 4.9): a Register of version 2 carries the packet of a source behind 8 bytes."""
+    rows, off, head = walk.head(rows, PIM, mark=False)
+    version = head["first"] >> 4
+    carries = (head["kind"] == 0x21) & ((version == 4) | (version == 6))
+    rows = rows[carries]
+    walk.tunnel(rows, "pim")
+    walk.off[rows] = off[carries] + 8
+    walk.go(rows, Kind.RAW)
 
 
 # -- GRE -----------------------------------------------------------------------------------------------------------
@@ -242,6 +273,7 @@ def _nsh_next(walk: Walk, rows: Array, named: Array) -> None:
     walk.by_ethertype(rows[named == 2], 0x86DD)
     walk.go(rows[named == 3], Kind.ETHERNET)
     walk.go(rows[named == 4], Kind.NSH)
+    walk.go(rows[named == 5], Kind.MPLS)
 
 
 def nsh(walk: Walk, rows: Array) -> None:
@@ -278,7 +310,7 @@ def gtpu(walk: Walk, rows: Array) -> None:
     walk.trim(rows, off + 8 + head["len"])
     optional, extended = head["flags"] & 0x07 != 0, head["flags"] & 0x04 != 0
     walk.off[rows] = off + np.where(extended, 11, np.where(optional, 12, 8))
-    walk.go(rows[~extended], Kind.RAW)
+    walk.go(rows[~extended], Kind.GTPU_PDU)
     walk.go(rows[extended], Kind.GTPU_EXTENSION)
 
 
@@ -287,12 +319,22 @@ def gtpu_extension(walk: Walk, rows: Array) -> None:
     rows, off, head = walk.head(rows, BYTE)
     last = head["first"] == 0
     walk.off[rows] = off + 1
-    walk.go(rows[last], Kind.RAW)
+    walk.go(rows[last], Kind.GTPU_PDU)
     rows, off, head = walk.head(rows[~last], BYTE)
     fine = head["first"] > 0
     walk.malformed(rows[~fine])
     walk.off[rows[fine]] = off[fine] + head["first"][fine].astype(np.int64) * 4 - 1
     walk.go(rows[fine], Kind.GTPU_EXTENSION)
+
+
+def gtpu_pdu(walk: Walk, rows: Array) -> None:
+    """IP by its version; else Ethernet, where an ethertype of ours stands at its place, or what is neither."""
+    rows, _, head = walk.head(rows, BYTE)
+    version = head["first"] >> 4
+    ip = (version == 4) | (version == 6)
+    walk.go(rows[ip], Kind.RAW)
+    rows, _, head = walk.head(rows[~ip], MAC, mark=False)
+    walk.go(rows[ETHERTYPE[head["type"]] != 0], Kind.ETHERNET)
 
 
 def l2tp(walk: Walk, rows: Array) -> None:
@@ -320,8 +362,12 @@ def _l2tp_ids(walk: Walk, rows: Array, flags: Array) -> tuple[Array, Array, Arra
 
 
 def teredo(walk: Walk, rows: Array) -> None:
-    """Teredo (RFC 4380, 5.1.1): IPv6, alone or behind an origin indication."""
-    rows, off, head = walk.head(rows, WORD)
+    """Teredo (RFC 4380, 5.1.1): IPv6, alone or behind an authentication, an origin indication, or both."""
+    rows, _, head = walk.head(rows, WORD)
+    signed = head["value"] == 1
+    trusted, off, sizes = walk.head(rows[signed], TEREDO_SIGNED)
+    walk.off[trusted] = off + 13 + sizes["id"].astype(np.int64) + sizes["key"]
+    rows, off, head = walk.head(np.concatenate((rows[~signed], trusted)), WORD, mark=False)
     origin = head["value"] == 0
     ip = head["value"] >> 12 == 6
     walk.off[rows[origin]] = off[origin] + 8

@@ -32,7 +32,7 @@ MAPPED = np.uint32(0xFFFF0000)
 
 TUNNELS: tuple[str, ...] = (
     *("", "vxlan", "vxlan-gpe", "geneve", "gre", "gretap", "erspan", "pptp", "ipip", "6in4", "4in6", "6in6"),
-    *("gtpu", "mpls", "pppoe", "etherip", "nsh", "l2tp", "teredo", "lisp", "pbb"),
+    *("gtpu", "mpls", "pppoe", "etherip", "nsh", "l2tp", "teredo", "lisp", "pbb", "pim", "ethernet"),
 )
 TUNNEL = {name: code for code, name in enumerate(TUNNELS)}
 """The column `tunnel_type`: its strings, and the code of each."""

@@ -14,7 +14,9 @@
     X(UDP, 18) X(UDPLITE, 19) X(SCTP, 20) X(ICMP, 21) X(ICMPV6, 22) X(GRE, 23) X(IP4_IN_IP, 24) X(IP6_IN_IP, 25) \
     X(ETHER_IN_IP, 26) X(MPLS_IN_IP, 27) X(PBB, 28) X(MPLS, 29) X(PPPOE, 30) X(VXLAN, 31) X(VXLAN_GPE, 32) \
     X(GENEVE, 33) X(GTPU, 34) X(ERSPAN2, 35) X(ERSPAN3, 36) X(NSH, 37) X(GTPU_EXTENSION, 38) X(VXLAN_LIKELY, 39) \
-    X(L2TP, 40) X(TEREDO, 41) X(PFLOG, 42) X(WCCP, 43) X(LISP, 44)
+    X(L2TP, 40) X(TEREDO, 41) X(PFLOG, 42) X(WCCP, 43) X(LISP, 44) X(SHIM6, 45) X(SHIM8, 46) \
+    X(MACSEC, 47) X(PIM, 48) X(ETHERNET_IN_IP, 49) X(GTPU_PDU, 50) X(MULTILINK, 51) X(FDDI, 52) X(TOKEN_RING, 53) \
+    X(ENC, 54) X(IP_OVER_FC, 55) X(IEEE1394, 56) X(FRAME_RELAY, 57) X(PKTAP, 58) X(RFC1483, 59)
 
 /* protocol.schema.Has: the bits up to the transport layer */
 #define BITS(X) \
@@ -27,7 +29,7 @@
 #define TUNNELS(X) \
     X(none, 0) X(vxlan, 1) X(vxlan_gpe, 2) X(geneve, 3) X(gre, 4) X(gretap, 5) X(erspan, 6) X(pptp, 7) X(ipip, 8) \
     X(6in4, 9) X(4in6, 10) X(6in6, 11) X(gtpu, 12) X(mpls, 13) X(pppoe, 14) X(etherip, 15) X(nsh, 16) X(l2tp, 17) \
-    X(teredo, 18) X(lisp, 19) X(pbb, 20)
+    X(teredo, 18) X(lisp, 19) X(pbb, 20) X(pim, 21) X(ethernet, 22)
 
 /* The columns of protocol.schema.PACKETS that a walk writes, with their wire types. */
 #define COLUMNS(X) \

@@ -31,6 +31,29 @@ static int vlan(struct frame *f) {
     return typed(f, be16(tag + 2));
 }
 
+static int shim6(struct frame *f) {
+    HEAD(p, 6);
+    f->off += 6;
+    return typed(f, be16(p + 4));
+}
+
+static int shim8(struct frame *f) {
+    HEAD(p, 8);
+    f->off += 8;
+    return typed(f, be16(p + 6));
+}
+
+static int macsec(struct frame *f) {
+    HEAD(p, 6);
+    if (p[0] & 0x0C) /* encrypted or changed */
+        return KIND_NONE;
+    f->off += p[0] & 0x20 ? 14 : 6;
+    trim(f, f->end - 16);
+    HEAD(type, 2);
+    f->off += 2;
+    return typed(f, be16(type));
+}
+
 static int llc(struct frame *f) {
     HEAD(p, 3);
     if (p[0] == 6 && p[2] == 3) {

@@ -56,7 +56,7 @@ static int udp(struct frame *f) {
     int kind = f->w->next_udp_destination[destination];
     if (!kind)
         kind = f->w->next_udp_source[source];
-    if (!kind || bad || source < LEAST_PORT || destination < LEAST_PORT || f->w->frag_more[f->row])
+    if (!kind || bad || source < LEAST_PORT || destination < LEAST_PORT)
         return KIND_NONE;
     payload(f, f->off, f->off); /* the packet described is another one */
     trim(f, f->off + size);

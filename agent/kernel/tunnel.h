@@ -21,8 +21,16 @@ static int ppp(struct frame *f) {
         f->off += 1;
     }
     f->off += 1;
+    if (protocol == 0x3D)
+        return KIND_MULTILINK;
     unsigned type = f->w->ppp_ethertype[protocol];
     return type ? by_ethertype(f, type) : KIND_NONE;
+}
+
+static int multilink(struct frame *f) {
+    HEAD(p, 4);
+    f->off += 4;
+    return p[0] == 0xC0 ? KIND_PPP : KIND_NONE;
 }
 
 static int pppoe(struct frame *f) {
@@ -86,6 +94,20 @@ static int ether_in_ip(struct frame *f) {
     tunnel(f, TUNNEL_etherip, 0);
     f->off += 2;
     return p[0] >> 4 == 3 ? KIND_ETHERNET : KIND_NONE;
+}
+
+static int ethernet_in_ip(struct frame *f) {
+    tunnel(f, TUNNEL_ethernet, 0);
+    return KIND_ETHERNET;
+}
+
+static int pim(struct frame *f) {
+    const uint8_t *p = f->w->data + f->off;
+    if (f->cap - f->off < 9 || p[0] != 0x21 || (p[8] >> 4 != 4 && p[8] >> 4 != 6))
+        return KIND_NONE;
+    tunnel(f, TUNNEL_pim, 0);
+    f->off += 8;
+    return KIND_RAW;
 }
 
 static int gre_tunnel(unsigned type, unsigned version) {
@@ -154,6 +176,7 @@ static int nsh_next(struct frame *f, int number) {
     case 2: return by_ethertype(f, 0x86DD);
     case 3: return KIND_ETHERNET;
     case 4: return KIND_NSH;
+    case 5: return KIND_MPLS;
     default: return KIND_NONE;
     }
 }
@@ -191,19 +214,27 @@ static int gtpu(struct frame *f) {
     tunnel(f, TUNNEL_gtpu, be32(p + 4));
     trim(f, f->off + 8 + be16(p + 2));
     f->off += p[0] & 0x04 ? 11 : p[0] & 0x07 ? 12 : 8;
-    return p[0] & 0x04 ? KIND_GTPU_EXTENSION : KIND_RAW;
+    return p[0] & 0x04 ? KIND_GTPU_EXTENSION : KIND_GTPU_PDU;
 }
 
 static int gtpu_extension(struct frame *f) {
     HEAD(type, 1);
     f->off += 1;
     if (type[0] == 0)
-        return KIND_RAW;
+        return KIND_GTPU_PDU;
     HEAD(length, 1);
     if (length[0] == 0)
         return malformed(f);
     f->off += length[0] * 4 - 1;
     return KIND_GTPU_EXTENSION;
+}
+
+static int gtpu_pdu(struct frame *f) {
+    HEAD(p, 1);
+    int version = p[0] >> 4;
+    if (version == 4 || version == 6)
+        return KIND_RAW;
+    return f->cap - f->off >= 14 && f->w->next_ethertype[be16(p + 12)] ? KIND_ETHERNET : KIND_NONE;
 }
 
 static int l2tp(struct frame *f) {
@@ -225,6 +256,13 @@ static int l2tp(struct frame *f) {
 static int teredo(struct frame *f) {
     HEAD(p, 2);
     unsigned word = be16(p);
+    if (word == 1) {
+        HEAD(sizes, 4);
+        f->off += 13 + sizes[2] + sizes[3];
+        if (f->cap - f->off < 2)
+            return KIND_NONE;
+        word = be16(f->w->data + f->off);
+    }
     if (word == 0)
         f->off += 8;
     else if (word >> 12 != 6)

@@ -51,12 +51,19 @@ static int step(struct frame *f, int kind) {
     case KIND_GENEVE: return geneve(f);
     case KIND_GTPU: return gtpu(f);
     case KIND_GTPU_EXTENSION: return gtpu_extension(f);
+    case KIND_GTPU_PDU: return gtpu_pdu(f);
     case KIND_L2TP: return l2tp(f);
     case KIND_TEREDO: return teredo(f);
     case KIND_LISP: return lisp(f);
     case KIND_WCCP: return wccp(f);
     case KIND_PBB: return pbb(f);
-    default: return -1;
+    case KIND_SHIM6: return shim6(f);
+    case KIND_SHIM8: return shim8(f);
+    case KIND_MACSEC: return macsec(f);
+    case KIND_PIM: return pim(f);
+    case KIND_ETHERNET_IN_IP: return ethernet_in_ip(f);
+    case KIND_MULTILINK: return multilink(f);
+    default: return -1; /* link layers of agent/decode/rare.py */
     }
 }
 

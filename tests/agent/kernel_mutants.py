@@ -18,7 +18,7 @@ from agent.decode.kinds import ETHERTYPE, LINKTYPE, UDP_DESTINATION, UDP_SOURCE
 from protocol.columns import Columns
 
 LINKTYPES = sorted(LINKTYPE)
-_PROTOCOLS = (4, 6, 1, 17, 41, 47, 51, 58, 97, 132, 136, 137, 0, 43, 44, 60)
+_PROTOCOLS = (4, 6, 1, 17, 41, 47, 51, 58, 97, 132, 136, 137, 103, 143, 0, 43, 44, 60)
 _WORDS = (*(int(number) for number in np.flatnonzero(ETHERTYPE)), 0xFF03)
 _PORTS = tuple(int(port) for port in np.flatnonzero((UDP_DESTINATION > 0) | (UDP_SOURCE > 0)))
 
@@ -42,6 +42,10 @@ def _typed() -> list[bytes]:
         0x8847: b"\0\0\x71\xff" + b"\0\0\0\1" + _ETHER,
         0x88E7: b"\0\0\0\7" + _ETHER,
         0x880B: b"\xff\x03\x00\x21" + _IP,
+        0x8909: b"\1\1\1\0\0\7\x08\0" + _IP,
+        0x8926: b"\0\0\0\5\x86\xdd" + _IP6,
+        0x88E5: b"\x20\0\0\0\0\1" + bytes(8) + b"\x08\0" + _IP + bytes(16),
+        0x8864: b"\x11\0\0\7\0\x40\0\x3d\xc0\0\0\1\0\x21" + _IP,
         0x894F: b"\x0f\xc6\x01\x02" + b"\0\0\7\xff" + bytes(16) + _IP6,
     }
     return [bytes(12) + number.to_bytes(2, "big") + payload for number, payload in payloads.items()]
@@ -53,6 +57,8 @@ def _carried() -> list[bytes]:
         97: b"\x30\0" + _ETHER,
         51: b"\x11\4" + bytes(22) + bytes(udp(9)),
         136: bytes(udp(9)),
+        103: b"\x21" + bytes(7) + _IP6,
+        143: _ETHER,
         137: b"\0\0\x71\xff" + _IP6,
     }
     over_gre = {
