@@ -1,9 +1,10 @@
 """The store: rows in, each batch once and whole, on disk before anyone is told; questions out.
 
 A commit is up to three inserts in this order: packet rows, flow rows, and one line per batch, tombstone and report
-into `batches`. Each insert is one part and atomic. A crash between them leaves rows without lines: the rows carry
-their commit's number, and those above the newest number in `batches` are such; `open` writes their lines. So the
-lines are exactly what is stored, and what was not stored has no trace.
+into `batches`. Each insert is one part and atomic, and is looked at on disk before anything else happens (`parts`). A
+crash between them leaves rows without lines: the rows carry their commit's number, and those above the newest number
+in `batches` are such; `open` writes their lines. So the lines are exactly what is stored, and what was not stored has
+no trace.
 
 Threads: one calls `open`, `commit`, `close`; any may call `reader`, `committed`; one at a time `retain` and
 `statistics`.
@@ -27,6 +28,7 @@ from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_l
 from hub.store.engine import MAX_INSERT_ROWS, POISON, Engine, one_line
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, StoreError
 from hub.store.home import Home, directory_of
+from hub.store.parts import Parts
 from hub.store.reader import Pool, Reader
 from protocol.columns import Columns, Dict
 from protocol.messages import Batch
@@ -56,6 +58,7 @@ class Store:
         self._engine = Engine(self._home.engine, self._home.tmp)
         self._retain_days, self._retain_bytes = retain_days, retain_bytes
         self._books = Books()
+        self._parts = Parts()
         self._doubt = False  # an insert failed: rows may be there without lines
         self._writer: Any = None
         self._admin: Any = None
@@ -76,6 +79,7 @@ class Store:
             self._writer, self._admin = self._engine.client(), self._engine.client()
             self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
             self._make_tables()
+            self._parts.loaded(self._writer, ddl.STORED)
             self._recover({}, now_ns)
         except DatabaseError as error:
             self.close()
@@ -165,18 +169,21 @@ class Store:
             parts = [_with_origin(entry, number, day_of(now_ns)) for entry in entries]
             rows = sum(entry.rows for entry in entries)
             self._engine.insert(self._writer, table, parts, rows)
+            self._parts.verify(self._writer, table.name)
             failpoints.slow(rows)
 
     def _insert_lines(self, lines: list[Line]) -> None:
         self._engine.insert(self._writer, ddl.BATCHES, [columns_of_lines(lines)], len(lines))
+        self._parts.verify(self._writer, ddl.BATCHES.name)
         self._books.add(lines)
 
     def _recover(self, given: Mapping[Place, Line], now_ns: int) -> None:
-        """Take the books from the tables, and write the lines of rows that have none.
+        """Have broken parts set aside, take the books from the tables, write the lines of rows that have none.
 
         Each commit's lines go in one insert, the oldest first, so it can be cut off and repeated like a commit.
         `given` are lines that are known although they may not be stored. `_doubt` stays where this fails.
         """
+        self._parts.repair(self._writer, ddl.STORED)
         self._books = stored_rows.load_books(self._writer)
         lines = rebuild(stored_rows.without_lines(self._writer, self._books.commit), self._books, given, now_ns)
         for number in sorted({line.commit for line in lines}):
