@@ -144,12 +144,14 @@ class Conn:
     """What is remembered of one connection (TCP), or of one UDP 5-tuple where a parser asks for it.
 
     `pending` are the bytes of an unfinished message, each way, at most `room`: where that is 0, each segment is read on
-    its own. `state` is the parser's own; it must stay small.
+    its own. `missing` are the bytes of the present payload that were not captured behind those that were. `state` is
+    the parser's own; it must stay small.
     """
 
     state: Any = None
     pending: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     room: int = PENDING
+    missing: int = 0
 
     def join(self, side: int, payload: bytes) -> bytes:
         """What is pending of a side, with `payload` behind it; nothing is pending afterwards."""

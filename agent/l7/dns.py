@@ -24,6 +24,8 @@ from agent.l7.text import printed
 HEADER = 12
 RECORDS = 255  # most questions and records read of one message; a list column holds no more
 PORTS = {5353: "MDNS", 5355: "LLMNR"}
+NETBIOS = 137
+"""NetBIOS names have DNS's header, and records and codes of their own (RFC 1002, 4.2): they are no DNS."""
 JUMPS = 126  # most pointers of one name: 255 bytes hold no more labels
 NAME = 255  # RFC 1035, 2.3.4
 INFO_RECORDS, INFO = 20, 400  # most parts, and characters, of the line for people
@@ -50,7 +52,7 @@ _SAID = {1: " Format error", 2: " Server failure", 3: " No such name", 4: " Not 
 TARGETS = {2: (0, "dns.ns"), 6: (0, "dns.soa.mname"), 15: (2, "dns.mx.mail_exchange"), 33: (6, "dns.srv.target"),
            64: (2, "dns.svcb.targetname"), 65: (2, "dns.svcb.targetname")}  # fmt: skip
 """Records whose data holds a name worth keeping in `Summary.rest`: at which byte, under which name."""
-SRV, NSEC, NSEC3, UPDATE = 33, 47, 50, 5
+SRV, NSEC, NSEC3, CSYNC, UPDATE = 33, 47, 50, 62, 5
 SRV_OWNER = ("dns.srv.service", "dns.srv.proto", "dns.srv.name")
 """What tshark makes of the owner of an SRV record (RFC 2782), in place of `dns.resp.name`."""
 COLUMNS = {5: "cname", 12: "ptr"}
@@ -240,10 +242,12 @@ class Message:
                 told = "{} {} {} {}".format(*_triple(data, pos), told)
             elif kind == 15:
                 told = f"{_u2(data, pos)[0]} {told}"
-        elif kind in (NSEC, NSEC3):
+        elif kind in (NSEC, NSEC3, CSYNC):
             # tshark lists the types that the bitmap names (RFC 4034, 4.1.2) as dns.resp.type, too.
             if kind == NSEC:
                 behind = read_name(data, pos, names)[1]
+            elif kind == CSYNC:  # serial and flags (RFC 7477, 2.1.1)
+                behind = pos + 6
             else:  # flags and salt, then the hash of the next owner (RFC 5155, 3.2)
                 behind = pos + 5 + data[pos + 4]
                 behind += 1 + data[behind]
@@ -377,7 +381,7 @@ class DnsParser:
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By port and a header that can be one; elsewhere by a header, and a name's beginning, that surely is."""
         maybe, surely = plausible(heads, 0)
-        found: NDArray[np.bool_] = surely | (maybe & heads.port(53, 5353, 5355))
+        found: NDArray[np.bool_] = (surely & ~heads.port(NETBIOS)) | (maybe & heads.port(53, 5353, 5355))
         return found
 
     def feed(self, payload: bytes, side: int, sport: int, dport: int, conn: Conn) -> Summary | None:

@@ -74,7 +74,7 @@ class _Row(NamedTuple):
     tcp: bool
     start: int
     stop: int
-    cut: bool  # whether its payload went on, on the wire
+    cut: int  # bytes by which its payload went on, on the wire
     sport: int
     dport: int
     flags: int
@@ -272,7 +272,7 @@ class Engine:
             at, keys, sides = rows.tolist(), picked.keys.tolist(), picked.ways.astype(np.uint8).tolist()
             self.turns += [Said(at[i], keys[i], sides[i], turn) for i, turn in found.turns]
             count = np.bincount([i for i, _ in found.turns], minlength=len(rows))
-            self._mark(Mark.MISSED, picked, np.flatnonzero((count >= TURNS) | (cut & (count > 1))))
+            self._mark(Mark.MISSED, picked, np.flatnonzero((count >= TURNS) | ((cut > 0) & (count > 1))))
         return done
 
     def _feed(self, rows: list[Plain], data: memoryview, said: l7_columns.Said) -> None:
@@ -376,6 +376,7 @@ class Engine:
         return None
 
     def _call(self, parser: Parser, payload: Data, side: int, row: _Row, conn: Conn) -> Summary | None:
+        conn.missing = row.cut
         try:
             summary = parser.feed(payload, side, row.sport, row.dport, conn)
         except Exception:  # a parser's bug must not cost a row
@@ -440,7 +441,7 @@ def _sizes(columns: Columns, payloads: Payloads, rows: Ints) -> Ints:
     return np.maximum(told, payloads.length[rows])
 
 
-def _spans(columns: Columns, payloads: Payloads, rows: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+def _spans(columns: Columns, payloads: Payloads, rows: Ints) -> tuple[Ints, Ints, NDArray[np.int64]]:
     """Where the payloads begin and end as far as they are read, and whether there was more of them on the wire."""
     start, length = payloads.start[rows], np.minimum(payloads.length[rows], MAX_PAYLOAD)
-    return start, start + length, length < _sizes(columns, payloads, rows)
+    return start, start + length, _sizes(columns, payloads, rows) - length

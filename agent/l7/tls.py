@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agent.l7 import TCP, Conn, Heads, Signs, Summary, Value
 from agent.l7.hello import CLIENT, SERVER, TYPES, Hellos
 
-CIPHER_SPEC, ALERT, HANDSHAKE, DATA = 20, 21, 22, 23
+CIPHER_SPEC, ALERT, HANDSHAKE, DATA, HEARTBEAT = 20, 21, 22, 23, 24
 RECORDS = 512  # most records read of one segment
 INFO = 20  # most parts of the line for people
 RECORD = 16_384 + 2_048  # RFC 5246, 6.2.3: most bytes of a record behind its header
@@ -29,6 +29,7 @@ ALERTS = {
     115: "Unknown PSK Identity", 116: "Certificate Required", 120: "No Application Protocol",
 }  # fmt: skip
 LEVELS = {1: "Warning", 2: "Fatal"}
+CUT = {CIPHER_SPEC: "Change Cipher Spec", ALERT: "Alert", HANDSHAKE: "Handshake", DATA: "Application Data"}
 
 
 class TlsState:
@@ -53,8 +54,11 @@ class Segment:
         self.rest: dict[str, str] = {}
         self.hellos: Hellos | None = None
 
-    def records(self, data: bytes) -> bytes:
-        """Read the whole records; the beginning of a client's hello behind them that has to be kept, or b""."""
+    def records(self, data: bytes, missing: int = 0) -> bytes:
+        """Read the whole records, and the type of one that ends in `missing` bytes behind `data`.
+
+        Gives the beginning of a client's hello behind them that has to be kept, or b"".
+        """
         pos, end = 0, len(data)
         for _ in range(RECORDS):
             if pos + 5 > end:
@@ -62,6 +66,8 @@ class Segment:
             kind, size = data[pos], data[pos + 3] << 8 | data[pos + 4]
             if not 20 <= kind <= 24 or data[pos + 1] != 3 or size > RECORD:
                 return b""
+            if end < pos + 5 + size <= end + missing:
+                return self._cut(kind, data, pos)
             if pos + 5 + size > end:
                 return self._unfinished(kind, data, pos)
             self._record(kind, data[pos + 5 : pos + 5 + size] if kind != DATA else b"")
@@ -116,6 +122,16 @@ class Segment:
         self.rest["tls.alert_message.desc"] = str(body[1])
         self.info.append(f"Alert (Level: {LEVELS[body[0]]}, Description: {ALERTS.get(body[1], body[1])})")
 
+    def _cut(self, kind: int, data: bytes, pos: int) -> bytes:
+        """The record at `pos` is whole in its segment, of which its end was not captured: tshark has its type."""
+        said = len(self.info)
+        self._unfinished(kind, data, pos)
+        if len(self.info) == said:
+            self.info.append(f"{CUT.get(kind, 'Record')} (cut)")
+        if kind != DATA or not self.state.is13:
+            self.kinds.append(kind)
+        return b""
+
     def _unfinished(self, kind: int, data: bytes, pos: int) -> bytes:
         """The record at `pos` goes on in the next segment."""
         if kind != HANDSHAKE or pos + 6 > len(data) or self.state.encrypted[self.side]:
@@ -152,7 +168,7 @@ class TlsParser:
     name = "tls"
     transports = frozenset((TCP,))
     stateful = True
-    signs = Signs(range(CIPHER_SPEC, DATA + 1))
+    signs = Signs(range(CIPHER_SPEC, HEARTBEAT + 1))
 
     def probe(self, heads: Heads) -> NDArray[np.bool_]:
         """By content: a record's header, and behind it what its type may hold. Random bytes pass once in 10**6."""
@@ -160,12 +176,13 @@ class TlsParser:
         record = (heads.first[:, 1] == 3) & (heads.first[:, 2] <= 4) & (size > 0) & (size <= RECORD)
         whole = size + np.uint64(5) <= heads.length.astype(np.uint64)
         behind = np.select(
-            [kind == CIPHER_SPEC, kind == ALERT, kind == HANDSHAKE, kind == DATA],
+            [kind == CIPHER_SPEC, kind == ALERT, kind == HANDSHAKE, kind == DATA, kind == HEARTBEAT],
             [
                 (size == 1) & (heads.first[:, 5] == 1),
                 whole & ((size != 2) | ((heads.first[:, 5] >= 1) & (heads.first[:, 5] <= 2))) & (size <= 128),
                 (heads.first[:, 5] <= 67) | whole,
                 size >= 16,
+                whole & (size >= 3) & (heads.first[:, 5] >= 1) & (heads.first[:, 5] <= 2),  # RFC 6520, 3
             ],
             False,
         )
@@ -183,7 +200,7 @@ class TlsParser:
             if payload[0] == DATA and payload[1:2] == b"\3" and len(payload) == 5 + int.from_bytes(payload[3:5]):
                 return Summary("TLS", "Application Data", {} if state.is13 else {"tls_record_type": [DATA]})
         segment = Segment(state, side)
-        rest = segment.records(conn.join(side, payload))
+        rest = segment.records(conn.join(side, payload), conn.missing)
         if rest and conn.keep(side, rest):
             segment.info.append("Client Hello (continues)")
         return segment.summary()

@@ -226,6 +226,18 @@ def test_dns_on_another_port_is_dns() -> None:
     assert say(QUERY[:-2] + b"\x12\x34", 40000, 8600) is None
 
 
+def test_netbios_names_are_no_dns() -> None:
+    assert not claims(PARSER, QUERY, 137, 137)
+    assert claims(PARSER, QUERY, 137, 53)
+
+
+def test_the_bitmap_of_csync_is_told_as_that_of_nsec() -> None:
+    csync = bytes.fromhex("c00c003e00010000003c000a0000000100030002" + "6008")
+    said = say(QUERY[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + QUERY[12:] + csync)
+    assert said is not None
+    assert said.fields["dns_resp_type"] == [62, 1, 2, 12]
+
+
 @pytest.mark.parametrize(("port", "l7", "turns"), [(53, "DNS", 1), (5353, "MDNS", 0), (5355, "LLMNR", 1)])
 def test_the_port_names_the_kin(port: int, l7: str, turns: int) -> None:
     said = say(QUERY, 40000, port)

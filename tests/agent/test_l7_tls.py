@@ -154,6 +154,23 @@ def test_several_messages_in_a_record_and_an_unfinished_record() -> None:
     assert cut.fields == {"tls_cipher": [0xC02F]}
 
 
+@pytest.mark.parametrize("kind", [22, 23])
+def test_a_record_whose_end_was_not_captured_has_its_type(kind: int) -> None:
+    whole = record(20, b"\1") + record(kind, HELLO)
+    said = PARSER.feed(whole[:40], 0, 40000, 443, Conn(missing=len(whole) - 40))
+    assert said is not None
+    assert said.fields == {"tls_record_type": [20, kind]}
+    said = PARSER.feed(whole[:40], 0, 40000, 443, Conn(missing=10))  # it goes on in the next segment
+    assert said is not None
+    assert said.fields == {"tls_record_type": [20]}
+
+
+def test_heartbeats_are_told() -> None:
+    beat = record(24, b"\1\0\3abc" + bytes(16))
+    assert claims(PARSER, beat)
+    assert say(beat).fields == {"tls_record_type": [24]}
+
+
 def test_an_alert_in_the_clear_says_why() -> None:
     said = say(record(21, b"\x02\x28"))
     assert said.info == "Alert (Level: Fatal, Description: Handshake Failure)"
