@@ -158,6 +158,21 @@ class Books:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+def at_least(report: Report, held: Held) -> Report:
+    """A report that was worked out from rows, as its own was lost: what is held now was sealed, whatever it says."""
+    rows = max(report.rows, held.rows + held.quarantined + sum(held.lost.values()))
+    in_flows = held.flow_only + held.quarantined_flow_only + sum(held.lost_flow_only.values())
+    flow_only = max(report.flow_only, in_flows)
+    flow_packets = max(report.flow_packets, held.flow_packets + held.lost_flow_packets)
+    placed = rows + flow_only + sum(report.lost.values())
+    captured = max(report.captured, placed, flow_packets)
+    grown = captured - report.captured
+    return replace(
+        report, captured=captured, rows=rows, flow_only=flow_only, open=captured - placed, flow_packets=flow_packets,
+        flow_open=max(0, report.flow_open + grown - (flow_packets - report.flow_packets)),
+    )  # fmt: skip
+
+
 def settle(report: Report, held: Held) -> Books:
     """The books of one epoch from its newest report and what the hub holds.
 

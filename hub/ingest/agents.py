@@ -43,14 +43,14 @@ class Run:
     def __init__(self, stored: StoredEpoch) -> None:
         self.stored = stored
         self.receiver = Receiver(stored.seqs)
-        self.report = Report.from_map(stored.report)
+        self.report = stored.known
         self._books: dict[str, Any] | None = None
 
     def add(self, entry: Entry, commit: int, now_ns: int) -> None:
         """Count a batch or tombstone that is durable now."""
         self.stored.add(line_of(entry, commit, now_ns))
         self.receiver.commit([entry.message.seq])
-        self.report = Report.from_map(self.stored.report)
+        self.report = self.stored.known
         self._books = None
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 
 from hub.store.ddl import BATCHES
 from protocol.columns import MAX_TEXT, NUMPY, Columns, ColumnValue, Dict, text_of
-from protocol.ledger import Held, Report
+from protocol.ledger import Held, Report, at_least
 from protocol.messages import Batch, Tombstone
 from protocol.ranges import Ranges
 from protocol.schema import Column
@@ -135,7 +135,8 @@ def _gather(column: Column, values: list[Any]) -> ColumnValue:
 class StoredEpoch:
     """One run as the store has it. Times are ns since 1970; 0 where nothing was seen.
 
-    `report` is the ledger with the largest seq (`report_seq`), `last_packet` the newest packet time of its batches.
+    `report` is the ledger with the largest seq (`report_seq`), `recovered` where it was worked out from rows after a
+    crash, which know nothing of batches below that came later. `last_packet` is the newest packet time of its batches.
     """
 
     agent: str
@@ -146,6 +147,7 @@ class StoredEpoch:
     held: Held = field(default_factory=Held)
     report: dict[str, Any] = field(default_factory=dict)
     report_seq: int = 0
+    recovered: bool = False
     final: bool = False
     first_stored: int = 0
     last_stored: int = 0
@@ -158,6 +160,7 @@ class StoredEpoch:
         self.held.add(line.kind, line.rows, line.packets, line.flow_only, line.reason)
         if line.ledger and line.seq > self.report_seq:
             self.report, self.report_seq = json.loads(line.ledger), line.seq
+            self.recovered = bool(line.recovered)
         self.node, self.source = line.node or self.node, line.source or self.source
         self.final = self.final or bool(line.final)
         self.first_stored = min(self.first_stored or line.stored_at, line.stored_at)
@@ -165,6 +168,12 @@ class StoredEpoch:
         self.session = max(self.session, line.session)
         if line.rows:
             self.last_packet = max(self.last_packet, line.last)
+
+    @property
+    def known(self) -> Report:
+        """What is known of the agent's books."""
+        report = Report.from_map(self.report)
+        return at_least(report, self.held) if self.recovered else report
 
 
 class Books:
@@ -230,7 +239,7 @@ def rebuild(found: Iterable[Found], books: Books, given: Mapping[Place, Line], n
             lines.append(replace(line, commit=item.commit, ingest_day=item.ingest_day))
             continue
         run = books.runs.get((item.agent, item.epoch)) or StoredEpoch(item.agent, item.epoch)
-        seq, report = reports.get((item.agent, item.epoch), (run.report_seq, Report.from_map(run.report)))
+        seq, report = reports.get((item.agent, item.epoch), (run.report_seq, run.known))
         if item.seq > seq:
             seq, report = item.seq, advance(report, item)
             reports[item.agent, item.epoch] = seq, report

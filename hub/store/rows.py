@@ -23,7 +23,8 @@ _RUNS = f"""
 SELECT agent, epoch,
     argMaxIf(node, commit, node != ''), argMaxIf(source, commit, source != ''),
     argMaxIf(ledger, seq, ledger != ''), maxIf(seq, ledger != ''),
-    max(final), min(stored_at), max(stored_at), maxIf(last, rows > 0), max(session), max(commit)
+    max(final), min(stored_at), max(stored_at), maxIf(last, rows > 0), max(session), max(commit),
+    argMaxIf(recovered, seq, ledger != '')
 FROM {BATCHES.name} GROUP BY agent, epoch"""
 
 _FOUND = {
@@ -57,6 +58,7 @@ def load_books(client: Any) -> Books:
         run.final = bool(final)
         run.last_packet, run.session = values[7:9]
         books.commit = max(books.commit, values[9])
+        run.recovered = bool(values[10])
     for agent, epoch, first, last in client.query(_ISLANDS).result_rows:
         books.run(agent, epoch).seqs.add(first, last)
     for agent, epoch, kind, reason, rows, packets, flow_only in client.query(_SUMS).result_rows:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.ledger import LOST, QUARANTINED, Books, Held, Report, is_reason, settle
+from protocol.ledger import LOST, QUARANTINED, Books, Held, Report, at_least, is_reason, settle
 
 PACKETS = st.integers(0, 1000)
 REASONS = [*LOST, "from_a_newer_version"]
@@ -130,6 +130,33 @@ def test_reports_and_other_kinds_move_nothing() -> None:
     held.add("report", 1, 1, 1)
     held.add("report", 1, 1, 1, "shed")
     assert held == Held()
+
+
+COUNTS = st.integers(0, 50)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Report:
+    """A report of an older moment: true to its own law, and short of what a hub may hold by now."""
+    report = Report(rows=draw(COUNTS), flow_only=draw(COUNTS), open=draw(COUNTS), lost={"capture_error": draw(COUNTS)})
+    report.captured = report.rows + report.flow_only + report.lost["capture_error"] + report.open
+    report.flow_packets = draw(st.integers(0, report.captured))
+    report.flow_open = report.captured - report.flow_packets
+    return report
+
+
+@given(reports(), runs())
+def test_a_recovered_report_covers_what_is_held(report: Report, run: Run) -> None:
+    covering = at_least(report, run.held)
+    assert covering.conserved
+    assert covering.captured >= report.captured
+    assert settle(covering, run.held).balanced
+    assert at_least(covering, run.held) == covering
+
+
+@given(runs())
+def test_a_report_that_covers_all_stays_as_it_is(run: Run) -> None:
+    assert at_least(run.report, run.held) == run.report
 
 
 @given(runs())
