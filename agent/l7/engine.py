@@ -441,7 +441,7 @@ def _sizes(columns: Columns, payloads: Payloads, rows: Ints) -> Ints:
     return np.maximum(told, payloads.length[rows])
 
 
-def _spans(columns: Columns, payloads: Payloads, rows: Ints) -> tuple[Ints, Ints, NDArray[np.int64]]:
-    """Where the payloads begin and end as far as they are read, and whether there was more of them on the wire."""
+def _spans(columns: Columns, payloads: Payloads, rows: Ints) -> tuple[Ints, Ints, Ints]:
+    """Where the payloads begin and end as far as they are read, and by how much they went on, on the wire."""
     start, length = payloads.start[rows], np.minimum(payloads.length[rows], MAX_PAYLOAD)
     return start, start + length, _sizes(columns, payloads, rows) - length
