@@ -8,13 +8,14 @@ So every new part is looked at before anything in it is acknowledged; `docs/deci
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 _PARTS = """
-SELECT name, level, path, bytes_on_disk FROM system.parts
-WHERE active AND database = currentDatabase() AND table = {table:String}"""
+SELECT name, level, active, path, bytes_on_disk, partition_id, min_block_number, max_block_number FROM system.parts
+WHERE database = currentDatabase() AND table = {table:String}"""
 
 _BROKEN = """
 SELECT name FROM system.detached_parts
@@ -34,6 +35,26 @@ class BrokenPart(OSError):
     """A part that the engine published is not whole on disk: `Parts.repair` has to be called."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A line of system.parts. Without `active` it was merged, and is kept for some minutes."""
+
+    name: str
+    level: int
+    active: bool
+    path: str
+    size: int
+    partition: str
+    first: int
+    last: int
+
+    def covers(self, other: Part) -> bool:
+        """Whether this one was merged from the other."""
+        return (self.partition, self.level > other.level) == (other.partition, True) and (
+            self.first <= other.first and other.last <= self.last
+        )
+
+
 @dataclass(slots=True)
 class Parts:
     """The parts that were looked at and are whole, per table. One thread at a time."""
@@ -42,38 +63,50 @@ class Parts:
 
     def loaded(self, client: Any, tables: Iterable[str]) -> None:
         """Take what the engine has just loaded as whole: it compares the sizes of all files when it loads a part."""
-        self.whole = {table: frozenset(row[0] for row in _rows(client, table)) for table in tables}
+        self.whole = {table: frozenset(part.name for part in _parts(client, table)) for table in tables}
 
     def verify(self, client: Any, table: str) -> None:
         """Look at the parts of `table` that are new. Raises BrokenPart."""
-        rows = _rows(client, table)
-        known = self.whole.get(table, frozenset())
-        for name, level, path, size in rows:
-            if name not in known and not (_sizes_fit(path, size) and (level or _passes(client, table, name))):
-                raise BrokenPart(f"part {name} of {table} is not whole on disk: no space, or a disk that fails")
-        self.whole[table] = frozenset(row[0] for row in rows)
+        parts = _parts(client, table)
+        if broken := self._broken(client, table, parts):
+            raise BrokenPart(f"part {broken[0].name} of {table} is not whole on disk: no space, or a disk that fails")
+        self.whole[table] = frozenset(part.name for part in parts)
 
     def repair(self, client: Any, tables: Iterable[str]) -> None:
         """Have the engine load the tables anew where a part is broken, or where that was cut off.
 
         Loading sets broken parts aside and brings back what a broken merge was made from. New parts without merges
-        hold nothing acknowledged and are removed. Nothing here needs space. Raises DatabaseError: call it again.
+        hold nothing acknowledged and are removed. Nothing here needs space. Raises DatabaseError, OSError: call it
+        again.
         """
         for table in tables:
-            try:
-                if client.command(f"EXISTS TABLE {table}"):
-                    self.verify(client, table)
-                    continue
-            except BrokenPart:
-                client.command(f"DETACH TABLE IF EXISTS {table}")
+            parts = _parts(client, table)
+            broken = self._broken(client, table, parts)
+            if int(client.command(f"EXISTS TABLE {table}")) and not broken:
+                continue
+            client.command(f"DETACH TABLE IF EXISTS {table}")
+            for part in parts:
+                if any(part.covers(other) for other in broken):
+                    shutil.rmtree(part.path)  # made from a broken part; its other sources are still there
             client.command(f"ATTACH TABLE IF NOT EXISTS {table}")
             for (name,) in client.query(_BROKEN, parameters={"table": table}).result_rows:
                 client.command(f"ALTER TABLE {table} DROP DETACHED PART '{name}' SETTINGS allow_drop_detached = 1")
-            self.whole[table] = frozenset(row[0] for row in _rows(client, table))
+            self.whole[table] = frozenset(part.name for part in _parts(client, table))
+
+    def _broken(self, client: Any, table: str, parts: Iterable[Part]) -> list[Part]:
+        known = self.whole.get(table, frozenset())
+        return [part for part in parts if part.name not in known and not _is_whole(client, table, part)]
 
 
-def _rows(client: Any, table: str) -> list[tuple[str, int, str, int]]:
-    return [tuple(row) for row in client.query(_PARTS, parameters={"table": table}).result_rows]
+def _parts(client: Any, table: str) -> list[Part]:
+    return [Part(*row) for row in client.query(_PARTS, parameters={"table": table}).result_rows]
+
+
+def _is_whole(client: Any, table: str, part: Part) -> bool:
+    """By the sizes of the files; a part that an insert made by its checksums too, as long as it is active."""
+    if not _sizes_fit(part.path, part.size):
+        return False
+    return not part.active or part.level > 0 or _passes(client, table, part.name)
 
 
 def _sizes_fit(path: str, size: int) -> bool:
@@ -81,7 +114,7 @@ def _sizes_fit(path: str, size: int) -> bool:
     try:
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(path)}
     except FileNotFoundError:
-        return True  # merged since: the part that it went into is looked at next time
+        return True  # gone: merged long ago, or dropped
     unlisted = [sizes.pop(name, 0) for name in UNLISTED]
     return all(unlisted) and sum(sizes.values()) == size
 
