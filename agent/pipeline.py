@@ -126,6 +126,10 @@ class Pipeline:
         self._publish()
         return batches
 
+    def due(self, now_ns: int) -> list[Batch]:
+        """For files read slowly, some times a second: seal rows that are old; flows go by the packets' own times."""
+        return self._sealer.due(now_ns)
+
     def seal(self) -> list[Batch]:
         """Seal all rows that wait, give up unfinished L7 messages and requests; flows in the table stay open."""
         if self._engine is not None:

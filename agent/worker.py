@@ -14,6 +14,7 @@ from typing import Any
 from agent import failpoints
 from agent.capture import Block, CaptureError, Counters, Source
 from agent.capture.own import OwnTraffic
+from agent.capture.paced import PacedSource
 from agent.pipeline import Pipeline
 from agent.uplink.outbox import Outbox
 
@@ -126,6 +127,8 @@ class Worker:
                     self._put(self._pipeline.feed(block))
                 if source.live:
                     self._pace()
+                elif isinstance(source, PacedSource):
+                    self._put(self._pipeline.due(time_ns()))
 
     def _pace(self) -> None:
         """A live source: close what is due, follow the pressure on the outbox."""

@@ -132,6 +132,13 @@ def test_rows_leave_when_they_are_many_or_old() -> None:
     assert (rig.pipeline.report.rows, rig.pipeline.report.flow_open) == (150, 150)
 
 
+def test_rows_of_a_file_read_slowly_leave_too_and_its_flows_wait_for_its_own_time() -> None:
+    rig = Rig()
+    rig.take(rig.pipeline.feed(block_of([frame(1, 80)] * 50)))
+    assert rig.take(rig.pipeline.due(1000)) == []
+    assert [(b.kind, b.rows) for b in rig.take(rig.pipeline.due(3600 * S))] == [("packets", 50)]
+
+
 @given(st.lists(st.tuples(st.integers(1, 40), st.sampled_from(["", "", "", "tick", "flows", "packets"])), max_size=20))
 @settings(deadline=None)
 def test_batches_are_the_same_whatever_the_blocks(steps: list[tuple[int, str]]) -> None:
