@@ -60,6 +60,7 @@ class Connection:
         self.id = id
         self._ws: ClientConnection | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._aborted = False
         self._group: asyncio.TaskGroup
         self._news = asyncio.Event()
         self._welcomed = asyncio.Event()
@@ -98,6 +99,7 @@ class Connection:
 
     def abort(self) -> None:
         """Be gone at once, whatever the peer does."""
+        self._aborted = True
         self._cut()
         if self._task is not None:
             self._task.cancel()
@@ -117,6 +119,8 @@ class Connection:
     async def run(self) -> None:
         """Connect, speak until the end, report it. Never raises."""
         self._task = asyncio.current_task()
+        if self._aborted and self._task is not None:
+            self._task.cancel()  # it was over before it began
         try:
             event, reason, floor = await self._speak()
         except asyncio.CancelledError:
