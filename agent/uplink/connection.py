@@ -119,8 +119,6 @@ class Connection:
     async def run(self) -> None:
         """Connect, speak until the end, report it. Never raises."""
         self._task = asyncio.current_task()
-        if self._aborted and self._task is not None:
-            self._task.cancel()  # it was over before it began
         try:
             event, reason, floor = await self._speak()
         except asyncio.CancelledError:
@@ -130,6 +128,8 @@ class Connection:
         self.uplink.ended(self, event, reason, floor)
 
     async def _speak(self) -> tuple[Event, str, float]:
+        if self._aborted:  # before it began
+            return Event.LOST, "given up", 0.0
         try:
             await self._open()
             await self._converse()
