@@ -17,7 +17,6 @@ from hub.api.context import Hub, Limits
 from hub.api.problems import problem_of
 from hub.query.answer import build
 from hub.query.completeness import Window, completeness
-from hub.query.order import Ordered
 from hub.query.output import OUTPUTS, SETTINGS
 from hub.query.select import Query, Question
 from hub.query.sql import Params, compile_filter
@@ -41,8 +40,8 @@ async def calls(hub: Hub, request: Request) -> Response:
     return await _answer(hub, "calls", params.read(request, params.CALLS, hub.now_ns()))
 
 
-def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Ordered:
-    return Ordered(
+def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
+    return Question(
         table,
         filter=params.filter_of(values, table),
         since=values["since"],
@@ -71,7 +70,7 @@ async def _answer(hub: Hub, table: str, values: Mapping[str, Any]) -> Response:
     return StreamingResponse(body, headers=headers, media_type=OUTPUTS[question.output].media_type)
 
 
-def explained(question: Ordered, query: Query) -> dict[str, Any]:
+def explained(question: Question, query: Query) -> dict[str, Any]:
     """What is asked of the store: the condition of the filter, the whole query, and the values of their parameters."""
     params = Params()
     condition = compile_filter(question.filter, params, question.table) if question.filter else "1"

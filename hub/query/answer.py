@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hub.query import select
 from hub.query.groups import groups
-from hub.query.order import Ordered, sorted_rows
+from hub.query.order import sorted_rows
 
 
-def build(question: Ordered) -> select.Query:
+def build(question: select.Question) -> select.Query:
     """The query of a question. Raises WrongQuestion."""
     if question.by:
         return groups(question)

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hub.query.order import Key, Ordered, by_field, by_figure, no_such, ordering
+from hub.query.order import Key, by_field, by_figure, no_such, ordering
 from hub.query.output import OUTPUTS, clickhouse_type, csv_header, expression, json_row
-from hub.query.select import SUMS, Query, WrongQuestion, chosen, where
+from hub.query.select import Query, Question, WrongQuestion, chosen, where
 from hub.query.sql import Params
 from protocol.schema import TABLES, Field
 
+_SECONDS = "Nullable(Float64)"
 FIGURES = {
-    "flows": SUMS["flows"],
+    "flows": (
+        *((f"flow.{name}", f"sum(`{name}`)", "UInt64") for name in ("packets", "bytes", "packets_rev", "bytes_rev")),
+        ("flow.records", "count()", "UInt64"),
+    ),
     "calls": (
-        *SUMS["calls"],
+        ("call.count", "count()", "UInt64"),
+        ("call.errors", "countIf(error = 1)", "UInt64"),
+        ("call.error_rate", "countIf(error = 1) / count()", "Float64"),
+        ("call.unanswered", "countIf(latency < 0)", "UInt64"),
+        *(
+            (
+                f"call.latency_p{percent}",
+                f"quantileTDigestOrNullIf({percent / 100})(latency, latency >= 0) / 1e9",
+                _SECONDS,
+            )
+            for percent in (50, 95, 99)
+        ),
         ("call.request_bytes", "sum(request_bytes)", "UInt64"),
         ("call.response_bytes", "sum(response_bytes)", "UInt64"),
     ),
@@ -23,7 +38,7 @@ FIRST = {"flows": "sum(bytes + bytes_rev)", "calls": "count()"}
 """Without `sort` the groups with the most of this come first."""
 
 
-def groups(question: Ordered) -> Query:
+def groups(question: Question) -> Query:
     """The query for one row per group of `question.by`: the `top` first in order. Raises WrongQuestion."""
     if question.table not in FIGURES:
         raise WrongQuestion("only flows and calls can be grouped with by")
@@ -51,7 +66,7 @@ def groups(question: Ordered) -> Query:
     return _shown(question, members, f"FROM ({inner}) {order}", params)
 
 
-def _sorted(question: Ordered, keys: Sequence[Field]) -> list[Key]:
+def _sorted(question: Question, keys: Sequence[Field]) -> list[Key]:
     """The keys of order, as aggregates."""
     if not question.sort:
         return [Key(FIRST[question.table], True)]
@@ -68,7 +83,7 @@ def _sorted(question: Ordered, keys: Sequence[Field]) -> list[Key]:
     return found
 
 
-def _shown(question: Ordered, members: Sequence[tuple[str, str, str]], source: str, params: Params) -> Query:
+def _shown(question: Question, members: Sequence[tuple[str, str, str]], source: str, params: Params) -> Query:
     json = question.output in ("ndjson", "json")
     shown = json_row(members) if json else ", ".join(f"{value} AS `{name}`" for name, value, _ in members)
     head = csv_header(name for name, _, _ in members) if question.output == "csv" else b""

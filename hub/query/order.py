@@ -13,13 +13,6 @@ from protocol.schema import TABLES, Field, fields_of
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered(Question):
-    """A question with an order: names, each with whether the largest comes first. Empty: as each table has it."""
-
-    sort: tuple[tuple[str, bool], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Key:
     """One expression to sort by."""
 
@@ -38,7 +31,7 @@ def read_sort(names: Iterable[str]) -> tuple[tuple[str, bool], ...]:
     return tuple(found)
 
 
-def sorted_rows(question: Ordered) -> Query:
+def sorted_rows(question: Question) -> Query:
     """The query for rows in the order of `question.sort`; `limit` are the first of them. Raises WrongQuestion."""
     table, params = TABLES[question.table], Params()
     known = fields_of(question.table)

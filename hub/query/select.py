@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from hub.query.output import OUTPUTS, clickhouse_type, columns, csv_header, expression, json_row
+from hub.query.output import OUTPUTS, columns, csv_header
 from hub.query.sql import Params, compile_filter
 from protocol.filter.tree import Node
 from protocol.schema import TABLES, Field, Table, fields_of
@@ -18,30 +18,6 @@ ORDER = {
     "calls": ("start", "agent", "epoch", "seq", "end"),
 }
 """Order of display: time, agent, run, frame number."""
-_SECONDS = "Nullable(Float64)"
-SUMS = {
-    "flows": (
-        *((f"flow.{name}", f"sum(`{name}`)", "UInt64") for name in ("packets", "bytes", "packets_rev", "bytes_rev")),
-        ("flow.records", "count()", "UInt64"),
-    ),
-    "calls": (
-        ("call.count", "count()", "UInt64"),
-        ("call.errors", "countIf(error = 1)", "UInt64"),
-        ("call.error_rate", "countIf(error = 1) / count()", "Float64"),
-        ("call.unanswered", "countIf(latency < 0)", "UInt64"),
-        *(
-            (
-                f"call.latency_p{percent}",
-                f"quantileTDigestOrNullIf({percent / 100})(latency, latency >= 0) / 1e9",
-                _SECONDS,
-            )
-            for percent in (50, 95, 99)
-        ),
-    ),
-}
-"""What is worked out of each group: public name, expression, type."""
-_FIRST = {"flows": "sum(bytes + bytes_rev)", "calls": "count()"}
-"""The groups with the most of this come first."""
 
 
 class WrongQuestion(ValueError):
@@ -52,7 +28,8 @@ class WrongQuestion(ValueError):
 class Question:
     """What is asked of one table. Times are nanoseconds since 1970, `until` exclusive; None is open.
 
-    `limit` are the newest rows, 0 all. `by` groups flows; `top` of the groups are shown, 0 all.
+    `limit` are the newest rows, 0 all. `by` groups flows or calls; `top` of the groups are shown, 0 all. `sort` are
+    names, each with whether the largest comes first; empty: as each table has it.
     """
 
     table: str
@@ -64,6 +41,7 @@ class Question:
     output: str = "ndjson"
     by: tuple[str, ...] = ()
     top: int = 10
+    sort: tuple[tuple[str, bool], ...] = ()
     commit: int | None = None  # the newest commit that may be shown
 
 
@@ -109,9 +87,7 @@ def where(table: Table, question: Question, params: Params) -> str:
 
 
 def build(question: Question) -> Query:
-    """The query of a question. Raises WrongQuestion."""
-    if question.by:
-        return _groups(question)
+    """The query for rows in their table's order. Raises WrongQuestion."""
     table = TABLES[question.table]
     fields = chosen(question.table, question.fields)
     params = Params()
@@ -132,32 +108,3 @@ def _newest(table: str, shown: str, source: str, limit: str) -> str:
     """The newest rows, oldest first: the sorting key is read backwards, only the rows that are left are printed."""
     inner = f"SELECT * {source} {_order(table, ' DESC')} LIMIT {limit}"
     return f"SELECT {shown} FROM ({inner}) {_order(table)}"
-
-
-def _groups(question: Question) -> Query:
-    """Sums per group: of flows, most bytes first; of calls, most calls first."""
-    if question.table not in SUMS:
-        raise WrongQuestion("only flows and calls can be grouped with by")
-    if question.fields:
-        raise WrongQuestion("with by the fields are those of the groups: leave fields out")
-    table = TABLES[question.table]
-    keys = chosen(question.table, question.by)
-    params = Params()
-    groups = ", ".join(f"{expression(table, key)} AS g{index}" for index, key in enumerate(keys))
-    results = SUMS[table.name]
-    sums = ", ".join(f"{value} AS s{index}" for index, (_, value, _) in enumerate(results))
-    limit = f" LIMIT {params.add('UInt64', question.top)}" if question.top else ""
-    names = ", ".join(f"g{index}" for index in range(len(keys)))
-    inner = (
-        f"SELECT {groups}, {sums}, {_FIRST[table.name]} AS most FROM {table.name}{where(table, question, params)} "
-        f"GROUP BY {names} ORDER BY most DESC, {names}{limit}"
-    )
-    members = [
-        *((key.name, f"g{index}", f"Nullable({clickhouse_type(table, key)})") for index, key in enumerate(keys)),
-        *((name, f"s{index}", kind) for index, (name, _, kind) in enumerate(results)),
-    ]
-    json = question.output in ("ndjson", "json")
-    shown = json_row(members) if json else ", ".join(f"{value} AS `{name}`" for name, value, _ in members)
-    sql = f"SELECT {shown} FROM ({inner}) ORDER BY most DESC, {names}"
-    head = csv_header(name for name, _, _ in members) if question.output == "csv" else b""
-    return Query(sql, params.values, OUTPUTS[question.output].store_format, head)

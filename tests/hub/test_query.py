@@ -20,8 +20,9 @@ from pyarrow import ipc, parquet
 from query_rows import Row, address, as_json, entry
 from test_filter import random_rows
 
+from hub.query.answer import build
 from hub.query.output import OUTPUTS, SETTINGS, expression, whole_lines
-from hub.query.select import Question, WrongQuestion, build
+from hub.query.select import Question, WrongQuestion
 from hub.query.window import format_ns, point, rfc3339_ns
 from hub.store.store import Store
 from protocol.filter.grammar import parse

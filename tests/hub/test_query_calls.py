@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from query_rows import Row, address, as_json, entry
 
+from hub.query.answer import build
 from hub.query.output import SETTINGS
-from hub.query.select import Question, build
+from hub.query.select import Question
 from hub.store.store import Store
 from protocol.filter.grammar import parse
 from protocol.ledger import Held

@@ -15,9 +15,9 @@ from test_query_calls import CALLS
 
 from hub.query.answer import build
 from hub.query.groups import FIGURES
-from hub.query.order import Ordered, read_sort
+from hub.query.order import read_sort
 from hub.query.output import OUTPUTS, SETTINGS
-from hub.query.select import WrongQuestion
+from hub.query.select import Question, WrongQuestion
 from hub.store.store import Store
 from protocol.schema import TABLES, Field, fields_of
 
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def ask(store: Store, table: str, sort: str, **wanted: Any) -> list[dict[str, Any]]:
-    query = build(Ordered(table, sort=read_sort(sort.split(",")), **wanted))
+    query = build(Question(table, sort=read_sort(sort.split(",")), **wanted))
     with store.reader() as reader:
         chunks = reader.stream(query.sql, query.params, fmt=query.store_format, timeout=20, settings=SETTINGS)
         return [json.loads(line) for line in b"".join(chunks).splitlines()]
@@ -110,7 +110,7 @@ def test_groups_sort_addresses_as_numbers(store: Store) -> None:
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_every_format_has_an_order(store: Store, output: str) -> None:
     for by in ((), ("nodetap.l7",)):
-        query = build(Ordered("calls", sort=(("nodetap.l7", True),), by=by, output=output))
+        query = build(Question("calls", sort=(("nodetap.l7", True),), by=by, output=output))
         with store.reader() as reader:
             chunks = reader.stream(query.sql, query.params, fmt=query.store_format, timeout=20, settings=SETTINGS)
             assert b"".join(OUTPUTS[output].joined(chunks))
@@ -127,7 +127,7 @@ def test_every_format_has_an_order(store: Store, output: str) -> None:
 )
 def test_what_cannot_be_sorted_by(table: str, sort: str, by: tuple[str, ...], hint: str) -> None:
     with pytest.raises(WrongQuestion) as caught:
-        build(Ordered(table, sort=read_sort([sort]), by=by))
+        build(Question(table, sort=read_sort([sort]), by=by))
     assert hint in str(caught.value)
 
 
