@@ -11,15 +11,16 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _PARTS = """
 SELECT name, level, active, path, bytes_on_disk, partition_id, min_block_number, max_block_number FROM system.parts
 WHERE database = currentDatabase() AND table = {table:String}"""
 
-_BROKEN = """
+_DETACHED = """
 SELECT name FROM system.detached_parts
-WHERE database = currentDatabase() AND table = {table:String} AND level = 0 AND startsWith(reason, 'broken')"""
+WHERE database = currentDatabase() AND table = {table:String} AND startsWith(reason, 'broken')"""
 
 UNLISTED = (
     "checksums.txt",
@@ -89,13 +90,18 @@ class Parts:
                 if any(part.covers(other) for other in broken):
                     shutil.rmtree(part.path)  # made from a broken part; its other sources are still there
             client.command(f"ATTACH TABLE IF NOT EXISTS {table}")
-            for (name,) in client.query(_BROKEN, parameters={"table": table}).result_rows:
-                client.command(f"ALTER TABLE {table} DROP DETACHED PART '{name}' SETTINGS allow_drop_detached = 1")
+            _remove_detached(client, table, tuple(f"_{part.name}" for part in broken if not part.level))
             self.whole[table] = frozenset(part.name for part in _parts(client, table))
 
     def _broken(self, client: Any, table: str, parts: Iterable[Part]) -> list[Part]:
         known = self.whole.get(table, frozenset())
         return [part for part in parts if part.name not in known and not _is_whole(client, table, part)]
+
+
+def _remove_detached(client: Any, table: str, endings: tuple[str, ...]) -> None:
+    for (name,) in client.query(_DETACHED, parameters={"table": table}).result_rows:
+        if name.endswith(endings):
+            client.command(f"ALTER TABLE {table} DROP DETACHED PART '{name}' SETTINGS allow_drop_detached = 1")
 
 
 def _parts(client: Any, table: str) -> list[Part]:
@@ -116,7 +122,23 @@ def _sizes_fit(path: str, size: int) -> bool:
     except FileNotFoundError:
         return True  # gone: merged long ago, or dropped
     unlisted = [sizes.pop(name, 0) for name in UNLISTED]
-    return all(unlisted) and sum(sizes.values()) == size
+    return all(unlisted) and sum(sizes.values()) == size and _substreams_fit(Path(path) / "columns_substreams.txt")
+
+
+def _substreams_fit(path: Path) -> bool:
+    """Whether the list of substreams has all it speaks of: it is in no checksums, and a table is not loaded with less.
+
+    "columns substreams version: 1", "N columns:", then for each "K substreams for column `x`:" and K lines.
+    """
+    try:
+        head, count, *lines = path.read_text().split("\n")
+    except (FileNotFoundError, ValueError):
+        return False
+    columns = [line for line in lines if not line.startswith("\t") and line]
+    if not head.startswith("columns substreams version: ") or count != f"{len(columns)} columns:":
+        return False
+    streams = sum(line.startswith("\t") for line in lines)
+    return lines[-1:] == [""] and sum(int(line.split()[0]) for line in columns if line[0].isdigit()) == streams
 
 
 def _passes(client: Any, table: str, name: str) -> bool:

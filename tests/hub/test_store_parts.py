@@ -24,6 +24,7 @@ CUT: dict[str, Callable[[Path], bool]] = {
     "skip-index": lambda file: file.name == "skp_idx.packed",
     "checksums": lambda file: file.name == "checksums.txt",
     "columns": lambda file: file.name == "columns.txt",
+    "substreams": lambda file: file.name == "columns_substreams.txt",
     "rows": lambda file: file.name == "count.txt",
 }
 
