@@ -78,14 +78,14 @@ def assert_whole(store: Store, last: int) -> None:
     assert ask(store, "SELECT count(), uniqExact(seq) FROM batches") == [(2 * last, 2 * last)]
 
 
-@pytest.mark.parametrize("times", [1, 2, 5], ids=["once", "twice", "for-long"])
+@pytest.mark.parametrize("times", [1, 2], ids=["cut-once", "emptied-twice"])
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("cut", CUT)
 def test_a_part_that_is_not_whole_is_no_commit(
     store: Store, monkeypatch: pytest.MonkeyPatch, cut: str, table: str, times: int
 ) -> None:
     store.commit(batch(1), NOW)
-    damage(store, monkeypatch, table, CUT[cut], 0.5 if times == 2 else 0, times)
+    damage(store, monkeypatch, table, CUT[cut], 0.5 if times == 1 else 0, times)
     failed = 0
     for _ in range(times + 1):
         try:
