@@ -83,7 +83,9 @@ def bench_decode(capture: Capture, rounds: int) -> list[Figure]:
 
 def _ours(capture: Capture, depth: str, name: str, env: dict[str, str]) -> Entrant:
     missing = "the line above: no compiled kernel was built" if env and kernel() is None else ""
-    return Entrant(name, [AGENT, "decode", "-o", "none", "--l7", depth, capture.path], capture.frames, env, missing)
+    return Entrant(
+        name, [AGENT, "decode", "-o", "none", "--l7", depth, capture.path], capture.frames, capture.path, env, missing
+    )
 
 
 def _our_figure(result: Result, target: int) -> Figure:
@@ -113,7 +115,7 @@ def entrants_of(peer: Peer, capture: Path, frames: int) -> list[Entrant]:
     for words, names in (("five fields", FIVE_FIELDS), ("all of the packet columns", ALL_FIELDS)):
         fields = [part for field in names.split() for part in ("-e", field)]
         command: list[str | Path] = [tshark, "-n", "-r", capture, "-T", "fields", *fields]
-        entrants.append(Entrant(f"{name}, {words}, {frames:,} frames", command, frames))
+        entrants.append(Entrant(f"{name}, {words}, {frames:,} frames", command, frames, capture))
     return entrants
 
 
@@ -123,7 +125,7 @@ def _python_peer(peer: Peer, capture: Path, frames: int) -> Entrant:
     probe = ["-c", f"import {peer.name.lower()}"]
     if not PEERS_PYTHON.exists() or subprocess.run([PEERS_PYTHON, *probe], check=False, capture_output=True).returncode:
         return Entrant(f"{peer.name} {version}", missing="not installed (make bench installs it where it can)")
-    return Entrant(name, [PEERS_PYTHON, HERE / "peers" / peer.program, capture], frames)
+    return Entrant(name, [PEERS_PYTHON, HERE / "peers" / peer.program, capture], frames, capture)
 
 
 def _pinned() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.capture import Capture
-from bench.race import clean_environment
+from bench.race import clean_environment, into_page_cache
 from bench.table import Figure, at_least
 
 BIN = Path(sys.executable).parent
@@ -24,6 +24,7 @@ def bench_end_to_end(capture: Capture) -> list[Figure]:
     """From the start of a replay until all is acknowledged, once without application protocols and once with."""
     with hub() as (agents, api):
         program: Command = [BIN / "nodetap-agent", "--log-level", "warning"]
+        into_page_cache(capture.path)
         replay = [*program, "replay", capture.path, "--hub", agents, "--l7"]
         rate, with_l7 = (capture.frames / seconds([*replay, depth]) for depth in ("off", "fast"))
         books = json.loads(ask(api, "ledger", "-o", "json").stdout)
