@@ -92,4 +92,4 @@ def test_an_unknown_bench_is_refused() -> None:
     command = [sys.executable, ROOT / "bench" / "run.py", "none.pcap", "--only", "decode,speed"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no speed; there are decode, wire, end-to-end, help" in done.stderr
+    assert "no speed; there are decode, wire, end-to-end, questions, help" in done.stderr
