@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
 from hub.cli import options
 from hub.cli.client import explain
 from hub.cli.completeness import plural
-from hub.cli.errors import INCOMPLETE, NEGATIVE, USAGE, CliError, HubLost
+from hub.cli.errors import INCOMPLETE, USAGE, CliError, HubLost
 from hub.cli.screen import progress
 from hub.cli.session import connect, until_ctrl_c
+from hub.cli.target import target
 from hub.cli.times import parse
 from protocol import ending
 
@@ -57,7 +53,10 @@ def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         "seconds": given["max_seconds"],
         "deadline": f"{given['deadline']:.3f}",
     }
-    with connect(ctx) as client, _target(given["path"]) as write:
+    path = None if given["path"] == STDOUT else given["path"]
+    if path is None and sys.stdout.isatty():
+        raise CliError("a capture is no text: write it to a file (-w FILE) or a pipe", USAGE)
+    with connect(ctx) as client, target(path, private=True) as write:
         with client.stream("/v1/pcap", params) as (_, chunks), progress(True) as advance:
             said = copied(_shown(chunks, advance), write)
         if "nodetap.error" in said:
@@ -87,82 +86,6 @@ def copied(chunks: Iterable[bytes], write: Callable[[bytes], None]) -> dict[str,
     said, begin = found
     write(kept[:begin])
     return said
-
-
-# -- where it goes -------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _target(path: str) -> Iterator[Callable[[bytes], None]]:
-    """What writes to `path`. A file gets its name once all is written: until then, and where it fails, there is none.
-
-    Raises CliError where it cannot be written.
-    """
-    if path == STDOUT:
-        if sys.stdout.isatty():
-            raise CliError("a capture is no text: write it to a file (-w FILE) or a pipe", USAGE)
-        yield _to_stdout
-    elif _is_special(path):
-        with _told(path), open(path, "wb") as file:
-            yield _writer(file, path)
-    else:
-        with _new_file(Path(path)) as write:
-            yield write
-
-
-def _to_stdout(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-def _is_special(path: str) -> bool:
-    """Whether there is a pipe or a device of that name."""
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode) and not Path(path).is_dir()
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """A file beside `path` that takes its place at the end. For its owner only: payload is sensitive."""
-    with _told(path):
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            yield _writer(file, path)
-            with _told(path):
-                file.flush()
-        with _told(path):
-            os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
-
-
-def _writer(file: BinaryIO, path: str | Path) -> Callable[[bytes], None]:
-    def write(data: bytes) -> None:
-        with _told(path):
-            file.write(data)
-
-    return write
-
-
-@contextlib.contextmanager
-def _told(path: str | Path) -> Iterator[None]:
-    """Errors of the disk as one line."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CliError(
-            f"cannot write {path}: {reason}; nothing is left of it, choose another place", NEGATIVE
-        ) from None
 
 
 # -- what it says --------------------------------------------------------------------------------------------------

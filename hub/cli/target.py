@@ -17,11 +17,11 @@ Write = Callable[[bytes], None]
 
 
 @contextlib.contextmanager
-def target(path: str | None) -> Iterator[Write]:
+def target(path: str | None, *, private: bool = False) -> Iterator[Write]:
     """What writes to `path`, to stdout where that is None.
 
     A file is written beside its place, as `.NAME.*.partial`, and takes it when the block ends; where the block raises,
-    nothing is left of it. Raises CliError where it cannot be written.
+    nothing is left of it. A `private` one is for its owner only. Raises CliError where it cannot be written.
     """
     if path is None:
         yield _stdout
@@ -30,12 +30,13 @@ def target(path: str | None) -> Iterator[Write]:
         with _told(path), open(path, "wb") as file:
             yield _writer(file, path)
     else:
-        with _new_file(Path(path)) as write:
+        with _new_file(Path(path), 0o600 if private else 0o666) as write:
             yield write
 
 
 def _stdout(data: bytes) -> None:
     sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _is_special(path: str) -> bool:
@@ -48,14 +49,14 @@ def _is_special(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Write]:
+def _new_file(path: Path, mode: int) -> Iterator[Write]:
     with _told(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
         with open(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fchmod(file.fileno(), mode & ~_umask())
             yield _writer(file, path)
             with _told(path):
                 file.flush()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.cli.errors import CliError, HubLost
-from hub.cli.pcap import _target, copied, sentence
+from hub.cli.pcap import copied, sentence
+from hub.cli.target import target
 from protocol import ending
 
 SAID: dict[str, Any] = {"nodetap.completeness": {"complete": True}}
@@ -44,7 +45,7 @@ def test_an_answer_without_its_ending_was_cut() -> None:
 def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.pcapng"
     path.write_bytes(b"old")
-    with _target(str(path)) as write:
+    with target(str(path), private=True) as write:
         write(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
@@ -55,7 +56,7 @@ def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), HubLost("gone"), ValueError()])
 def test_what_fails_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def fail() -> None:
-        with _target(str(tmp_path / "x.pcapng")) as write:
+        with target(str(tmp_path / "x.pcapng"), private=True) as write:
             write(b"half")
             raise error
 
@@ -69,7 +70,7 @@ def test_what_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CliError, match=said) as caught, _target(path) as write:
+    with pytest.raises(CliError, match=said) as caught, target(path, private=True) as write:
         write(bytes(1 << 20))
     assert caught.value.code == 1
     assert "\n" not in str(caught.value)
