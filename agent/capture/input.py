@@ -43,6 +43,8 @@ class File:
         self.total: int | None = size
         self.place = 0
         self._fd = fd
+        self._poll = select.poll()  # select(2) knows no file descriptor above 1023
+        self._poll.register(fd, select.POLLIN)
         self._read = 0
         self._buffer = _buffer_of(CHUNK)
 
@@ -105,6 +107,8 @@ class Stream:
         self.total = total
         self.place = 0
         self._fd = fd
+        self._poll = select.poll()  # select(2) knows no file descriptor above 1023
+        self._poll.register(fd, select.POLLIN)
         self._read = 0
         self._head = b""  # too few bytes to tell whether it is gzip
         self._known = False
@@ -117,7 +121,7 @@ class Stream:
         added, deadline = 0, time.monotonic() + timeout
         while added < CHUNK and not self.eof:
             wait = 0.0 if added or self._packed else max(0.0, deadline - time.monotonic())
-            if not self._packed and not select.select([self._fd], [], [], wait)[0]:
+            if not self._packed and not self._poll.poll(wait * 1000):
                 break
             parts.append(self._take())
             added += len(parts[-1])

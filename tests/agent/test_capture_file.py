@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -144,6 +145,31 @@ def test_gzip_of_several_members_and_cut(tmp_path: Path, form: str) -> None:
     assert "cut short" in source.truncated
     (tmp_path / "a").write_bytes(packed[:600] + b"damage" + packed[606:])
     assert "damaged" in read(FileSource([tmp_path / "a"]))[1]
+
+
+def test_a_pipe_may_have_any_file_descriptor(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("no file descriptor above 1023 may be had")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while taken[-1] < 1024:
+            taken.append(os.dup(taken[0]))
+        thread = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(make.pcap(SOME)))
+        thread.start()
+        source = FileSource([tmp_path / "pipe"])
+        source.open()
+        block = source.next_block(5)
+        assert block is not None
+        assert len(block) == len(SOME)
+        source.close()
+        thread.join(10)
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
