@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from agent.capture import Block, Interface, pick
 from agent.recorder.folder import PAGE, RecorderFolder, room_of
 from agent.recorder.segment import HEADER_ROOM, TAIL_ROOM, Extent, Gap, Writer, extent_of, look, scan, split
 from agent.spool.folder import Locked
-from agent.spool.spooler import NAMED
+from agent.spool.turns import NAMED, Turns, named
 from protocol import pcapng
 
 BEHIND, FAILED = "disk_slow", "disk_failed"
@@ -38,7 +37,6 @@ PARTS = 16
 """Files that fill the bound."""
 RETRY = 10.0
 """Seconds between two tries of a disk that failed."""
-TICK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +74,14 @@ class RecorderView:
     errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*NAMED, "other"), 0))
 
 
-class Recorder(threading.Thread):
+class Recorder(Turns):
     """Writes to one folder, at most `bound` bytes, until `finish`. `run` names this run of the agent.
 
     `interfaces` is the source's own list. `put` is the capture thread's; `look`, `segments` and `read` are anybody's.
     """
 
     def __init__(self, folder: RecorderFolder, bound: int, interfaces: Sequence[Interface], run: str, log: Any) -> None:
-        super().__init__(name="recorder", daemon=True)
+        super().__init__("recorder")
         self.segments: tuple[Segment, ...] = ()
         """Oldest first; all but the last are as they will ever be."""
         self.overwritten = 0
@@ -95,8 +93,7 @@ class Recorder(threading.Thread):
         self._queue: deque[_Waiting] = deque()
         self._waiting = 0
         self._gap: Gap | None = None  # of frames lost since the last ones that were queued
-        self._news = threading.Event()
-        self._ending = self._ready = False
+        self._ready = False
         self._trying = True  # the disk works, or is to be tried
         self._writer: Writer | None = None
         self._last = 0  # the newest file's number
@@ -135,21 +132,6 @@ class Recorder(threading.Thread):
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Write until told to end."""
-        ending = False
-        while not ending:
-            self._news.wait(TICK)
-            self._news.clear()
-            ending = self._ending
-            self.turn(monotonic(), ending)
-
-    def finish(self, timeout: float) -> None:
-        """Write what waits and end the last file, within `timeout` seconds."""
-        self._ending = True
-        self._news.set()
-        self.join(timeout)
-
     def turn(self, now: float, ending: bool = False) -> None:
         """Do once what there is to do, as far as the disk lets us."""
         if now < self._retry_at and not ending:
@@ -162,8 +144,7 @@ class Recorder(threading.Thread):
             if ending:
                 self._end_segment()
         except OSError as error:
-            name = errno.errorcode.get(error.errno or 0, "")
-            self._failed(now, name if name in NAMED else "other", error.strerror or str(error))
+            self._failed(now, named(error), error.strerror or str(error))
         except Locked as error:
             self._failed(now, "other", str(error))
         except Exception as error:

@@ -9,9 +9,7 @@ A disk that fails is said once, costs nothing but the copies, and is tried again
 
 from __future__ import annotations
 
-import errno
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,18 +20,14 @@ from agent.spool.folder import Folder, Locked
 from agent.spool.index import Key, Recovery, Segment, owed, runs
 from agent.spool.outbox import KINDS, REFILL, Copy, SpooledOutbox
 from agent.spool.segment import DONE, SENT, Foreign, Mark, pack_header, pack_mark, pack_record, scan
+from agent.spool.turns import NAMED, Turns, named
 from protocol.delivery import Item
 
-TICK = 0.25
 RETRY = 10.0
 """Seconds between two tries of a disk that failed."""
 HUNG = 3.0
 """Seconds after which a disk that does not answer holds up nothing any more."""
 MAX_SEGMENT = 8 << 20
-
-
-NAMED = ("EDQUOT", "EFBIG", "EIO", "ENOSPC", "EROFS")
-"""Errors of disks that a metric tells apart."""
 
 
 @dataclass(slots=True)
@@ -50,11 +44,11 @@ class SpoolView:
     errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*NAMED, "other"), 0))
 
 
-class Spooler(threading.Thread):
+class Spooler(Turns):
     """Serves one outbox from one folder until `finish`."""
 
     def __init__(self, folder: Folder, outbox: SpooledOutbox, agent: str, log: Any) -> None:
-        super().__init__(name="spool", daemon=True)
+        super().__init__("spool")
         self.view = SpoolView()
         self._folder, self._outbox, self._agent, self._log = folder, outbox, agent, log
         self._segment_bytes = max(64 << 10, min(MAX_SEGMENT, outbox.disk_bound // 16, outbox.bound // 8))
@@ -66,26 +60,9 @@ class Spooler(threading.Thread):
         self._retry_at = 0.0
         self._busy: float | None = None
         self._full = False
-        self._news = threading.Event()
-        self._ending = False
         outbox.wake, outbox.guarded = self._news.set, self._guards
 
     # -- life ------------------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Move batches until told to end, then copy what is left."""
-        ending = False
-        while not ending:
-            self._news.wait(TICK)
-            self._news.clear()
-            ending = self._ending
-            self.turn(monotonic(), ending)
-
-    def finish(self, timeout: float) -> None:
-        """Copy what is owed and end, within `timeout` seconds."""
-        self._ending = True
-        self._news.set()
-        self.join(timeout)
 
     def look(self) -> SpoolView:
         """The spool at this moment."""
@@ -100,8 +77,7 @@ class Spooler(threading.Thread):
         try:
             self._step(now, ending)
         except OSError as error:
-            name = errno.errorcode.get(error.errno or 0, "")
-            self._failed(now, name if name in NAMED else "other", error.strerror or str(error))
+            self._failed(now, named(error), error.strerror or str(error))
         except Locked as error:
             self._failed(now, "other", str(error))
         except Exception as error:
