@@ -42,7 +42,8 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from agent.uplink.link import Uplink
 
-PING_INTERVAL = 1.0
+PING_INTERVAL = 1.5
+"""Seconds between two pings, or half the time after which an idle link without a pong has stalled."""
 STATUS_INTERVAL = 2.0
 CLOSE_TIMEOUT = 1.0
 DOUBT_PATIENCE = 60.0
@@ -291,6 +292,7 @@ class Connection:
     async def _ping(self) -> None:
         assert self._ws is not None
         view, ping = self.uplink.view, self.uplink.quality.ping
+        interval = min(PING_INTERVAL, self.uplink.config.stall_timeout / 2)
         while failpoints.unwatched():
             await asyncio.sleep(3600)
         while True:
@@ -298,7 +300,7 @@ class Connection:
             ping.asked += 1
             ping.answer(await pong)
             view.pong = self._moved = monotonic()
-            await asyncio.sleep(PING_INTERVAL)
+            await asyncio.sleep(interval)
 
     async def _report(self) -> None:
         """Status every now and then, and an echo through the hub's queue, one at a time."""
