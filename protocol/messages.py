@@ -354,6 +354,10 @@ class Answer:
 
 PCAP = "pcap"
 """The word in a hello's `answers` of agents that record raw frames."""
+CAPTURE = "capture"
+"""The word of agents that give raw frames away as they capture them."""
+MAX_LIVE = 10_000
+"""Milliseconds that an agent may be told to wait for frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +367,10 @@ class Fetch:
     The hub asks for one part after the other, and only when it has room: `size` bytes, `frames` frames, but at least
     one. The first part begins what later ones go on with, by `id`; part 0 ends it early. After `within` seconds nobody
     waits. `since` and `until` (exclusive) are packet time.
+
+    With `live`, to agents that say `CAPTURE`, the frames are those captured from the first part on, whatever their
+    time: a part goes out once there are some, and without any after `live` milliseconds. Each one asked for keeps the
+    capture going for `within` seconds and a little more.
     """
 
     id: int
@@ -373,10 +381,12 @@ class Fetch:
     size: int = MAX_FETCH
     frames: int = _I63 - 1
     within: float = 0.0
+    live: int = 0
 
     def __post_init__(self) -> None:
         _check(_is_u64(self.id), "a question's number has 64 bits")
         _check_numbers(part=self.part, frames=self.frames)
+        _check(0 <= self.live <= MAX_LIVE, f"live is not 0 to {MAX_LIVE} milliseconds")
         _check(len(self.filter) <= MAX_FILTER, f"a filter has at most {MAX_FILTER} characters")
         _check(-_I63 <= self.since < _I63 and -_I63 <= self.until < _I63, "a time is out of bounds")
         _check(0 < self.size <= MAX_FETCH, f"size is not 1 to {MAX_FETCH} bytes")
@@ -390,7 +400,8 @@ class Fetched:
     `body` holds `frames` frames in order of time (`protocol.parts`), on `interfaces`, each `[name, link type]`. Nothing
     before `reached` comes later; with `last` 1 nothing at all. `gaps` are `[first, last, frames, reason]`: captured
     between these times and not there, -1 where nobody counted. `kept` is the time of the oldest frame that is there,
-    `overwritten` that of the newest one that made room, 0 where there is none.
+    `overwritten` that of the newest one that made room, 0 where there is none. Of a live capture `kept` is when it
+    began, and `reached` a promise as good as clocks are: a frame may come a little later.
     """
 
     id: int

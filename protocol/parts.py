@@ -10,6 +10,7 @@ looks at lengths again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import WrongMessage
 from protocol.messages import Fetched
-from protocol.pcapng import AROUND, MAX_FRAME, PACKET, Frames, lengths_of, packets
+from protocol.pcapng import AROUND, MAX_FRAME, PACKET, Frames, copy, lengths_of, packets
 
 AROUND_EACH = 12
 
@@ -40,10 +41,40 @@ class Part:
         return np.cumsum(self.length) - self.length
 
 
-def pack(frames: Frames) -> bytes:
-    """The body for frames that are in order of time; `iface` are places in the message's list."""
-    parts = (frames.time.astype("<i8"), lengths_of(frames).astype("<u4"), packets(frames))
-    return b"".join(part.tobytes() for part in parts)
+def part_of(frames: Frames) -> Part:
+    """Frames that are in order of time as packet blocks."""
+    return Part(frames.time, lengths_of(frames), packets(frames))
+
+
+def cut(part: Part, begin: int, end: int) -> Part:
+    """The blocks from place `begin` up to place `end`; their memory is the part's."""
+    starts = part.start
+    first = int(starts[begin]) if begin < len(part) else len(part.blocks)
+    last = int(starts[end - 1] + part.length[end - 1]) if end else 0
+    return Part(part.time[begin:end], part.length[begin:end], part.blocks[first:last])
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several parts, at least one, as one in order of time; what is of one time stays in the order of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    time = np.concatenate([part.time for part in parts])
+    length = np.concatenate([part.length for part in parts])
+    blocks = np.concatenate([part.blocks for part in parts])
+    if (time[1:] >= time[:-1]).all():
+        return Part(time, length, blocks)
+    order = np.argsort(time, kind="stable")
+    start = np.cumsum(length) - length
+    sorted_length = length[order]
+    out = np.empty(len(blocks), dtype=np.uint8)
+    copy(blocks, start[order], out, np.cumsum(sorted_length) - sorted_length, sorted_length)
+    return Part(time[order], sorted_length, out)
+
+
+def pack(part: Part) -> bytes:
+    """The body for a part; the interfaces of its blocks are places in the message's list."""
+    arrays = (part.time.astype("<i8"), part.length.astype("<u4"), part.blocks)
+    return b"".join(array.tobytes() for array in arrays)
 
 
 def unpack(fetched: Fetched) -> Part:

@@ -18,7 +18,7 @@ from agent.recorder.match import Matcher
 from agent.recorder.recorder import GONE, RESTARTED, Recorder, Segment, own_copy
 from agent.recorder.segment import Gap, scan
 from protocol.messages import Fetch, Fetched
-from protocol.parts import AROUND_EACH, pack
+from protocol.parts import AROUND_EACH, pack, part_of
 from protocol.pcapng import Frames, lengths_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Search:
             fetch.id,
             fetch.part,
             frames=len(frames.time),
-            body=pack(frames),
+            body=pack(part_of(frames)),
             interfaces=names,
             reached=self._reached(),
             last=int(self._block is None and not self._todo),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -130,9 +129,6 @@ def completeness(answer: _Answer) -> dict[str, Any]:
     gather, merge = answer.gather, answer.gather.merge
     missing = sorted([*answer.absent, *gather.missing], key=lambda each: each.agent)
     late = [each for each, (_, gone) in gather.reach.items() if gone and gone >= gather.question.since]
-    lost: Counter[str] = Counter()
-    for gap in merge.gaps:
-        lost[gap.reason] += gap.frames or 0
     return {
         "complete": not (missing or merge.gaps or merge.cut or late),
         "since": format_ns(gather.question.since),
@@ -142,7 +138,7 @@ def completeness(answer: _Answer) -> dict[str, Any]:
         "frames": merge.frames,
         "bytes": merge.bytes,
         "cut": merge.cut or None,
-        "lost": dict(lost),
+        "lost": dict(merge.lost),
         "gaps": [
             {"agent": gap.agent, "first": format_ns(gap.first), "last": format_ns(gap.last), "frames": gap.frames,
              "reason": gap.reason}

@@ -1,14 +1,15 @@
 """Parts of many agents as one pcapng file in order of time. Pure: parts in, bytes out.
 
-A frame may go out once no agent can still send an earlier one. Frames of the same nanosecond come in the order of the
-agents' names. What is missing is marked where it is missed: as a comment, and where it was counted as a drop count, at
-the agent's next frame, or at the end of the file.
+A frame may go out once no agent can still send an earlier one, or when whoever puts live frames in order says so
+(`release`). Frames of the same nanosecond come in the order of the agents' names. What is missing is marked where it is
+missed: as a comment, and where it was counted as a drop count, at the agent's next frame, or at the end of the file.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 from hub.query.window import format_ns
 from protocol import pcapng
 from protocol.messages import Fetched
-from protocol.parts import Part
+from protocol.parts import Part, cut, joined
 
 HELD = 32 << 20
 """Bytes of an agent's frames that may wait for those of others: more come only from one that has no order in them."""
 MOST_GAPS = 1000
-"""Gaps of one agent that are told one by one."""
+"""Gaps that are told one by one."""
 _ALL = (1 << 63) - 1
 
 REASONS = {
@@ -33,6 +34,10 @@ REASONS = {
     "damaged": "the file is damaged",
     "unreadable": "the file cannot be read",
     "not_decoded": "there was no time to decode them",
+    "agent_busy": "the agent had no time to look at them",
+    "kernel_dropped": "the kernel had no room for them",
+    "fetched_late": "they were not fetched in time",
+    "agent_away": "the agent was not there",
 }
 """Why frames are not in an agent's files, for people."""
 
@@ -93,6 +98,8 @@ class Merge:
         self.frames = self.bytes = 0
         self.cut = ""
         self.gaps: list[Gap] = []
+        self.lost: Counter[str] = Counter()
+        """Frames that are missing, by reason."""
         self._agents = {name: _Agent(name) for name in sorted(agents)}
         self._application = application
         self._left_frames, self._left_bytes = most_frames, most_bytes
@@ -103,15 +110,16 @@ class Merge:
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 
+    def join(self, name: str) -> None:
+        """There is this agent too."""
+        if name not in self._agents:
+            self._agents = dict(sorted([*self._agents.items(), (name, _Agent(name))]))
+
     def add(self, name: str, fetched: Fetched, part: Part) -> None:
         """One part of an agent. Raises Disorder."""
         agent = self._agents[name]
         for first, last, frames, reason in fetched.gaps:
-            gap = Gap(name, first, last, None if frames < 0 else frames, reason)
-            self.gaps.append(gap)
-            if len(agent.unmarked) < MOST_GAPS:
-                agent.unmarked.append(gap)
-        agent.unmarked.sort(key=lambda gap: gap.last)
+            self.miss(Gap(name, first, last, None if frames < 0 else frames, reason))
         if len(part):
             self._number(name, fetched, part)
             agent.parts.append(part)
@@ -119,6 +127,16 @@ class Merge:
         agent.ended = bool(fetched.last)
         if agent.held > HELD:
             raise Disorder
+
+    def miss(self, gap: Gap) -> None:
+        """Frames of an agent are missing."""
+        unmarked = self._agents[gap.agent].unmarked
+        self.lost[gap.reason] += gap.frames or 0
+        if len(self.gaps) < MOST_GAPS:
+            self.gaps.append(gap)
+        if len(unmarked) < MOST_GAPS:
+            unmarked.append(gap)
+            unmarked.sort(key=lambda gap: gap.last)
 
     def give_up(self, name: str, text: str) -> None:
         """Nothing more comes of an agent; `text` says why, for people."""
@@ -170,13 +188,19 @@ class Merge:
 
     def take(self) -> bytes:
         """All frames that nothing can come before any more, with what has to go before them."""
+        return self.release(min((agent.reached for agent in self._agents.values() if not agent.ended), default=None))
+
+    def release(self, bound: int | None, overdue: Collection[str] = ()) -> bytes:
+        """All frames before `bound`, of agents that are `overdue` all there are, with what has to go before them."""
         if self.cut:
             return b""
-        bound = min((agent.reached for agent in self._agents.values() if not agent.ended), default=None)
-        taken = [part for agent in self._agents.values() if (part := self._ready(agent, bound)) is not None]
+        bounds = {name: None if name in overdue else bound for name in self._agents}
+        taken = [
+            part for agent in self._agents.values() if (part := self._ready(agent, bounds[agent.name])) is not None
+        ]
         if not taken:
             return b""
-        return b"".join([*self._beginning(), self._cut_off(_together(taken)).tobytes()])
+        return b"".join([*self._beginning(), self._cut_off(joined(taken)).tobytes()])
 
     def _ready(self, agent: _Agent, bound: int | None) -> Part | None:
         """The frames of an agent before `bound`, marked where others are missing in front of them."""
@@ -185,14 +209,14 @@ class Merge:
             part = agent.parts[0]
             count = len(part) if bound is None else int(np.searchsorted(part.time, bound, side="left"))
             if count:
-                ready.append(_cut(part, 0, count))
+                ready.append(cut(part, 0, count))
             if count < len(part):
-                agent.parts[0] = _cut(part, count, len(part))
+                agent.parts[0] = cut(part, count, len(part))
                 break
             agent.parts.pop(0)
         if not ready:
             return None
-        part = _together(ready)
+        part = joined(ready)
         agent.frames += len(part)
         return self._marked(agent, part)
 
@@ -226,6 +250,10 @@ class Merge:
         self._left_bytes -= size
         return part.blocks[:size]
 
+    def begin(self) -> bytes:
+        """What the file begins with, where that is to be there before its first frame."""
+        return b"".join(self._beginning())
+
     def _beginning(self) -> list[bytes]:
         parts = []
         if not self._begun:
@@ -251,30 +279,6 @@ class Merge:
         """The interface at which something is said of an agent: its first, else the file's first."""
         faces = list(self._faces.values())
         return next((face for face in faces if face.agent == agent), faces[0])
-
-
-def _cut(part: Part, begin: int, end: int) -> Part:
-    starts = part.start
-    first = int(starts[begin]) if begin < len(part) else len(part.blocks)
-    last = int(starts[end - 1] + part.length[end - 1]) if end else 0
-    return Part(part.time[begin:end], part.length[begin:end], part.blocks[first:last])
-
-
-def _together(parts: list[Part]) -> Part:
-    """Several parts as one in order of time; what is of one time stays in the order of the parts."""
-    if len(parts) == 1:
-        return parts[0]
-    time = np.concatenate([part.time for part in parts])
-    length = np.concatenate([part.length for part in parts])
-    blocks = np.concatenate([part.blocks for part in parts])
-    if (time[1:] >= time[:-1]).all():
-        return Part(time, length, blocks)
-    order = np.argsort(time, kind="stable")
-    start = np.cumsum(length) - length
-    sorted_length = length[order]
-    out = np.empty(len(blocks), dtype=np.uint8)
-    pcapng.copy(blocks, start[order], out, np.cumsum(sorted_length) - sorted_length, sorted_length)
-    return Part(time[order], sorted_length, out)
 
 
 def _remade(block: bytes, gaps: list[Gap]) -> bytes:

@@ -17,6 +17,7 @@ from protocol import ending, pcapng
 from protocol.filter.grammar import parse
 from protocol.messages import Fetched
 from protocol.parts import Part, pack, unpack
+from protocol.parts import part_of as blocks_of
 
 T0 = 1_700_000_000_000_000_000
 NEVER = (1 << 63) - 1
@@ -28,13 +29,12 @@ def part_of(
     """A part with these frames: time, bytes, interface."""
     data = np.frombuffer(b"".join(frame for _, frame, _ in frames), dtype=np.uint8)
     length = np.array([len(frame) for _, frame, _ in frames], dtype=np.int64)
-    body = pack(
-        pcapng.Frames(
-            data, np.cumsum(length) - length, length.astype(np.uint32), length.astype(np.uint32),
-            np.array([time for time, _, _ in frames], dtype=np.int64),
-            np.array([face for _, _, face in frames], dtype=np.uint16),
-        )
+    made = pcapng.Frames(
+        data, np.cumsum(length) - length, length.astype(np.uint32), length.astype(np.uint32),
+        np.array([time for time, _, _ in frames], dtype=np.int64),
+        np.array([face for _, _, face in frames], dtype=np.uint16),
     )  # fmt: skip
+    body = pack(blocks_of(made))
     fetched = Fetched(1, 1, len(frames), body, faces, reached, int(last), list(gaps))
     return fetched, unpack(fetched)
 

@@ -23,6 +23,7 @@ from protocol.limits import (
     MAX_WORD,
 )
 from protocol.messages import (
+    MAX_LIVE,
     MESSAGES,
     Ack,
     Answer,
@@ -205,6 +206,7 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Fetch, "size", [1, MAX_FETCH], [0, MAX_FETCH + 1]),
     (Fetch, "frames", [0, I63 - 1], [-1, I63]),
     (Fetch, "within", [0, 0.5, MAX_RETRY], [-1, float("nan"), float("inf")]),
+    (Fetch, "live", [0, MAX_LIVE], [-1, MAX_LIVE + 1]),
     (Fetched, "id", [0, U64 - 1], [-1, U64]),
     (Fetched, "part", [0, I63 - 1], [-1, I63]),
     (Fetched, "frames", [0, I63 - 1], [-1, I63]),
