@@ -266,6 +266,7 @@ class Agent:
             degraded=self.pipeline.level != "packets",
             capture_restarts=self.worker.restarts,
             lost=_sum(self.pipeline.report.lost, self.outbox.lost),
+            certificate_ends=view.certificate_ends,
         )
 
     def _unhealthy(self) -> str:
@@ -275,6 +276,8 @@ class Agent:
     def _unready(self) -> str:
         if self.worker.error:
             return self.worker.error
+        if self._stalled:
+            return f"stalled: {self._stalled}"
         state = self.uplink.view.state
         return "" if state in (State.STREAMING, State.DRAINING) else f"{state}: {self.uplink.view.last_error}"
 

@@ -5,10 +5,12 @@ The server has a thread of its own: it answers while the event loop hangs, which
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import cert_time_to_seconds
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -37,6 +39,7 @@ class Now:
     degraded: bool
     capture_restarts: int
     lost: dict[str, int]  # packets, by reason
+    certificate_ends: str = ""  # the hub's, as the handshake told (GMT)
 
 
 class _Live(Collector):
@@ -52,6 +55,12 @@ class _Live(Collector):
         yield state
         for name, doc, value in _gauges(now):
             yield GaugeMetricFamily(f"nodetap_agent_{name}", doc, value=value)
+        if now.certificate_ends:
+            yield GaugeMetricFamily(
+                "nodetap_agent_hub_certificate_not_after_timestamp_seconds",
+                "When the certificate of the hub that we are connected to ends",
+                value=cert_time_to_seconds(now.certificate_ends),
+            )
         for name, doc, value in _counts(now):
             yield CounterMetricFamily(f"nodetap_agent_{name}", doc, value=value)
         ended = CounterMetricFamily("nodetap_agent_links_ended", "Links that ended, by reason", labels=["reason"])
@@ -210,7 +219,10 @@ def serve(
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(address, Handler)
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+    server = Server(address, Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
 

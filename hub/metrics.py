@@ -23,7 +23,7 @@ class _Live(Collector):
     """What is asked for when somebody looks."""
 
     def __init__(self, look: Callable[[], dict[str, float]], agents: Callable[[], Agents]) -> None:
-        self._look, self._agents = look, agents
+        self.looks, self._agents = [look], agents
 
     def collect(self) -> Iterable[Metric]:
         """Everything as it is now."""
@@ -34,8 +34,9 @@ class _Live(Collector):
             family.add_metric([verdict], verdicts[verdict])
         yield family
         yield from _links([agent for agent in agents if agent["connection"] is not None])
-        for name, value in self._look().items():
-            yield GaugeMetricFamily(name, GAUGES[name], value=value)
+        for look in self.looks:
+            for name, value in look().items():
+                yield GaugeMetricFamily(name, GAUGES[name], value=value)
 
 
 GAUGES = {
@@ -44,6 +45,11 @@ GAUGES = {
     "nodetap_hub_writer_stuck_seconds": "Seconds since the writer last finished something while it had work",
     "nodetap_hub_commit": "Number of the newest commit",
     "nodetap_hub_held_bytes": "Bytes of messages and batches that came in and are not on disk yet",
+    "nodetap_hub_unbalanced_runs": "Runs of agents in whose books packets are unaccounted for",
+    "nodetap_hub_incomplete_runs": "Runs of agents with gaps, or whose end was not reported",
+    "nodetap_hub_disk_free_bytes": "Bytes that the disk of the store has left for it",
+    "nodetap_hub_disk_size_bytes": "Size of the disk of the store",
+    "nodetap_hub_certificate_not_after_timestamp_seconds": "When the certificate in use ends",
 }
 
 LINK_GAUGES = {
@@ -93,7 +99,8 @@ class Metrics:
 
     def __init__(self, look: Callable[[], dict[str, float]], agents: Callable[[], Agents]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Live(look, agents))
+        self._live = _Live(look, agents)
+        self.registry.register(self._live)
         to = self.registry
         self.rows = Counter("nodetap_hub_rows_stored", "Rows stored and acknowledged", ["kind"], registry=to)
         self.batches = Counter("nodetap_hub_batches_stored", "Batches stored and acknowledged", ["kind"], registry=to)
@@ -129,6 +136,10 @@ class Metrics:
             self.refusals.labels(code)
         for was in ("held", "queued"):
             self.duplicates.labels(was)
+
+    def show(self, look: Callable[[], dict[str, float]]) -> None:
+        """Ask for more gauges when somebody looks: their values by names in GAUGES."""
+        self._live.looks.append(look)
 
     def text(self) -> bytes:
         """All metrics in Prometheus text format."""

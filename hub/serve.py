@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import shutil
 import signal
 import socket
-import ssl
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic, monotonic_ns, time_ns
 from typing import Any
 
 import click
 
 import protocol
+from hub.credentials import Credentials
 from protocol.logs import FORMATS, LEVELS, configure, logger
 
 COMMIT_DEADLINE = 30.0
 """Seconds a commit may take before the hub calls itself not ready; after three of them it ends itself."""
 DRAIN_TIMEOUT = 15.0
 RETAIN_INTERVAL = 600.0
+RENEW_INTERVAL = 5.0
+"""Seconds between two looks at the files of token and certificate."""
 BEAT = 0.25
 
 
@@ -33,9 +35,7 @@ class ServeConfig:
     agents: tuple[str, int]
     api: tuple[str, int]
     store: str
-    token: str | None
-    tls: ssl.SSLContext | None
-    tls_files: tuple[str, str] | None
+    credentials: Credentials
     retain_days: int
     retain_bytes: int | None
     commit_deadline: float = COMMIT_DEADLINE
@@ -55,32 +55,6 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def read_token(path: str | None) -> str | None:
-    """The token in a file, without surrounding white space. Raises click.UsageError."""
-    if path is None:
-        return None
-    try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise click.UsageError(f"cannot read the token file {path}: {error.strerror}") from None
-    if not token:
-        raise click.UsageError(f"the token file {path} is empty")
-    return token
-
-
-def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    if (cert is None) != (key is None):
-        raise click.UsageError("--tls-cert and --tls-key go together")
-    if cert is None or key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise click.UsageError(f"cannot use the certificate {cert} with the key {key}: {error}") from None
-    return context
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,14 +119,13 @@ def serve(
     insecure: bool,
 ) -> None:
     """Run the hub until SIGTERM or Ctrl-C."""
-    token, tls = read_token(token_file), _tls(tls_cert, tls_key)
+    credentials = Credentials(token_file, tls_cert, tls_key)
     exposed = [host for host, _ in (agents, api) if not _loopback(host)]
-    if exposed and not insecure and (token is None or tls is None):
+    if exposed and not insecure and (credentials.token is None or credentials.tls is None):
         raise click.UsageError(
             f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"
         )
-    files = (tls_cert, tls_key) if tls_cert and tls_key else None
-    config = ServeConfig(agents, api, store, token, tls, files, retain_days, retain_bytes, commit_deadline)
+    config = ServeConfig(agents, api, store, credentials, retain_days, retain_bytes, commit_deadline)
     sys.exit(asyncio.run(Hub(config).run()))
 
 
@@ -192,10 +165,11 @@ class Hub:
         register = Register(store.epochs(), monotonic_ns)
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
-        ingest = Ingest(store, register, self.log, token=self.config.token, api_port=api_port)
+        ingest = Ingest(store, register, self.log, token=self.config.credentials.token, api_port=api_port)
         deadline = self.config.commit_deadline
         watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, deadline, self.log)
-        port = await ingest.start(*self.config.agents, self.config.tls)
+        ingest.metrics.show(self._gauges)
+        port = await ingest.start(*self.config.agents, self.config.credentials.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))
         serving.add_done_callback(lambda _: self.stopping.set())
@@ -205,13 +179,14 @@ class Hub:
             "hub is up", agents=f"{self.config.agents[0]}:{port}", api="{}:{}".format(*listener.getsockname()[:2]),
             store=self.config.store, store_id=store.id, commit=store.committed(),
         )  # fmt: skip
-        keeper = asyncio.ensure_future(self._keep(store))
+        keepers = [asyncio.ensure_future(self._keep(store)), asyncio.ensure_future(self._renew(ingest, people))]
         await self.stopping.wait()
         failed = serving.done()
         if failed:
             self.log.error("the API ended by itself; ending the hub", reason=repr(serving.exception()))
         self.log.info("hub drains")
-        keeper.cancel()
+        for keeper in keepers:
+            keeper.cancel()
         await ingest.stop(DRAIN_TIMEOUT)
         watchdog.stop()
         people.should_exit = True
@@ -239,22 +214,15 @@ class Hub:
             return facts_of(directory_of(config.store), store, ingest.writer, config.retain_days, config.retain_bytes)
 
         app = create_app(
-            store, register, token=self.config.token, ready=ready, metrics=ingest.metrics.text,
+            store, register, token=self.config.credentials.token, ready=ready, metrics=ingest.metrics.text,
             version=protocol.VERSION, asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
         )  # fmt: skip
-        cert, key = self.config.tls_files or (None, None)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                ssl_certfile=cert,
-                ssl_keyfile=key,
-                timeout_graceful_shutdown=2,
-            )
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
         )
+        config.load()
+        config.ssl = self.config.credentials.tls  # the context that is renewed, shared with the agents' listener
+        server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the hub decides
         return server
 
@@ -262,6 +230,14 @@ class Hub:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
+
+    def _gauges(self) -> dict[str, float]:
+        """What metrics tell of the machine and of the certificate."""
+        from hub.store.home import directory_of
+
+        disk, ends = shutil.disk_usage(directory_of(self.config.store)), self.config.credentials.ends
+        gauges = {"nodetap_hub_disk_free_bytes": float(disk.free), "nodetap_hub_disk_size_bytes": float(disk.total)}
+        return gauges | ({"nodetap_hub_certificate_not_after_timestamp_seconds": ends} if ends else {})
 
     async def _keep(self, store: Any) -> None:
         """Signs of life for the watchdog, and retention every now and then."""
@@ -272,6 +248,14 @@ class Hub:
                 due = self.beat + RETAIN_INTERVAL
                 asyncio.ensure_future(self._retain(store))  # noqa: RUF006  ends by itself, logs its own failure
             await asyncio.sleep(BEAT)
+
+    async def _renew(self, ingest: Any, people: Any) -> None:
+        """Take a new token and a new certificate when their files change."""
+        while True:
+            await asyncio.sleep(RENEW_INTERVAL)
+            if said := self.config.credentials.look():
+                ingest.token = people.config.app.state.hub.token = self.config.credentials.token
+                self.log.info("credentials changed", said=said)
 
     async def _retain(self, store: Any) -> None:
         try:

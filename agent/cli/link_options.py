@@ -117,6 +117,38 @@ def tls_context(hubs: tuple[str, ...], ca: str | None, insecure: bool) -> ssl.SS
     return context
 
 
+class Credentials:
+    """Token and TLS as their files are now, asked for before each attempt to connect.
+
+    Whoever renews them (Kubernetes does, by writing new files) need not start the agent again. What cannot be used
+    leaves the last that could.
+    """
+
+    def __init__(self, hubs: tuple[str, ...], token_file: str | None, ca: str | None, insecure: bool) -> None:
+        """Raises click.UsageError where they cannot be read."""
+        self._hubs, self._token_file, self._ca, self._insecure = hubs, token_file, ca, insecure
+        self._ca_text = _text(ca)
+        self.token = read_token(token_file)
+        self.tls = tls_context(hubs, ca, insecure)
+
+    def __call__(self) -> tuple[str | None, ssl.SSLContext | None]:
+        """The token and how to trust wss:// hubs."""
+        with contextlib.suppress(click.UsageError):
+            self.token = read_token(self._token_file)
+        text = _text(self._ca)
+        if text and text != self._ca_text:
+            with contextlib.suppress(click.UsageError):
+                self.tls = tls_context(self._hubs, self._ca, self._insecure)
+                self._ca_text = text
+        return self.token, self.tls
+
+
+def _text(path: str | None) -> bytes:
+    with contextlib.suppress(OSError):
+        return b"" if path is None else Path(path).read_bytes()
+    return b""
+
+
 def hub_endpoints(hubs: tuple[str, ...]) -> list[tuple[str, int]]:
     """Addresses and ports of the hubs, as far as their names resolve now: the agent's own traffic goes there."""
     found = []

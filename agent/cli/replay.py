@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent.cli import CannotStart
-from agent.cli.link_options import check_hubs, link_options, metrics_option, read_token, run_to_end, tls_context
+from agent.cli.link_options import Credentials, check_hubs, link_options, metrics_option, run_to_end
 
 
 @click.command()
@@ -40,7 +40,7 @@ def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tup
     file that is cut short gives its whole frames; a line says so.
     """
     check_hubs(hubs, options["insecure"])
-    token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
+    credentials = Credentials(hubs, options["token_file"], options["tls_ca"], options["insecure"])
     from agent.assemble import pipeline_of
     from agent.capture import CaptureError
     from agent.capture.file import FileSource
@@ -59,7 +59,7 @@ def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tup
     node = options["node"]
     name = f"{node}/replay-{epoch:016x}"
     link = LinkConfig(
-        hubs=hubs, agent=name, node=node, epoch=epoch, source="replay", token=token, tls=tls,
+        hubs=hubs, agent=name, node=node, epoch=epoch, source="replay", credentials=credentials,
         stall_timeout=options["stall_timeout"], echo_interval=options["echo_interval"],
         backoff_max=options["backoff_max"], drain_timeout=None, progress_timeout=connect_timeout,
     )  # fmt: skip

@@ -14,13 +14,12 @@ from click.core import ParameterSource
 
 from agent.cli import CannotStart
 from agent.cli.link_options import (
+    Credentials,
     check_hubs,
     hub_endpoints,
     link_options,
     metrics_option,
-    read_token,
     run_to_end,
-    tls_context,
 )
 
 
@@ -131,7 +130,7 @@ def run(
     """
     check_hubs(hubs, options["insecure"])
     options["worker"] = _worker(kind, options)
-    token, tls = read_token(options["token_file"]), tls_context(hubs, options["tls_ca"], options["insecure"])
+    credentials = Credentials(hubs, options["token_file"], options["tls_ca"], options["insecure"])
     node, worker = options["node"], options["worker"]
     name = f"{node}/w{worker}" if worker else node
     spool, recorder = _spool(options["spool"], name), _recorder(options["recorder"], name)
@@ -146,7 +145,7 @@ def run(
 
     epoch = secrets.randbits(64)
     link = LinkConfig(
-        hubs=hubs, agent=name, node=node, epoch=epoch, token=token, tls=tls,
+        hubs=hubs, agent=name, node=node, epoch=epoch, credentials=credentials,
         stall_timeout=options["stall_timeout"], echo_interval=options["echo_interval"],
         backoff_max=options["backoff_max"], drain_timeout=options["drain_timeout"],
     )  # fmt: skip

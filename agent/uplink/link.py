@@ -11,7 +11,7 @@ import secrets
 import ssl as ssl_module
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, time_ns
 from typing import Any
 
@@ -47,6 +47,8 @@ class LinkConfig:
     backoff_max: float = 30.0
     drain_timeout: float | None = 20.0  # None: as long as there is progress
     progress_timeout: float | None = None  # give up after so long without an acknowledgement; None: never
+    credentials: Callable[[], tuple[str | None, ssl_module.SSLContext | None]] | None = None
+    """Token and TLS as they are now: asked before each attempt, as both are renewed while we run."""
 
 
 @dataclass(slots=True)
@@ -234,6 +236,9 @@ class Uplink:
     # -- commands --------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
+        if self.config.credentials is not None:
+            token, tls = self.config.credentials()
+            self.config = replace(self.config, token=token, tls=tls)
         connection = Connection(self, self._hubs.url, secrets.token_hex(4))
         self._connection = connection
         self.view.connection, self.view.hub = connection.id, connection.hub

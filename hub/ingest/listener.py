@@ -54,7 +54,7 @@ class Ingest:
         self._admission = Admission()
         self._greeting = 0
         self._beating: asyncio.Task[None] | None = None
-        self._token = token
+        self.token = token
         self._sessions: set[Session] = set()
         self._server: Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -67,6 +67,14 @@ class Ingest:
             "nodetap_hub_writer_stuck_seconds": round(self.writer.stuck_for(), 3),
             "nodetap_hub_commit": self.register.commit,
             "nodetap_hub_held_bytes": self.budget.bytes,
+            **self._books(),
+        }
+
+    def _books(self) -> dict[str, float]:
+        runs = self.register.ledger()["agents"]
+        return {
+            "nodetap_hub_unbalanced_runs": sum(not run["balanced"] for run in runs),
+            "nodetap_hub_incomplete_runs": sum(not run["complete"] for run in runs),
         }
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -148,9 +156,9 @@ class Ingest:
     # -- connections -----------------------------------------------------------------------------------------------
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        if self._token is not None:
+        if self.token is not None:
             given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
                 self.metrics.refusals.labels("bad_token").inc()
                 self.log.warning("agent refused", code="bad_token", peer=str(connection.remote_address))
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "bad_token: the token is missing or wrong\n")
