@@ -27,6 +27,10 @@ from agent.recorder.serving import Serving
 from agent.spool.folder import Folder
 from agent.spool.outbox import SpooledOutbox
 from agent.spool.spooler import Spooler
+from agent.tap.metrics import TapMetrics
+from agent.tap.raw import Raw
+from agent.tap.serving import Live
+from agent.tap.tap import Tap
 from agent.uplink.desk import Desk
 from agent.uplink.link import LinkConfig, Uplink
 from agent.uplink.machine import Event, State
@@ -54,6 +58,7 @@ class AgentConfig:
     spool_bytes: int = 1 << 30
     recorder: RecorderFolder | None = None
     recorder_bytes: int = 1 << 30
+    allow_capture: bool = False  # give frames away as they are captured; whoever records does so too
 
 
 class Agent:
@@ -68,7 +73,8 @@ class Agent:
         self._own = own
         self.recorder = self._recorder()
         record = None if self.recorder is None else self.recorder.put
-        self.worker = Worker(source, pipeline, self.outbox, log, own, record)
+        self.tap = self._tap()
+        self.worker = Worker(source, pipeline, self.outbox, log, own, record, self.tap)
         self.uplink = Uplink(
             config.link,
             self.outbox,
@@ -78,13 +84,15 @@ class Agent:
             free=self._free,
             on_transition=self._transition,
             desk=Desk({"doctor": lambda: facts_of(self)}),
-            serving=None if self.recorder is None else Serving(self.recorder, config.link.agent),
+            raw=self._raw(),
         )
         self.metrics = Metrics(self._now)
         if self.spooler is not None:
             self.metrics.registry.register(SpoolMetrics(self.spooler.look))
         if self.recorder is not None:
             self.metrics.registry.register(RecorderMetrics(self.recorder.look))
+        if self.tap is not None:
+            self.metrics.registry.register(TapMetrics(self.tap.look))
         self.watchdog = Watchdog(self._signs, self._stall)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stalled = self._stall_word = ""  # what has stalled now, and what the hub has yet to be told
@@ -104,6 +112,23 @@ class Agent:
             return None
         run = f"{config.link.epoch:016x}"
         return Recorder(config.recorder, config.recorder_bytes, self.source.interfaces, run, self.log)
+
+    def _tap(self) -> Tap | None:
+        config = self.config
+        if not (config.allow_capture or config.recorder):
+            return None
+        return Tap(self.source.interfaces, f"{config.link.epoch:016x}", self.log)
+
+    def _raw(self) -> Raw:
+        """Who answers for raw frames, as far as they may be given away."""
+        name = self.config.link.agent
+        recorded = None if self.recorder is None else Serving(self.recorder, name)
+        if self.tap is None:
+            return Raw(recorded)
+        return Raw(
+            recorded,
+            Live(self.tap, self.source.interfaces, name, self.log, lambda: self.pipeline.report.kernel_dropped),
+        )
 
     # -- life ------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from agent.capture import Block, CaptureError, Counters, Source
 from agent.capture.own import OwnTraffic
 from agent.capture.paced import PacedSource
 from agent.pipeline import Pipeline
+from agent.tap.tap import Tap
 from agent.uplink.outbox import Outbox
 
 POLL = 0.1
@@ -35,6 +36,7 @@ class Worker:
         log: Any,
         own: OwnTraffic | None = None,
         record: Callable[[Block], None] | None = None,
+        tap: Tap | None = None,
     ) -> None:
         self.beat = monotonic()
         self.error = ""
@@ -42,7 +44,7 @@ class Worker:
         self.eager = False  # no open rows: the link is down, and capture buffers have to stay empty
         self.restarts = 0
         self._source, self._pipeline, self._outbox, self._log = source, pipeline, outbox, log
-        self._own, self._record = own, record
+        self._own, self._record, self._tap = own, record, tap
         self._halt = False
         self._work = threading.Lock()  # held by whoever touches the pipeline or the outbox
         self._before = Counters()  # what sources that were given up have counted
@@ -120,8 +122,12 @@ class Worker:
             with self._work:
                 if turn != self.restarts:
                     return
+                if block is not None and self._own:
+                    block = self._own.drop(block)
+                if self._tap is not None:
+                    report, hurry = self._pipeline.report, self._pipeline.level != "packets"
+                    self._tap.put(block, report.kernel_dropped, hurry)
                 if block is not None:
-                    block = self._own.drop(block) if self._own else block
                     if self._record is not None:
                         self._record(block)
                     self._put(self._pipeline.feed(block))

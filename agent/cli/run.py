@@ -110,6 +110,12 @@ from agent.cli.link_options import (
     envvar="NODETAP_RECORDER_BYTES",
     help="Bound of the recorder: the oldest frames go; of each capture worker's, where there are several.",
 )
+@click.option(
+    "--allow-capture",
+    is_flag=True,
+    envvar="NODETAP_ALLOW_CAPTURE",
+    help="Give raw frames to `nodetap capture` while they are captured; with --recorder that is allowed anyway.",
+)
 @metrics_option("127.0.0.1:9470")
 @link_options
 @click.pass_context
@@ -163,7 +169,7 @@ def run(
     config = AgentConfig(
         link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for,
         spool=spool, spool_bytes=options["spool_bytes"],
-        recorder=recorder, recorder_bytes=options["recorder_bytes"],
+        recorder=recorder, recorder_bytes=options["recorder_bytes"], allow_capture=options["allow_capture"],
     )  # fmt: skip
     pipeline = pipeline_of(source, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
     agent = Agent(config, source, pipeline, own, log)

@@ -38,7 +38,7 @@ class Matcher:
         self._test: Test | None = None
         self._with_l7 = False
         if text.strip():
-            self._test, self._with_l7 = _compiled(text, agent)
+            self._test, self._with_l7 = compiled(text, agent)
 
     def frames(self, found: Found, since: int, until: int) -> Block:
         """The frames of a file that are meant, in order of time; their memory is the file's."""
@@ -70,8 +70,8 @@ class Matcher:
         return np.concatenate(masks)
 
 
-def _compiled(text: str, agent: str) -> tuple[Test, bool]:
-    """The test of a filter, and whether it looks at application protocols."""
+def compiled(text: str, agent: str) -> tuple[Test, bool]:
+    """The test of a filter, and whether it looks at application protocols. Raises ValueError where it is wrong."""
     from protocol.filter.grammar import parse
     from protocol.filter.predicate import Predicate
 

@@ -24,7 +24,6 @@ from protocol.codec import decode, encode
 from protocol.errors import Refused, RemoteError
 from protocol.limits import MAX_MESSAGE, VERSIONS
 from protocol.messages import (
-    PCAP,
     Ack,
     Ask,
     Bye,
@@ -126,6 +125,7 @@ class Connection:
             event, reason, floor = Event.LOST, "given up", 0.0
         finally:
             self._cut()
+            self.uplink.raw.left(self.id)
         self.uplink.ended(self, event, reason, floor)
 
     async def _speak(self) -> tuple[Event, str, float]:
@@ -197,7 +197,7 @@ class Connection:
             wall=time_ns(),
             stores=outbox.stores,
             connection=self.id,
-            answers=[*self.uplink.desk.words, *([PCAP] if self.uplink.serving is not None else [])],
+            answers=[*self.uplink.desk.words, *self.uplink.raw.words],
         )
 
     async def _converse(self) -> None:
@@ -266,8 +266,7 @@ class Connection:
         self._reply(self.uplink.desk.answer(ask))
 
     def _on_fetch(self, fetch: Fetch) -> None:
-        if self.uplink.serving is not None:
-            self._reply(self.uplink.serving.answer(self.id, fetch))
+        self._reply(self.uplink.raw.answer(self.id, fetch))
 
     def _reply(self, answer: Coroutine[Any, Any, Message]) -> None:
         """Send what comes of this, unless too much waits to be sent already."""

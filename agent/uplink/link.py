@@ -16,7 +16,7 @@ from time import monotonic, time_ns
 from typing import Any
 
 from agent import failpoints
-from agent.recorder.serving import Serving
+from agent.tap.raw import Raw
 from agent.uplink.backoff import Backoff
 from agent.uplink.connection import CLOSE_TIMEOUT, Connection
 from agent.uplink.desk import Desk
@@ -82,7 +82,7 @@ class Uplink:
         free: Callable[[], None],
         on_transition: Callable[[State, Event, State], None] = lambda a, e, b: None,
         desk: Desk | None = None,
-        serving: Serving | None = None,
+        raw: Raw | None = None,
     ) -> None:
         self.config = config
         self.outbox = outbox
@@ -90,7 +90,7 @@ class Uplink:
         self.view = LinkView()
         self.quality = Quality()
         self.desk = desk or Desk({})
-        self.serving = serving  # of raw frames, where they are recorded
+        self.raw = raw or Raw()
         self.backoff = Backoff(cap=config.backoff_max)
         self.stopping = False
         self.drained = False
