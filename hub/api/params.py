@@ -56,10 +56,19 @@ def _seconds_long(text: str, now: int) -> float:
     return float(text)
 
 
+EARLIEST = -(1 << 63)
+
+
 def _backlog(text: str, now: int) -> int:
     """As `since`, with `all` as the earliest time there is: no backlog is another thing than all of it."""
     moment = point(text, now)
-    return -(1 << 63) if moment is None else moment
+    return EARLIEST if moment is None else moment
+
+
+def _lag(text: str, now: int) -> float:
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text, re.ASCII):
+        raise ValueError("seconds, 0 to 99999")
+    return float(text)
 
 
 def _text(text: str, now: int) -> str:
@@ -82,12 +91,15 @@ PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, SORT, FORMAT, COMPLETENESS, EXPL
 FLOWS = (*PACKETS, BY, TOP)
 CALLS = FLOWS
 FOLLOW = (
-    Param("table", _text, "what to follow", "packets", ("packets", "flows")),
+    Param("table", _text, "what to follow", "packets", ("packets", "flows", "calls")),
     FILTER,
     FIELDS,
     Param("cursor", _text, "go on after that row"),
     Param("since", _backlog, "without a cursor: begin with the rows of that packet time or later"),
     Param("heartbeat", _seconds, "seconds between heartbeats", "5"),
+    Param(
+        "max_lag", _lag, "rows that came later than the connection are skipped once so many seconds old; 0 = never", "0"
+    ),
 )
 PCAP = (
     FILTER,
@@ -96,6 +108,13 @@ PCAP = (
     Param("limit", _whole, "frames after which the answer is cut; 0 = all", "0"),
     Param("bytes", _whole, "bytes of frames after which the answer is cut; 0 = all", str(1 << 30)),
     Param("seconds", _seconds_long, "seconds after which the answer is cut", "300"),
+    Param("deadline", _seconds, "seconds that an agent has for each part of its answer", "5"),
+)
+CAPTURE = (
+    FILTER,
+    Param("limit", _whole, "frames after which the capture ends; 0 = never", "0"),
+    Param("bytes", _whole, "bytes of frames after which the capture ends; 0 = never", "0"),
+    Param("seconds", _whole, "seconds after which the capture ends; 0 = never", "0"),
     Param("deadline", _seconds, "seconds that an agent has for each part of its answer", "5"),
 )
 DOCTOR = (Param("deadline", _seconds, "seconds that agents have for their answer", "3"),)

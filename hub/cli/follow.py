@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -14,17 +15,21 @@ import click
 
 from hub.cli import columns, options
 from hub.cli.client import Client, explain
-from hub.cli.errors import INCOMPLETE, HubLost
+from hub.cli.errors import INCOMPLETE, CliError, HubLost
 from hub.cli.flags import combined, flags
+from hub.cli.rows import say
 from hub.cli.screen import print_table
-from hub.cli.session import connect, until_ctrl_c
-from hub.cli.stream import lines
+from hub.cli.session import connect, unbroken, until_ctrl_c
+from hub.cli.stream import CONTROL, first, parsed, pieces
 from hub.cli.times import parse
 
 HEARTBEAT = 2
 """Seconds between heartbeats asked for; three of them missed, the hub is taken for lost."""
 BACKOFF_BASE, BACKOFF_MAX = 0.2, 3.0
-_CONTROL = (b'{"nodetap.heartbeat"', b'{"nodetap.lost"', b'{"nodetap.error"')
+MAX_LAG = {"person": 10.0, "program": 60.0}
+"""Seconds by which a reader may be late before rows are skipped: people want to see what is now, programs all."""
+PATIENCE = 3.0
+"""Seconds that the hub has at the end to say how complete it was."""
 
 _END = {"src": "255.255.255.255", "dst": "255.255.255.255", "srcport": 65535, "dstport": 65535}
 SAMPLE = {
@@ -38,6 +43,11 @@ SAMPLE = {
         "ip.dst": _END["dst"], "tcp.srcport": 65535, "tcp.dstport": 65535, "nodetap.proto": 58,
         "flow.packets": 10**6, "flow.bytes": 10**9,
     },
+    "calls": {
+        "call.start": "0.0", "nodetap.agent": "x" * 12, "ip.src": _END["src"], "ip.dst": _END["dst"],
+        "tcp.srcport": 65535, "tcp.dstport": 65535, "nodetap.l7": "MongoDB", "call.operation": "x" * 60,
+        "call.status": "No such name", "call.latency": 10.0,
+    },
 }  # fmt: skip
 """A row as wide as they come: rows arrive one by one and cannot be measured beforehand."""
 
@@ -45,7 +55,8 @@ SAMPLE = {
 class Follower:
     """One following: rows out, the position kept, connections made anew.
 
-    `position` holds the last row printed or the last heartbeat; its cursor is where the next connection goes on.
+    `rows_lost` and `rows_skipped` say whether any were; `since` is the packet time from which on rows were asked for,
+    nanoseconds or `all`, None before the hub has answered.
     """
 
     def __init__(self, client: Client, params: dict[str, Any], give_up: float) -> None:
@@ -54,20 +65,24 @@ class Follower:
         self._give_up = give_up
         self._failures = 0
         self._lost_at: float | None = None
-        self._last = b""
-        self.rows_lost = False
+        self._last = b""  # what came last and says where to go on: rows, or a heartbeat
+        self.rows_lost = self.rows_skipped = False
+        self.since: str | None = None
 
     @property
     def cursor(self) -> str | None:
         """Where to go on; None before the first line."""
         if not self._last:
             return self._params.get("cursor")
-        line = json.loads(self._last)
+        line = json.loads(self._last[self._last.rfind(b"\n", 0, -1) + 1 :])
         cursor = line.get("nodetap.cursor") or line.get("nodetap.heartbeat", {}).get("cursor")
         return cursor or self._params.get("cursor")
 
     def rows(self) -> Iterator[bytes]:
-        """Rows as NDJSON lines, without end. Raises CliError where the hub refuses, or is gone for too long."""
+        """Blocks of rows as NDJSON lines, without end. Raises CliError where the hub refuses, or is gone for too long.
+
+        A block counts as printed once the next one is asked for.
+        """
         while True:
             try:
                 yield from self._connection()
@@ -83,25 +98,31 @@ class Follower:
             params["since"] = None
             self._params["cursor"] = cursor
         with self._client.stream("/v1/follow", params, silence=3 * HEARTBEAT) as (_, chunks):
-            for line in lines(chunks):
-                if not line.startswith(_CONTROL):
-                    yield line
-                    self._last = line
+            for piece in pieces(chunks):
+                if piece.startswith(CONTROL):
+                    self._control(piece)
                 else:
-                    self._control(line)
+                    yield piece
+                    self._last = piece
                 self._failures, self._lost_at = 0, None
 
     def _control(self, line: bytes) -> None:
-        told = json.loads(line)
-        if "nodetap.error" in told:
-            raise explain(told["nodetap.error"], str(self._params.get("filter") or ""), self._client.url)
-        if "nodetap.lost" in told:
-            self.rows_lost = True
-            lost = told["nodetap.lost"]
-            rows = "rows" if lost.get("rows") is None else f"{lost['rows']:,} rows"
-            click.echo(f"nodetap: {rows} were removed before they were followed: {lost.get('detail')}", err=True)
-        else:
+        ((name, told),) = json.loads(line).items()
+        if name == "nodetap.error":
+            raise explain(told, str(self._params.get("filter") or ""), self._client.url)
+        if name == "nodetap.heartbeat":
             self._last = line
+            if self.since is None:
+                self.since = "all" if told.get("since") is None else str(told["since"])
+        elif name == "nodetap.lost":
+            self.rows_lost = True
+            rows = "rows" if told.get("rows") is None else f"{told['rows']:,} rows"
+            click.echo(f"nodetap: {rows} were removed before they were followed: {told.get('detail')}", err=True)
+        else:
+            self.rows_skipped = True
+            again = f"--cursor {told['cursor']} --limit {told['rows']} has them"
+            late = f"{told['seconds']:.1f} s late"
+            click.echo(f"nodetap: skipped {told['rows']:,} rows, {late}, and goes on from now: {again}", err=True)
 
     def _judge(self, error: HubLost) -> None:
         """Whether to try again; raises where the hub was never there or is gone for too long."""
@@ -124,44 +145,68 @@ class Follower:
     "--since", "--last", metavar="TIME", help="Begin with what is stored since then; without it, with what comes."
 )
 @options.limit(0, "End after N rows; 0 = never.")
-@options.option("--table", type=click.Choice(["packets", "flows"]), default="packets", show_default=True)
+@options.option("--table", type=click.Choice(["packets", "flows", "calls"]), default="packets", show_default=True)
 @options.output("table", "wide", "ndjson")
 @options.fields
+@options.option("--max-lag", type=click.FloatRange(0, 99_999), metavar="S",
+                help="Skip what a slow reader left for so long, and say so; 0 = never.  [10; ndjson 60]")  # fmt: skip
 @options.option("--give-up", type=float, default=60.0, show_default=True, metavar="S", help="Seconds without a hub.")
 @options.strict
 @click.pass_context
 def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     """Print packets as they are stored.
 
-    It goes on by itself after the hub was away, and with --cursor after you were. Ctrl-C ends it.
+    It goes on by itself after the hub was away, and with --cursor after you were. Ctrl-C ends it. A terminal that is
+    too slow gets what is new, and the number of rows that were skipped for it.
     """
     until_ctrl_c()
+    table, ndjson = given["table"], given["output"] == "ndjson"
+    reader = "program" if ndjson and not sys.stdout.isatty() else "person"
     params = {
-        "table": given["table"],
-        "filter": combined(words, given, given["table"]),
+        "table": table,
+        "filter": combined(words, given, table),
         "fields": given["fields"],
         "since": parse(given["since"], datetime.now()) if given["since"] else None,
         "cursor": given["cursor"],
+        "max_lag": f"{MAX_LAG[reader] if given['max_lag'] is None else given['max_lag']:.3f}",
     }
     with connect(ctx) as client:
         follower = Follower(client, params, given["give_up"])
         try:
-            _print(follower, given)
+            (_write if ndjson else _print)(first(follower.rows(), given["limit"]), given)
         except KeyboardInterrupt:
             sys.stdout.flush()
-        return INCOMPLETE if given["strict"] and follower.rows_lost else 0
+        whole = _say(client, follower, params, given["output"])
+        whole = whole and not follower.rows_lost and not follower.rows_skipped
+    return INCOMPLETE if given["strict"] and not whole else 0
 
 
-def _print(follower: Follower, given: dict[str, Any]) -> None:
-    rows: Iterator[bytes] = follower.rows()
-    if given["limit"]:
-        rows = (row for _, row in zip(range(given["limit"]), rows, strict=False))
-    if given["output"] == "ndjson":
-        for row in rows:
-            sys.stdout.buffer.write(row)
-            sys.stdout.buffer.flush()
-        return
+def _write(blocks: Iterator[bytes], given: dict[str, Any]) -> None:
+    """Rows as they are, no row in part: past Python's buffers, which nobody could empty for a reader that has gone."""
+    handle = sys.stdout.fileno()
+    for block in blocks:
+        view = memoryview(block)
+        with unbroken():
+            while view:
+                view = view[os.write(handle, view) :]
+
+
+def _print(blocks: Iterator[bytes], given: dict[str, Any]) -> None:
     names = [name.strip() for name in (given["fields"] or "").split(",") if name.strip()]
     table = given["table"]
     wanted = columns.of_fields(names, table) or columns.DEFAULT[table, given["output"]]
-    print_table(wanted, map(json.loads, rows), sample=[SAMPLE[table]])
+    print_table(wanted, parsed(blocks), sample=[SAMPLE[table]])
+
+
+def _say(client: Client, follower: Follower, params: dict[str, Any], output: str) -> bool:
+    """How complete it was, as the hub's books say; whether it was."""
+    if follower.since is None:
+        return True
+    asked = {"filter": params["filter"], "since": follower.since, "completeness": "only"}
+    try:
+        with client.stream(f"/v1/{params['table']}", asked, silence=PATIENCE) as (_, chunks):
+            answer = json.loads(b"".join(chunks))
+    except CliError as error:
+        click.echo(f"nodetap: how complete this was cannot be said: {error}", err=True)
+        return False
+    return say(answer, output)

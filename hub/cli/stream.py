@@ -8,6 +8,8 @@ from typing import Any
 
 from hub.cli.errors import HubLost
 
+CONTROL = (b'{"nodetap.heartbeat":', b'{"nodetap.lost":', b'{"nodetap.skipped":', b'{"nodetap.error":')
+"""How lines begin that are no rows of what is followed."""
 _ENDS = ("nodetap.completeness", "nodetap.error")
 
 
@@ -49,14 +51,52 @@ def parsed(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines, each with its line end, as soon as they are there; what has no line end is dropped."""
+def pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """What is followed, as it comes: blocks of whole rows, and lines about them (`CONTROL`) each by itself.
+
+    What has no line end is dropped. No row looks like such a line: rows begin with their cursor, and hold no line end.
+    """
+    for block in _whole(chunks):
+        at = 0
+        for start in _told(block):
+            if start > at:
+                yield block[at:start]
+            at = block.index(b"\n", start) + 1
+            yield block[start:at]
+        if at < len(block):
+            yield block[at:]
+
+
+def _told(block: bytes) -> list[int]:
+    """Where lines of `CONTROL` begin."""
+    starts = [0] if block.startswith(CONTROL) else []
+    for head in CONTROL:
+        at = -1
+        while (at := block.find(b"\n" + head, at + 1)) >= 0:
+            starts.append(at + 1)
+    return sorted(starts)
+
+
+def _whole(chunks: Iterable[bytes]) -> Iterator[bytes]:
     kept = b""
     for chunk in chunks:
         kept += chunk
         cut = kept.rfind(b"\n") + 1
-        yield from kept[:cut].splitlines(keepends=True)
-        kept = kept[cut:]
+        if cut:
+            yield kept[:cut]
+            kept = kept[cut:]
+
+
+def first(blocks: Iterable[bytes], count: int) -> Iterator[bytes]:
+    """The first `count` lines of blocks of them, all where it is 0; it does not wait for more than those."""
+    left = count
+    for block in blocks:
+        lines = block.count(b"\n")
+        if count and lines >= left:
+            yield b"".join(block.splitlines(keepends=True)[:left])
+            return
+        left -= lines
+        yield block
 
 
 def array(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -2,9 +2,9 @@
 
 A cursor is base64url of `{store id: place}`. A place is `[table, commit, backlog]`, after that commit, or
 `[table, commit, backlog, agent, epoch, seq, n]`, after that row of it: packets are numbered by the agent
-(`frame_number`), flow records within their batch by start, end and content. `backlog` is `[since, commit]` where the
-commits up to that one are shown from that packet time on only, else null. Pages are small queries of their own, so
-that a slow reader never holds the store.
+(`frame_number`), flow records and calls within their batch by start, end and content. `backlog` is `[since, commit]`
+where the commits up to that one are shown from that packet time on only, else null. Pages are small queries of their
+own, so that a slow reader never holds the store.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from hub.query.output import columns
 from hub.query.select import Query, chosen
 from hub.query.sql import Params, compile_filter
 from protocol.filter.tree import Node
-from protocol.schema import FLOWS, ORIGIN, TABLES
+from protocol.schema import ORIGIN, TABLES
 
-PAGE_ROWS = 10_000
-"""Rows of one page."""
-CHUNK_ROWS = 200_000
+PAGE_ROWS = 65_536
+"""Rows of one page at most: what a busy node sends in a second."""
+PAGE_BYTES = 24 << 20
+"""Bytes after which a page is cut at the next block: what a follower that does not read holds in the hub."""
+CHUNK_ROWS = 65_536
 """Rows of the commits one page chooses from, if more than one commit."""
 CURSOR = "nodetap.cursor"
 
@@ -119,7 +121,7 @@ def oldest(following: Following) -> Query:
 
 
 def commits(following: Following, place: Place, newest: int) -> Query:
-    """The commits after a place, oldest first, with the rows each stored and the rows it still has."""
+    """The commits after a place, oldest first: number, rows stored, rows that are still there, time of storing."""
     params = Params()
     first = params.add("UInt64", place.commit if place.row else place.commit + 1)
     last = params.add("UInt64", newest)
@@ -127,7 +129,7 @@ def commits(following: Following, place: Place, newest: int) -> Query:
     kind = params.add("String", following.table)
     inside = f"`commit` BETWEEN {first} AND {last}"
     sql = (
-        "SELECT b.c, b.n, p.n FROM (SELECT `commit` AS c, sum(rows) AS n FROM batches "
+        "SELECT b.c, b.n, p.n, b.t FROM (SELECT `commit` AS c, sum(rows) AS n, min(stored_at) AS t FROM batches "
         f"WHERE {inside} AND kind = {kind} AND rows > 0{since} GROUP BY c ORDER BY c LIMIT 1000) AS b "
         f"LEFT JOIN (SELECT `commit` AS c, count() AS n FROM {following.table} WHERE {inside} GROUP BY c) AS p "
         "ON b.c = p.c ORDER BY b.c"
@@ -137,49 +139,73 @@ def commits(following: Following, place: Place, newest: int) -> Query:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Commits that are read together: up to `last`; what retention took of them."""
+    """Commits that are read together: up to `last`; what retention took of them; when the first was stored, ns."""
 
     last: int
     lost_commits: int = 0
     lost_rows: int = 0
+    since: int | None = None
 
 
-def chunk(found: Sequence[tuple[int, int, int]], newest: int) -> Chunk:
+def chunk(found: Sequence[tuple[int, int, int, int]], newest: int) -> Chunk:
     """The first commits of `commits` with about CHUNK_ROWS rows; all where there are fewer."""
     stored = lost_commits = lost_rows = 0
-    for commit, rows, present in found:
+    since = found[0][3] if found else None
+    for commit, rows, present, _ in found:
         stored += present
         lost_commits += present < rows
         lost_rows += max(rows - present, 0)
         if stored >= CHUNK_ROWS:
-            return Chunk(commit, lost_commits, lost_rows)
-    return Chunk(found[-1][0] if len(found) >= 1000 else newest, lost_commits, lost_rows)
+            return Chunk(commit, lost_commits, lost_rows, since)
+    return Chunk(found[-1][0] if len(found) >= 1000 else newest, lost_commits, lost_rows, since)
+
+
+def between(following: Following, place: Place, last: int) -> Query:
+    """How many rows lie after a place, up to commit `last`."""
+    params = Params()
+    source, condition = _rows(following, place, last, params)
+    return Query(f"SELECT count() FROM {source} WHERE {condition}", params.values, "Native")
+
+
+def begins(following: Following, place: Place) -> Query:
+    """The packet time at which the rows after a place begin, as their batches say; NULL where there are none."""
+    params = Params()
+    after = params.add("UInt64", place.commit if place.row else place.commit + 1)
+    kind = params.add("String", following.table)
+    sql = f"SELECT minOrNull(first) FROM batches WHERE `commit` >= {after} AND kind = {kind} AND rows > 0"
+    return Query(sql, params.values, "Native")
 
 
 def page(following: Following, place: Place, last: int) -> Query:
     """Up to PAGE_ROWS rows after a place, of commits up to `last`; each carries its cursor."""
     table = TABLES[following.table]
     params = Params()
-    conditions = [f"`commit` BETWEEN {params.add('UInt64', place.commit)} AND {params.add('UInt64', last)}"]
-    source = f"FROM {_numbered(following.table, conditions[0])}"
-    conditions.append(_after(place, params) + _backlog(place, table.until, params))
-    if following.filter is not None:
-        conditions.append(compile_filter(following.filter, params, following.table))
+    source, condition = _rows(following, place, last, params)
     order = "ORDER BY `commit`, agent, epoch, seq, n"
-    inner = f"SELECT * {source} WHERE {' AND '.join(conditions)} {order} LIMIT {PAGE_ROWS}"
+    inner = f"SELECT * FROM {source} WHERE {condition} {order} LIMIT {PAGE_ROWS}"
     cursor = (CURSOR, _cursor_sql(following, place, params), "String")
     shown = columns(table, chosen(following.table, following.fields), "ndjson", (cursor,))
-    return Query(f"SELECT {shown} FROM ({inner}) {order}", params.values, "TSVRaw")
+    return Query(f"SELECT {shown} FROM ({inner})", params.values, "TSVRaw")  # printed in order, as it is sorted
+
+
+def _rows(following: Following, place: Place, last: int, params: Params) -> tuple[str, str]:
+    """What follows a place, up to commit `last`: where it is read from, and the condition."""
+    conditions = [f"`commit` BETWEEN {params.add('UInt64', place.commit)} AND {params.add('UInt64', last)}"]
+    source = _numbered(following.table, conditions[0])
+    conditions.append(_after(place, params) + _backlog(place, TABLES[following.table].until, params))
+    if following.filter is not None:
+        conditions.append(compile_filter(following.filter, params, following.table))
+    return source, " AND ".join(conditions)
 
 
 def _numbered(table: str, condition: str) -> str:
     """The table with its rows' numbers `n` within a batch: total and stable, whatever is filtered."""
     if table == "packets":
         return "(SELECT *, frame_number AS n FROM packets)"
-    content = ", ".join(f"`{column.name}`" for column in (*ORIGIN, *FLOWS.columns))
+    content = ", ".join(f"`{column.name}`" for column in (*ORIGIN, *TABLES[table].columns))
     order = f"ORDER BY start, `end`, cityHash64({content})"
     number = f"row_number() OVER (PARTITION BY `commit`, agent, epoch, seq {order})"
-    return f"(SELECT *, {number} AS n FROM flows WHERE {condition})"
+    return f"(SELECT *, {number} AS n FROM {table} WHERE {condition})"
 
 
 def _after(place: Place, params: Params) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,7 @@ def following(api: Served, **params: Any) -> Iterator[Iterator[dict[str, Any]]]:
 def take(lines: Iterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """The next rows, heartbeats left out."""
     found: list[dict[str, Any]] = []
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(found) < count:
         assert time.monotonic() < end, f"{len(found)} rows of {count} came"
         line = next(lines)
@@ -161,6 +162,58 @@ def test_commits_while_following_lose_and_repeat_nothing(api: Served, small_page
         found += take(lines, 5 * total - 60)
     writer.join()
     assert [row["frame.number"] for row in found] == list(range(5, 5 * total + 5))
+
+
+def test_calls_are_followed_as_flows_are(api: Served, small_pages: None) -> None:
+    calls = [{"start": NOW + n // 3, "end": NOW + n // 3, "operation": f"GET /{n // 2}"} for n in range(9)]
+    api.commit(entry("calls", calls, 9, agent="called"))
+    with following(api, table="calls", since="all") as lines:
+        whole = take(lines, 9)
+    assert [row["call.start"] for row in whole] == sorted(row["call.start"] for row in whole)
+    assert Counter(row["call.operation"] for row in whole) == Counter(f"GET /{n // 2}" for n in range(9))
+    with following(api, table="calls", cursor=whole[4]["nodetap.cursor"]) as lines:
+        assert take(lines, 4) == whole[5:]
+
+
+def test_who_is_late_skips_and_is_told_how_much(api: Served) -> None:
+    some = {"filter": "frame.number > 2 and nodetap.agent == tardy", "fields": "frame.number"}
+    with following(api, max_lag=5, **some) as lines:
+        beat(lines)
+        api.store.commit([entry("packets", rows(1, 4), 1, agent="tardy")], api.now[0])
+        api.now[0] += 6 * 10**9
+        api.commit(entry("packets", rows(5, 2), 2, agent="tardy"))
+        told = next(line for line in lines if "nodetap.heartbeat" not in line)["nodetap.skipped"]
+        assert (told["rows"], told["seconds"]) == (4, 6.0)
+        api.commit(entry("packets", rows(7, 1), 3, agent="tardy"))
+        assert [row["frame.number"] for row in take(lines, 1)] == [7]
+    with following(api, cursor=told["cursor"], **some) as lines:  # what was skipped is still there
+        assert [row["frame.number"] for row in take(lines, 4)] == [3, 4, 5, 6]
+
+
+def test_what_was_there_before_is_never_skipped(api: Served, small_pages: None) -> None:
+    api.commit(entry("packets", rows(1, 9), 1, agent="old"))
+    api.now[0] += 60 * 10**9
+    with following(api, max_lag=5, since="all", filter="nodetap.agent == old") as lines:
+        assert len(take(lines, 9)) == 9
+
+
+def test_a_page_is_cut_where_it_becomes_too_large(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "PAGE_BYTES", 1)
+    with following(api, since="all", filter="nodetap.agent in {web-1, db-1}") as lines:
+        assert names(take(lines, 25)) == PACKETS
+
+
+def test_the_first_heartbeat_says_where_the_rows_begin(api: Served) -> None:
+    with following(api, since="all") as lines:
+        assert next(lines)["nodetap.heartbeat"]["since"] is None
+        cursor = take(lines, 15)[14]["nodetap.cursor"]
+    with following(api, cursor=cursor) as lines:
+        assert next(lines)["nodetap.heartbeat"]["since"] is None
+    before = Place(api.commit(entry("packets", rows(1, 2, NOW + 500), 1, agent="begins")) - 1)
+    with following(api, cursor=encode(api.store.id, "packets", before)) as lines:
+        assert next(lines)["nodetap.heartbeat"]["since"] == NOW + 500
+    with following(api) as lines:
+        assert next(lines)["nodetap.heartbeat"]["since"] == api.now[0]
 
 
 def test_a_follower_that_leaves_frees_its_place(api: Served) -> None:

@@ -341,7 +341,8 @@ def test_follow_goes_on_where_a_cursor_says(hub: Hub) -> None:
 
 def test_follow_as_a_table(hub: Hub) -> None:
     lines = hub.cli("follow", "--since", "all", "--limit", "5").stdout.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
+    assert lines[-1].startswith("complete: ")
 
 
 def test_follow_ends_with_ctrl_c(hub: Hub) -> None:
@@ -352,7 +353,17 @@ def test_follow_ends_with_ctrl_c(hub: Hub) -> None:
         process.stdout.readline()
     process.send_signal(signal.SIGINT)
     rest, words = process.communicate(timeout=20)
-    assert (process.returncode, rest, words) == (0, b"", b"")
+    assert (process.returncode, rest) == (0, b"")
+    assert json.loads(words)["complete"] is True
+
+
+def test_follow_says_what_is_lost_like_any_answer(holes: Hub) -> None:
+    done = holes.cli("follow", "--since", "all", "--limit", "5", "--strict", "-o", "ndjson", check=False)
+    assert (done.returncode, done.stdout.count("\n")) == (4, 5)
+    assert json.loads(done.stderr)["complete"] is False
+    gone = holes.cli("follow", "--since", "all", "--limit", "5", "--strict", "-o", "table", check=False)
+    assert gone.returncode == 4
+    assert gone.stdout.splitlines()[-1].startswith("INCOMPLETE: ")
 
 
 def test_follow_survives_a_restart_of_the_hub_and_not_its_end(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hub.cli.completeness import sentence
 from hub.cli.errors import UNREACHABLE, HubLost
-from hub.cli.stream import Rows, array, lines
+from hub.cli.stream import Rows, array, first, pieces
 
 END = b'{"nodetap.completeness":{"complete":true}}\n'
 
@@ -28,7 +29,8 @@ def test_however_it_is_cut_the_rows_are_the_same(objects: list[dict[str, int]], 
     assert b"".join(rows) == body
     assert rows.end == {"nodetap.completeness": {"complete": True}}
     assert json.loads(b"".join(array(Rows(cut(body + END, places))))) == objects
-    assert b"".join(lines(cut(body, places))) == body
+    assert b"".join(pieces(cut(body, places))) == body
+    assert b"".join(first(pieces(cut(body, places)), 3)) == b"".join(body.splitlines(keepends=True)[:3])
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":1}\n', END[:-1], b'{"a":1}\n' + END[:20], b'{"a":1}\n[]\n'])
@@ -39,7 +41,24 @@ def test_an_answer_without_its_end_is_an_error(body: bytes) -> None:
 
 
 def test_a_line_without_an_end_is_not_a_line() -> None:
-    assert list(lines([b'{"a":1}\n{"b"'])) == [b'{"a":1}\n']
+    assert list(pieces([b'{"a":1}\n{"b"'])) == [b'{"a":1}\n']
+
+
+def test_what_is_said_about_rows_comes_by_itself() -> None:
+    row = b'{"nodetap.cursor":"x","a":"\\n{\\"nodetap.lost\\":"}\n'
+    beat, lost = b'{"nodetap.heartbeat":{}}\n', b'{"nodetap.lost":{}}\n'
+    body = row + row + beat + lost + row + beat
+    assert list(pieces([body])) == [row + row, beat, lost, row, beat]
+    assert b"".join(pieces([body[at : at + 1] for at in range(len(body))])) == body
+
+
+def test_the_first_rows_are_not_waited_for_in_vain() -> None:
+    def blocks() -> Iterator[bytes]:
+        yield b"1\n2\n"
+        raise AssertionError("it asks for more than it was told to")
+
+    assert list(first(blocks(), 2)) == [b"1\n2\n"]
+    assert list(first(blocks(), 1)) == [b"1\n"]
 
 
 def test_complete() -> None:
