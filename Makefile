@@ -7,7 +7,7 @@ BENCH := .bench/bench.pcap
 PEERS := .bench/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test faults-full soak lint format bench bench-pcap fidelity fuzz fuzz-parsers docs lock lock-peers clean
+.PHONY: help install up test faults-full soak image-test lint format bench bench-pcap fidelity fuzz fuzz-parsers docs lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ SOAK := tests/faults/test_soak.py
 soak: $(STAMP) ## faults at random on twenty agents (HOURS=2); needs root
 	@code=0; NODETAP_FAULTS=full NODETAP_SOAK_HOURS=$(HOURS) $(BIN)/python -m pytest -s $(SOAK) || code=$$?; \
 		$(BIN)/python tools/reliability.py && exit $$code
+
+SUITE ?= trixie
+
+# 77: something is missing, and one line said what.
+image-test: $(STAMP) ## build the images, run them as pods run; root, buildah and podman (SUITE=bookworm, ARGS="-k rights")
+	@$(BIN)/python tools/images.py --suite $(SUITE) --sizes || { code=$$?; [ $$code = 77 ] && exit 0; exit $$code; }; \
+		NODETAP_IMAGES=1 $(BIN)/python -m pytest tests/image $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
