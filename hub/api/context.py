@@ -87,6 +87,7 @@ class Hub:
     fetcher: Fetcher = field(default_factory=Fetcher)
     followers: int = 0
     captures: int = 0
+    live: int = 0
     openapi: bytes = field(default=b"")
 
 

@@ -10,28 +10,23 @@ from typing import Any
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from hub.api import params
+from hub.api import frames, params
 from hub.api.context import Hub
 from hub.api.problems import Problem, problem_of
-from hub.fanout.plan import Missing, plan
+from hub.fanout.plan import Missing
 from hub.pcap.gather import Gather, Question
 from hub.pcap.merge import Merge
-from hub.pcap.whom import columns_of, may_match
-from hub.query.window import format_ns, rfc3339_ns
+from hub.query.window import format_ns
 from protocol import ending
 from protocol.messages import PCAP
 
 log = structlog.get_logger()
 
-MEDIA_TYPE = "application/x-pcapng"
 MOST_AT_ONCE = 4
 """Answers at once: each holds frames of all agents in memory."""
-MOST_GAPS = 100
-"""Gaps that are told one by one behind an answer."""
-_UNKNOWN = {"frame_number": "frame.number"}
-"""Columns that a frame on disk does not have."""
+CANNOT = "no_recorder: it records no frames (nodetap-agent run --recorder DIR)"
 _TIMES = (1 << 63) - 1
 
 
@@ -41,7 +36,7 @@ class _Answer:
 
     gather: Gather
     absent: list[Missing]
-    asked_by: str
+    who: dict[str, Any]
     outcome: str = "aborted"
     begun: float = field(default_factory=monotonic)
 
@@ -49,30 +44,17 @@ class _Answer:
 async def pcap(hub: Hub, request: Request) -> Response:
     """The frames that match, in order of time."""
     values = params.read(request, params.PCAP, hub.now_ns())
-    node = params.filter_of(values, "packets")
-    for column in columns_of(node) & _UNKNOWN.keys():
-        raise Problem(
-            "bad_filter", f"frames on disk have no {_UNKNOWN[column]}: choose them by time", column=1, suggestion=None
-        )
+    node = frames.filter_of(values)
     if hub.captures >= MOST_AT_ONCE:
         raise Problem("busy", f"{MOST_AT_ONCE} captures are being fetched")
-    answer = _plan(hub, values, node, request.client.host if request.client else "")
-    return StreamingResponse(_body(hub, answer), media_type=MEDIA_TYPE)
+    return frames.Patient(_body(hub, _plan(hub, values, node, frames.asked_by(request))))
 
 
-def _plan(hub: Hub, values: dict[str, Any], node: Any, asked_by: str) -> _Answer:
-    """Whom to ask, and who is missing already.
-
-    Neither are replays, who left in good order, and whom the filter cannot mean.
-    """
-    every = hub.register.agents(hub.now_ns())
-    agents = [each for each in every if each.get("source") != "replay" and may_match(node, str(each["agent"]))]
-    names = [str(agent["agent"]) for agent in agents]
-    lines = {name: line for name in names if (line := hub.register.live(name)) is not None}
-    chosen, missing = plan(agents, {name: line.answers for name, line in lines.items()}, PCAP)
-    absent = [_no_recorder(each) if each.reason == "too_old" else each for each in missing]
+def _plan(hub: Hub, values: dict[str, Any], node: Any, who: dict[str, Any]) -> _Answer:
+    """Whom to ask, and who is missing already."""
+    lines, absent = frames.whom(hub, node, PCAP, CANNOT)
     merge = Merge(
-        chosen, f"nodetap {hub.version}",
+        lines, f"nodetap {hub.version}",
         most_frames=values["limit"] or _TIMES, most_bytes=values["bytes"] or _TIMES,
     )  # fmt: skip
     for each in absent:
@@ -80,18 +62,8 @@ def _plan(hub: Hub, values: dict[str, Any], node: Any, asked_by: str) -> _Answer
     since = -_TIMES if values["since"] is None else values["since"]
     until = hub.now_ns() if values["until"] is None else values["until"]
     question = Question(values["filter"] or "", since, until, values["deadline"], values["seconds"])
-
-    def silent(name: str) -> float:
-        now = hub.now_ns()
-        seen = next((agent["last_seen"] for agent in hub.register.agents(now) if agent["agent"] == name), None)
-        return 0.0 if seen is None else (now - rfc3339_ns(seen)) / 1e9
-
-    gather = Gather(hub.fetcher, {name: lines[name] for name in chosen}, question, merge, silent, hub.runner.thread)
-    return _Answer(gather, absent, asked_by)
-
-
-def _no_recorder(missing: Missing) -> Missing:
-    return Missing(missing.agent, "no_recorder", "it records no frames (nodetap-agent run --recorder DIR)")
+    gather = Gather(hub.fetcher, lines, question, merge, lambda name: frames.silent_for(hub, name), hub.runner.thread)
+    return _Answer(gather, absent, who)
 
 
 async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:
@@ -116,10 +88,9 @@ async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:
 
 
 def _log(event: str, answer: _Answer, **more: Any) -> None:
-    """A line about who gets payload to see."""
     question = answer.gather.question
-    log.info(
-        event, asked_by=answer.asked_by, filter=question.filter, since=format_ns(question.since),
+    frames.audit(
+        event, answer.who, filter=question.filter, since=format_ns(question.since),
         until=format_ns(question.until), agents=sorted(answer.gather.lines), **more,
     )  # fmt: skip
 
@@ -135,14 +106,6 @@ def completeness(answer: _Answer) -> dict[str, Any]:
         "until": format_ns(gather.question.until),
         "agents": sorted(gather.lines.keys() - {each.agent for each in missing}),
         "missing": [each.to_map() for each in missing],
-        "frames": merge.frames,
-        "bytes": merge.bytes,
-        "cut": merge.cut or None,
-        "lost": dict(merge.lost),
-        "gaps": [
-            {"agent": gap.agent, "first": format_ns(gap.first), "last": format_ns(gap.last), "frames": gap.frames,
-             "reason": gap.reason}
-            for gap in merge.gaps[:MOST_GAPS]
-        ],
+        **frames.missed(merge),
         "begins": {each: format_ns(gather.reach[each][0]) for each in sorted(late)},
-    }  # fmt: skip
+    }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hub.api import answers, doctor, follow, params, pcap, resources
+from hub.api import answers, capture, doctor, follow, params, pcap, resources
 from hub.api.context import Handler
+from hub.api.frames import MEDIA_TYPE
 
 OPEN, TOKEN = "open", "token"
 """Who may call: anybody, or with a token configured who has it."""
@@ -32,12 +33,15 @@ _ROWS = (
     "application/vnd.apache.arrow.stream",
 )
 
+_RAW = (MEDIA_TYPE,)
+
 ROUTES = (
     Row("GET", "/v1/packets", TOKEN, answers.packets, "packet rows", params.PACKETS, _ROWS),
     Row("GET", "/v1/flows", TOKEN, answers.flows, "flow records, or sums of them with by", params.FLOWS, _ROWS),
     Row("GET", "/v1/calls", TOKEN, answers.calls, "calls, or figures of them with by", params.CALLS, _ROWS),
     Row("GET", "/v1/follow", TOKEN, follow.follow, "rows as they are stored, resumable", params.FOLLOW, _ROWS[:1]),
-    Row("GET", "/v1/pcap", TOKEN, pcap.pcap, "raw frames of all agents that record", params.PCAP, (pcap.MEDIA_TYPE,)),
+    Row("GET", "/v1/pcap", TOKEN, pcap.pcap, "raw frames of all agents that record", params.PCAP, _RAW),
+    Row("GET", "/v1/capture", TOKEN, capture.capture, "raw frames as they are captured", params.CAPTURE, _RAW),
     Row("GET", "/v1/agents", TOKEN, resources.agents, "one object per agent"),
     Row("DELETE", "/v1/agents/{name:path}", TOKEN, resources.forget, "forgets an agent that left"),
     Row("GET", "/v1/doctor", TOKEN, doctor.doctor, "what is wrong with hub and agents, and what to do", params.DOCTOR),

@@ -107,11 +107,11 @@ class _Question:
 
 
 class Asker:
-    """Asks all agents of a register at once. `now_ns` is the clock of the register's times."""
+    """Asks all agents of a register at once. `now_ns` is the clock of the register's times; `habits` may be shared."""
 
-    def __init__(self, register: Register, now_ns: Callable[[], int] = time_ns) -> None:
+    def __init__(self, register: Register, now_ns: Callable[[], int] = time_ns, habits: Habits | None = None) -> None:
         self._register, self._now_ns = register, now_ns
-        self._habits = Habits()
+        self._habits = habits or Habits()
         self._ids = count(1)
         self._open: dict[int, _Question] = {}
         self._overdue: dict[str, _Sent] = {}  # by agent, the last one that it was late for

@@ -15,6 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from hub.fanout.asker import Asker
+from hub.fanout.plan import Habits
 from hub.ingest.admission import Admission
 from hub.ingest.agents import Register
 from hub.ingest.budget import OVERHEAD, Budget
@@ -45,8 +46,8 @@ class Ingest:
         self.store_id = store.id
         self.register = register
         self.log = log
-        self.asker = Asker(register)
-        self.fetcher = Fetcher()
+        habits = Habits()
+        self.asker, self.fetcher = Asker(register, habits=habits), Fetcher(habits)
         self.metrics = Metrics(self._look, lambda: register.agents(time_ns()))
         self.writer = Writer(store, self._done, log)
         self.draining = False
@@ -103,7 +104,7 @@ class Ingest:
 
     async def stop(self, timeout: float) -> None:
         """Take nothing more, store what was taken, tell everybody, close. Returns within about `timeout` seconds."""
-        self.draining = True
+        self.draining = self.fetcher.stopped = True
         if self._server is not None:
             self._server.close(close_connections=False)
         waits = [(session, self._admission.later(monotonic())) for session in self._sessions]

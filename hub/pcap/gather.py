@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
-from hub.fanout.plan import Missing, late
+from hub.fanout.plan import SILENT, Missing, late
 from hub.pcap.fetcher import Fetcher, Line, LineLost
 from hub.pcap.merge import Disorder, Merge
 from hub.query.window import format_ns
@@ -44,6 +44,7 @@ class _Asked:
     line: Line
     id: int
     size: int
+    deadline: float
     part: int = 0
     slow: float = 0.0  # seconds that its parts took longer than is easy
     last: bool = False
@@ -79,7 +80,7 @@ class Gather:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The file, but for what is said behind it. Closing it ends the questions."""
         most = max(SMALLEST, min(LARGEST, ROOM // (4 * max(1, len(self.lines)))))
-        self._asked = {name: _Asked(line, self.fetcher.number(), most) for name, line in self.lines.items()}
+        self._asked = {name: self._begin(name, line, most) for name, line in self.lines.items()}
         stop = monotonic() + self.question.seconds
         try:
             while True:
@@ -105,6 +106,12 @@ class Gather:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _begin(self, name: str, line: Line, size: int) -> _Asked:
+        """Who is silent and often gave no answer has less time for its first part, but not less than is easy."""
+        full = self.question.deadline
+        learned = max(min(EASY, full), self.fetcher.habits.within(name, full))
+        return _Asked(line, self.fetcher.number(), size, learned if self.silent(name) > SILENT else full)
+
     def _ask(self, most: int) -> None:
         flying = set(self._flying.values())
         for name in self.merge.hungry(2 * most):
@@ -115,16 +122,16 @@ class Gather:
         """The next part of an agent."""
         asked, question = self._asked[name], self.question
         asked.part += 1
-        started = monotonic()
+        started, deadline = monotonic(), asked.deadline if asked.part == 1 else question.deadline
         while True:
             fetch = Fetch(
                 asked.id, asked.part, question.filter, question.since, question.until,
-                size=asked.size, within=max(0.001, started + question.deadline - monotonic()),
+                size=asked.size, within=max(0.001, started + deadline - monotonic()),
             )  # fmt: skip
-            fetched = await self.fetcher.fetch(asked.line, fetch)
+            fetched = await self.fetcher.fetch(asked.line, fetch, question.deadline)
             if fetched.refused != "busy":
                 break
-            if monotonic() - started + AGAIN > question.deadline:
+            if monotonic() - started + AGAIN > deadline:
                 raise Refused(f"{fetched.refused}: {fetched.detail}")
             await asyncio.sleep(AGAIN)
         if fetched.refused:
@@ -145,7 +152,8 @@ class Gather:
             await self.thread(lambda: self.merge.add(name, fetched, unpack(fetched)))
             asked.last = bool(fetched.last)
         except TimeoutError:
-            self._give_up(late(name, self.question.deadline, self.silent(name)))
+            within = asked.deadline if asked.part == 1 else self.question.deadline
+            self._give_up(late(name, within, self.silent(name)))
         except LineLost:
             self._give_up(Missing(name, "connection_lost", "its connection ended while it was asked"))
         except TooSlow:
@@ -168,9 +176,9 @@ class Gather:
         self.fetcher.end(asked.line, asked.id)
 
     async def _close(self) -> None:
+        for asked in self._asked.values():  # first: what waits may be cancelled
+            if asked.part and not asked.last:
+                self.fetcher.end(asked.line, asked.id)
         for task in self._flying:
             task.cancel()
         await asyncio.gather(*self._flying, return_exceptions=True)
-        for asked in self._asked.values():
-            if asked.part and not asked.last:
-                self.fetcher.end(asked.line, asked.id)

@@ -157,6 +157,11 @@ class Merge:
         """Whether nothing more goes out but the end."""
         return bool(self.cut) or all(agent.ended and not agent.parts for agent in self._agents.values())
 
+    @property
+    def held(self) -> int:
+        """Bytes of frames that wait."""
+        return sum(agent.held for agent in self._agents.values())
+
     def hungry(self, room: int) -> list[str]:
         """Whom to ask for the next part: who has less than `room` bytes waiting, or holds up all others."""
         waiting = [agent for agent in self._agents.values() if not agent.ended]

@@ -1,0 +1,110 @@
+"""What the routes that hand out raw frames share: whom to ask, who asked, and an answer that nobody holds up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Send
+
+from hub.api import params
+from hub.api.context import Hub
+from hub.api.problems import Problem
+from hub.fanout.plan import Missing, plan
+from hub.pcap.merge import Gap, Merge
+from hub.pcap.whom import columns_of, may_match
+from hub.query.window import format_ns
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/x-pcapng"
+MOST_GAPS = 100
+"""Gaps that are told one by one behind an answer."""
+STALLED = 60.0
+"""Seconds for which whoever reads an answer may take nothing of it."""
+_UNKNOWN = {"frame_number": "frame.number"}
+"""Columns that a raw frame does not have."""
+
+
+def filter_of(values: Mapping[str, Any]) -> Any:
+    """The tree of the filter, None where there is none. Raises Problem `bad_filter`, FilterError."""
+    node = params.filter_of(values, "packets")
+    for column in columns_of(node) & _UNKNOWN.keys():
+        raise Problem(
+            "bad_filter", f"raw frames have no {_UNKNOWN[column]}: choose them by time", column=1, suggestion=None
+        )
+    return node
+
+
+def whom(hub: Hub, node: Any, about: str, cannot: str) -> tuple[dict[str, Any], list[Missing]]:
+    """The connections to ask, by agent, and who is missing already; `cannot` says why who cannot be asked `about` it.
+
+    Neither are replays, who left in good order, and whom the filter cannot mean.
+    """
+    every = hub.register.agents(hub.now_ns())
+    agents = [each for each in every if each.get("source") != "replay" and may_match(node, str(each["agent"]))]
+    names = [str(agent["agent"]) for agent in agents]
+    lines = {name: line for name in names if (line := hub.register.live(name)) is not None}
+    chosen, missing = plan(agents, {name: line.answers for name, line in lines.items()}, about)
+    reason, _, detail = cannot.partition(": ")
+    missing = [Missing(each.agent, reason, detail) if each.reason == "too_old" else each for each in missing]
+    return {name: lines[name] for name in chosen}, missing
+
+
+def silent_for(hub: Hub, name: str) -> float:
+    """Seconds since anything came from an agent; 0 where nobody knows it any more."""
+    return hub.register.silent_for(name, hub.now_ns()) if hub.register.live(name) is not None else 0.0
+
+
+def asked_by(request: Request) -> dict[str, Any]:
+    """Who asks, for the log: the address, and the role of the token where there are roles."""
+    who = {"asked_by": request.client.host if request.client else ""}
+    role = getattr(request.state, "role", None)
+    return {**who, "role": str(role)} if role is not None else who
+
+
+def audit(event: str, who: Mapping[str, Any], **more: Any) -> None:
+    """A line about who gets payload to see."""
+    log.info(event, **who, **more)
+
+
+def missed(merge: Merge) -> dict[str, Any]:
+    """What is in a file and what is not, as completeness says it."""
+    return {
+        "frames": merge.frames,
+        "bytes": merge.bytes,
+        "cut": merge.cut or None,
+        "lost": dict(merge.lost),
+        "gaps": [_gap(gap) for gap in merge.gaps[:MOST_GAPS]],
+    }
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    times = {"first": format_ns(gap.first), "last": format_ns(gap.last)}
+    return {"agent": gap.agent, **times, "frames": gap.frames, "reason": gap.reason}
+
+
+class Patient(StreamingResponse):
+    """A streamed answer that ends where nobody takes any of it for `STALLED` seconds: it holds frames of all agents."""
+
+    def __init__(self, body: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(body, media_type=MEDIA_TYPE)
+        self._body = body
+
+    async def stream_response(self, send: Send) -> None:
+        """Send it all. Raises TimeoutError."""
+
+        async def patient(message: Message) -> None:
+            async with asyncio.timeout(STALLED):
+                await send(message)
+
+        try:
+            await super().stream_response(patient)
+        except TimeoutError:
+            log.warning("raw frames are not taken; ended", seconds=STALLED)
+        finally:
+            await self._body.aclose()
