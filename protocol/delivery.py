@@ -11,6 +11,10 @@ and leaves when it is acknowledged, because only then it is on disk. After a rec
 may hold them. A batch that has to go becomes a tombstone under the same number, so the receiver's watermark always
 advances. The receiver takes each number once, whatever is sent twice.
 
+A hub that cannot read a message ends the connection, and cannot say which batch it was. Where that goes on and nothing
+is acknowledged, batches go one at a time, and the one that is out alone the next time becomes a tombstone: no batch
+can hold up those behind it for ever.
+
 An item may have a copy on disk, which outlives the sender. Where it may be sent to has to stand there first: a copy
 that says `new` after its batch was sent would be given to another store. Such an item waits until it is `marked`.
 
@@ -34,6 +38,8 @@ from protocol.ranges import Ranges
 NEW, SENT, DOUBT = "new", "sent", "doubt"
 COPYING = -1
 """The `segment` of an item whose copy is being written."""
+ALONE = 2
+"""Connections in a row that ended unread, without an acknowledgement, after which batches go one at a time."""
 OVERHEAD = 1024
 """Bytes of memory that an item takes beside its data, measured: of small batches that is the larger part."""
 
@@ -96,6 +102,7 @@ class Sender:
         self._sent_bytes = 0
         self._store = ""
         self._window = (0, 0)
+        self._unread = 0  # connections since the last acknowledgement that ended because of what was sent
         self.bytes = 0  # in memory
         self.connected = False
         self.progress = 0.0  # when the hub last took something off us, or owed us its first answer
@@ -273,12 +280,22 @@ class Sender:
         self._queue.appendleft(item.key)
         return item
 
-    def disconnected(self) -> None:
-        """The connection is gone: what was sent on it and not acknowledged is in doubt."""
+    def disconnected(self, unread: bool = False) -> Item | None:
+        """The connection is gone: what was sent on it and not acknowledged is in doubt.
+
+        With `unread` because the hub could not read something: where that can only have been one batch, it is buried
+        and returned.
+        """
         for item in self._sent.values():
             item.state = DOUBT
+        alone = next(iter(self._sent.values())) if len(self._sent) == 1 else None
         self._sent, self._sent_bytes, self.connected = {}, 0, False
         self._queue.clear()
+        buried = None
+        if unread and self._unread >= ALONE and alone is not None and not alone.message.reason:
+            buried = self._bury(alone, QUARANTINED)  # whoever cannot read it has not stored it
+        self._unread = 0 if buried is not None else self._unread + unread
+        return buried
 
     # -- what goes out ---------------------------------------------------------------------------------------------
 
@@ -300,6 +317,8 @@ class Sender:
         batches, size = self._window
         if not self._sent:
             return batches > 0  # one item always fits: a window smaller than a batch must not be a stall
+        if self._unread >= ALONE:
+            return False
         return len(self._sent) < batches and self._sent_bytes + item.size <= size
 
     def _mark_sent(self, item: Item, now: float) -> None:
@@ -312,6 +331,7 @@ class Sender:
     def _drop(self, item: Item) -> None:
         del self._items[item.key]
         self.bytes -= item.cost
+        self._unread = 0
         self._release(item, True)
         if self._sent.pop(item.key, None) is not None:
             self._sent_bytes -= item.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
@@ -28,11 +28,12 @@ class Line:
     def say(self, message: Message) -> None:
         self.socket.send(encode(message))
 
-    def welcome(self, store: str = "store", window: tuple[int, int] = (64, 1 << 20)) -> Hello:
-        """Hear a hello and welcome it, holding nothing."""
+    def welcome(self, store: str = "store", window: tuple[int, int] = (64, 1 << 20), held: Iterable[int] = ()) -> Hello:
+        """Hear a hello and welcome it, holding those numbers."""
         hello = self.hear()
         assert isinstance(hello, Hello)
-        self.say(Welcome(1, self.number, store, {e: [0, []] for e in hello.streams}, *window))
+        ranges = [[seq, seq] for seq in sorted(held)]
+        self.say(Welcome(1, self.number, store, {e: [0, ranges] for e in hello.streams}, *window))
         return hello
 
     def take(self) -> Batch | Tombstone:

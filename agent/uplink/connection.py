@@ -47,6 +47,8 @@ STATUS_INTERVAL = 2.0
 CLOSE_TIMEOUT = 1.0
 DOUBT_PATIENCE = 60.0
 """Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""
+UNREAD = frozenset({"bad_msgpack", "too_large", "bad_key", "unknown_type", "bad_column", "bad_utf8", "bad_zstd"})
+"""Codes of refusals that speak of the bytes of a message."""
 MOST_ASKED = 8
 """Questions that may wait for their answers to be sent; more are not heard."""
 
@@ -70,6 +72,7 @@ class Connection:
         self._echoes = 0
         self._answering: set[asyncio.Task[None]] = set()
         self._moved = 0.0  # when something was sent or came last
+        self.unread = False  # whether it ended because the hub could not read what it was sent
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -142,6 +145,7 @@ class Connection:
         """What an exception means: the event, the reason for people, the seconds to wait at least."""
         for kind, explain in _OUTCOMES:
             if isinstance(error, kind):
+                self.unread = _unread(error)
                 event, reason, floor = explain(error, self.hub)
                 return event, reason + self._silence(error), floor
         self.uplink.log.error("bug in the session", connection=self.id, exc_info=error)
@@ -342,6 +346,13 @@ def _leaves(error: BaseException) -> list[BaseException]:
 def _refused(error: Any, hub: str) -> tuple[Event, str, float]:
     floor = max(error.retry_after or 0.0, REFUSED_FLOOR.get(error.code, 0.0))
     return Event.SUPERSEDED if error.code == "superseded" else Event.REFUSED, str(error), floor
+
+
+def _unread(error: BaseException) -> bool:
+    """Whether the peer, or something on the way, could not read what it was sent (RFC 6455, section 7.4.1)."""
+    if isinstance(error, ConnectionClosed):
+        return error.rcvd is not None and error.rcvd.code in (1003, 1007, 1009)
+    return isinstance(error, Refused) and error.code in UNREAD
 
 
 def _wrong(error: Any, hub: str) -> tuple[Event, str, float]:

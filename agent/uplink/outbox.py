@@ -118,10 +118,13 @@ class Outbox:
             self._buried(made)
             return made
 
-    def disconnected(self) -> None:
+    def disconnected(self, unread: bool = False) -> Item | None:
         """See `Sender.disconnected`."""
         with self._lock:
-            self._sender.disconnected()
+            item = self._sender.disconnected(unread)
+            if item is not None:
+                self._buried([item])
+            return item
 
     # -- anyone ----------------------------------------------------------------------------------------------------
 

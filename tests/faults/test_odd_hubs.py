@@ -160,6 +160,37 @@ def test_what_is_in_doubt_elsewhere_is_given_up_also_when_nothing_else_is_sent(t
     assert {m.reason for m in heard if isinstance(m, Tombstone) and m.kind != "report"} == {"in_doubt"}
 
 
+@pytest.mark.parametrize("how", ["refused", "too big for a proxy"])
+def test_a_batch_that_the_hub_cannot_read_is_given_up_and_no_other(tmp_path: Path, how: str) -> None:
+    """Who cannot read a message cannot say which batch it was: it may not hold up those behind it for ever."""
+    capture = write_pcap(tmp_path / "some.pcap", 200_000)
+    kept: dict[int, Batch | Tombstone] = {}
+    bad: list[int] = []
+
+    def play(line: Line) -> None:
+        line.welcome(held=kept)
+        while True:
+            message = line.take()
+            if not bad and len(kept) == 1 and message.kind == "packets":
+                bad.append(message.seq)
+            if message.seq in bad and isinstance(message, Batch):
+                if how == "refused":
+                    line.say(Refuse("bad_key", "a key is missing", 0.0))
+                line.socket.close(1009, "too big")
+                return
+            kept[message.seq] = message
+            line.say(Ack(message.epoch, 0, [[message.seq, message.seq]], 64, 16 << 20))
+
+    with scripted(play) as hub:
+        agent = replay(tmp_path, capture, hub.ws, "--backoff-max", "0.5")
+        with ending(agent):
+            assert agent.wait(60) == 0, agent.text
+    given_up = {seq: m.reason for seq, m in kept.items() if isinstance(m, Tombstone) and m.kind != "report"}
+    assert given_up == {bad[0]: "quarantined"}
+    assert sum(m.packets for m in kept.values() if m.kind == "packets") == 200_000
+    assert "no hub can read it" in agent.text
+
+
 def test_the_wait_of_the_superseded_holds_however_the_words_arrive(tmp_path: Path) -> None:
     """The refusal may be lost in the close that follows it; the close says the same."""
     capture = write_pcap(tmp_path / "few.pcap", 100)

@@ -406,9 +406,9 @@ def acknowledge_what_is_queued(patch: pytest.MonkeyPatch) -> None:
 def forget_doubt(patch: pytest.MonkeyPatch) -> None:
     disconnected = Sender.disconnected
 
-    def forgetful(self: Sender) -> None:
+    def forgetful(self: Sender, unread: bool = False) -> None:
         sent = list(self._sent.values())
-        disconnected(self)
+        disconnected(self, unread)
         for item in sent:
             item.state = "new"
 

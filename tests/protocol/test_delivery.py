@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from protocol.delivery import DOUBT, NEW, SENT, Receiver, Sender, item_of
 from protocol.errors import IllegalMoment, LocalError
+from protocol.ledger import QUARANTINED
 from protocol.messages import Batch
 from protocol.ranges import Ranges
 
@@ -152,8 +153,38 @@ def test_a_receiver_takes_each_number_once() -> None:
     assert receiver.offer(3) == "take"
 
 
+def test_a_batch_that_no_hub_can_read_goes_as_a_tombstone_and_those_around_it_stay() -> None:
+    sender = sender_with(1, 2, 3)
+    buried = []
+    for _ in range(3):
+        sent_now(sender)
+        buried.append(sender.disconnected(unread=True))
+        sender.welcome("s1", {EPOCH: Ranges([(1, 1)])}, WIDE, 3.0)  # 1 was read, 2 never is
+    assert [item and item.message.seq for item in buried] == [None, None, None]  # the first of them brought 1 through
+    assert sent_now(sender) == [2]  # alone
+    item = sender.disconnected(unread=True)
+    assert item is not None
+    assert (item.message.seq, item.message.reason) == (2, QUARANTINED)
+    sender.welcome("s1", {}, WIDE, 4.0)
+    assert sent_now(sender) == [2, 3]
+
+
+def test_a_link_that_just_breaks_buries_nothing() -> None:
+    sender = sender_with(1)
+    for _ in range(10):
+        sent_now(sender)
+        assert sender.disconnected() is None
+        sender.welcome("s1", {}, WIDE, 3.0)
+    assert sent_now(sender) == [1]
+
+
+UNREADABLE = 5
+"""No hub can read every fifth batch."""
+
+
 class HostileLink(RuleBasedStateMachine):
-    """Batches and acknowledgements are lost with connections, the hub crashes, stores change: each batch lands once."""
+    """Batches and acknowledgements are lost with connections, the hub crashes, stores change, batches cannot be read:
+    each other batch lands once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +230,10 @@ class HostileLink(RuleBasedStateMachine):
     @rule()
     def arrive(self) -> None:
         seq, reason = self.wire.pop(0)
-        if self.receiver.offer(seq) == "take":
+        if seq % UNREADABLE == 0 and not reason:
+            self.sender.disconnected(unread=True)
+            self.wire = []
+        elif self.receiver.offer(seq) == "take":
             self.queued.append((seq, reason))
 
     @precondition(lambda self: self.queued)
@@ -233,6 +267,11 @@ class HostileLink(RuleBasedStateMachine):
     @rule()
     def bury(self) -> None:
         self.sender.bury_doubt(self.tick())
+
+    @invariant()
+    def only_what_cannot_be_read_is_refused(self) -> None:
+        refused = {i.message.seq for i in self.sender._items.values() if i.message.reason == QUARANTINED}
+        assert all(seq % UNREADABLE == 0 for seq in refused)
 
     @invariant()
     def acknowledged_means_stored(self) -> None:
