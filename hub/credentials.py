@@ -6,12 +6,19 @@ connections get what is new; those that are open stay.
 
 from __future__ import annotations
 
+import os
 import ssl
+import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+
+from hub.tokens import BadTokens, Tokens
+
+_OPEN = stat.S_IWGRP | stat.S_IRWXO
+"""Modes that a file of secrets should not have; its group may read it, as in a pod that does not run as root."""
 
 
 class Credentials:
@@ -46,6 +53,11 @@ class Credentials:
         self._know_end()
         return "token and certificate were read again"
 
+    def open_files(self) -> list[str]:
+        """Those of the token and the key that others may read or change."""
+        secrets = (self._token_file, self._pair[1] if self._pair else None)
+        return [path for path in secrets if path is not None and _mode(path) & _OPEN]
+
     def _bytes(self) -> tuple[bytes, ...]:
         return tuple(_bytes(path) for path in (self._token_file, *(self._pair or ())))
 
@@ -56,7 +68,7 @@ class Credentials:
 
 
 def read_token(path: str | None) -> str | None:
-    """The token in a file, without surrounding white space. Raises click.UsageError."""
+    """The text of a token file (`hub.tokens`), without surrounding white space. Raises click.UsageError."""
     if path is None:
         return None
     try:
@@ -65,6 +77,10 @@ def read_token(path: str | None) -> str | None:
         raise click.UsageError(f"cannot read the token file {path}: {getattr(error, 'strerror', error)}") from None
     if not token:
         raise click.UsageError(f"the token file {path} is empty")
+    try:
+        Tokens(token)
+    except BadTokens as error:
+        raise click.UsageError(f"cannot use the token file {path}: {error}") from None
     return token
 
 
@@ -81,6 +97,12 @@ def _context(pair: tuple[str, str]) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise click.UsageError(f"cannot use the certificate {pair[0]} with the key {pair[1]}: {error}") from None
     return context
+
+
+def _mode(path: str) -> int:
+    with suppress(OSError):
+        return os.stat(path).st_mode
+    return 0
 
 
 def _bytes(path: str | None) -> bytes:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic, monotonic_ns, time_ns
 from typing import Any
 
@@ -17,6 +17,7 @@ import click
 
 import protocol
 from hub.credentials import Credentials
+from hub.tokens import tokens_of
 from protocol.logs import FORMATS, LEVELS, configure, logger
 
 COMMIT_DEADLINE = 30.0
@@ -39,6 +40,8 @@ class ServeConfig:
     retain_days: int
     retain_bytes: int | None
     commit_deadline: float = COMMIT_DEADLINE
+    limits: dict[str, Any] = field(default_factory=dict)
+    """Of `hub.api.context.Limits`, by name."""
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
@@ -86,7 +89,11 @@ def main(log_level: str, log_format: str) -> None:
     help="Where people ask (HTTP API, /metrics, /healthz, /readyz).",
 )
 @click.option("--store", required=True, envvar="NODETAP_STORE", help="chdb:///DIR, the embedded store in that folder.")
-@click.option("--token-file", envvar="NODETAP_TOKEN_FILE", help="File with the token that agents and people must show.")
+@click.option(
+    "--token-file",
+    envvar="NODETAP_TOKEN_FILE",
+    help="File with the token that agents and people must show, or with lines ROLE TOKEN [NAME].",
+)
 @click.option("--tls-cert", envvar="NODETAP_TLS_CERT", help="Certificate chain (PEM) of both listeners.")
 @click.option("--tls-key", envvar="NODETAP_TLS_KEY", help="Its private key (PEM).")
 @click.option(
@@ -103,6 +110,14 @@ def main(log_level: str, log_format: str) -> None:
     envvar="NODETAP_RETAIN_BYTES",
     help="Size of the store above which the oldest days are dropped.",
 )
+@click.option("--answer-rows", type=click.IntRange(1), default=100_000_000, show_default=True,
+              envvar="NODETAP_ANSWER_ROWS", help="Rows of one answer; it says when they were cut.")  # fmt: skip
+@click.option("--answer-bytes", type=click.IntRange(1), default=1 << 37, show_default=True,
+              envvar="NODETAP_ANSWER_BYTES", help="Bytes of one answer; it says when they were cut.")  # fmt: skip
+@click.option("--answer-seconds", type=click.FloatRange(1), default=300.0, show_default=True,
+              envvar="NODETAP_ANSWER_SECONDS", help="Seconds that one answer may take.")  # fmt: skip
+@click.option("--client-rate", type=click.FloatRange(0.1), default=50.0, show_default=True,
+              envvar="NODETAP_CLIENT_RATE", help="Requests a second that each client may make.")  # fmt: skip
 @click.option("--commit-deadline", type=float, default=COMMIT_DEADLINE, envvar="NODETAP_COMMIT_DEADLINE", hidden=True)
 @click.option("--insecure", is_flag=True, envvar="NODETAP_INSECURE",
               help="Listen beyond loopback without a token or without TLS.")  # fmt: skip
@@ -115,6 +130,10 @@ def serve(
     tls_key: str | None,
     retain_days: int,
     retain_bytes: int | None,
+    answer_rows: int,
+    answer_bytes: int,
+    answer_seconds: float,
+    client_rate: float,
     commit_deadline: float,
     insecure: bool,
 ) -> None:
@@ -125,7 +144,8 @@ def serve(
         raise click.UsageError(
             f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"
         )
-    config = ServeConfig(agents, api, store, credentials, retain_days, retain_bytes, commit_deadline)
+    limits = {"rows": answer_rows, "bytes": answer_bytes, "timeout": answer_seconds, "rate": client_rate}
+    config = ServeConfig(agents, api, store, credentials, retain_days, retain_bytes, commit_deadline, limits)
     sys.exit(asyncio.run(Hub(config).run()))
 
 
@@ -165,7 +185,8 @@ class Hub:
         register = Register(store.epochs(), monotonic_ns)
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
-        ingest = Ingest(store, register, self.log, token=self.config.credentials.token, api_port=api_port)
+        tokens = tokens_of(self.config.credentials.token)
+        ingest = Ingest(store, register, self.log, tokens=tokens, api_port=api_port)
         deadline = self.config.commit_deadline
         watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, deadline, self.log)
         ingest.metrics.show(self._gauges)
@@ -179,6 +200,7 @@ class Hub:
             "hub is up", agents=f"{self.config.agents[0]}:{port}", api="{}:{}".format(*listener.getsockname()[:2]),
             store=self.config.store, store_id=store.id, commit=store.committed(),
         )  # fmt: skip
+        self._warn_of_open_files()
         keepers = [asyncio.ensure_future(self._keep(store)), asyncio.ensure_future(self._renew(ingest, people))]
         await self.stopping.wait()
         failed = serving.done()
@@ -199,6 +221,7 @@ class Hub:
         import uvicorn
 
         from hub.api.app import create_app
+        from hub.api.context import Limits
         from hub.doctor.facts import facts_of
         from hub.store.home import directory_of
 
@@ -214,8 +237,8 @@ class Hub:
             return facts_of(directory_of(config.store), store, ingest.writer, config.retain_days, config.retain_bytes)
 
         app = create_app(
-            store, register, token=self.config.credentials.token, ready=ready, metrics=ingest.metrics.text,
-            version=protocol.VERSION, asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
+            store, register, tokens=ingest.tokens, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION,
+            limits=Limits(**self.config.limits), asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
         )  # fmt: skip
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
@@ -254,8 +277,13 @@ class Hub:
         while True:
             await asyncio.sleep(RENEW_INTERVAL)
             if said := self.config.credentials.look():
-                ingest.token = people.config.app.state.hub.token = self.config.credentials.token
+                ingest.tokens = people.config.app.state.hub.tokens = tokens_of(self.config.credentials.token)
                 self.log.info("credentials changed", said=said)
+                self._warn_of_open_files()
+
+    def _warn_of_open_files(self) -> None:
+        for path in self.config.credentials.open_files():
+            self.log.warning("others may read or change this file of secrets: chmod 600 it", file=path)
 
     async def _retain(self, store: Any) -> None:
         try:

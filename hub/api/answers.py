@@ -12,32 +12,33 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hub.api import params
+from hub.api import audit, params
 from hub.api.context import Hub, Limits
-from hub.api.problems import problem_of
+from hub.api.problems import Problem, problem_of
+from hub.api.size import Size
 from hub.query.answer import build
 from hub.query.completeness import Window, completeness
 from hub.query.output import OUTPUTS, SETTINGS
 from hub.query.select import Query, Question
 from hub.query.sql import Params, compile_filter
-from hub.store.reader import Reader
+from hub.store.reader import BLOCK_FORMATS, Reader
 
 log = structlog.get_logger()
 
 
 async def packets(hub: Hub, request: Request) -> Response:
     """Packet rows."""
-    return await _answer(hub, "packets", params.read(request, params.PACKETS, hub.now_ns()))
+    return await _answer(hub, request, "packets", params.read(request, params.PACKETS, hub.now_ns()))
 
 
 async def flows(hub: Hub, request: Request) -> Response:
     """Flow records, or their sums."""
-    return await _answer(hub, "flows", params.read(request, params.FLOWS, hub.now_ns()))
+    return await _answer(hub, request, "flows", params.read(request, params.FLOWS, hub.now_ns()))
 
 
 async def calls(hub: Hub, request: Request) -> Response:
     """Calls, or their sums."""
-    return await _answer(hub, "calls", params.read(request, params.CALLS, hub.now_ns()))
+    return await _answer(hub, request, "calls", params.read(request, params.CALLS, hub.now_ns()))
 
 
 def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
@@ -56,15 +57,20 @@ def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
     )
 
 
-async def _answer(hub: Hub, table: str, values: Mapping[str, Any]) -> Response:
+async def _answer(hub: Hub, request: Request, table: str, values: Mapping[str, Any]) -> Response:
     question = _question(hub, table, values)
     query = build(question)
-    headers = {"nodetap-since": _point(question.since), "nodetap-until": _point(question.until)}
+    headers = {
+        "nodetap-since": _point(question.since),
+        "nodetap-until": _point(question.until),
+        "nodetap-most": f"rows={hub.limits.rows}, bytes={hub.limits.bytes}, seconds={hub.limits.timeout:g}",
+    }
     if values["explain"] == "yes":
         return JSONResponse(explained(question, query), headers=headers)
     if values["completeness"] == "only":
         return JSONResponse(await complete(hub, question), headers=headers)
-    rows = hub.runner.stream(partial(_ask, query, question.output, hub.limits), hub.limits.timeout)
+    ask, client = partial(_ask, query, question.output, hub.limits), audit.who(request).client
+    rows = hub.runner.stream(ask, hub.limits.timeout, client)
     first = await anext(rows, b"")  # an error before the first row has a status of its own
     body = _body(hub, question, query.head, first, rows)
     return StreamingResponse(body, headers=headers, media_type=OUTPUTS[question.output].media_type)
@@ -102,33 +108,47 @@ async def _body(
     hub: Hub, question: Question, head: bytes, first: bytes, rest: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer's bytes. NDJSON ends with its completeness or with what broke it off; the rest breaks off."""
-    async with aclosing(_formatted(question.output, head, first, rest)) as chunks:
+    says = question.output == "ndjson"
+    size = Size(hub.limits.rows, hub.limits.bytes, OUTPUTS[question.output].store_format not in BLOCK_FORMATS)
+    async with aclosing(_formatted(question.output, head, _sized(size, says, first, rest))) as chunks:
         try:
             async for chunk in chunks:
                 yield chunk
-            if question.output == "ndjson":
-                yield _line("nodetap.completeness", await complete(hub, question))
+            if says:
+                yield _line("nodetap.completeness", await complete(hub, question, size.cut))
         except Exception as error:
             log.warning("an answer broke off", table=question.table, error=str(error)[:300])
-            if question.output != "ndjson":
+            if not says:
                 raise
             yield _line("nodetap.error", problem_of(error).to_map())
 
 
-async def _formatted(
-    output: str, head: bytes, first: bytes, rest: AsyncGenerator[bytes, None]
+async def _sized(
+    size: Size, says: bool, first: bytes, rest: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
+    """The store's chunks, up to the size; closes them. Raises Problem where an answer cut there could not say so."""
     async with aclosing(rest):
-        if output == "json":
-            head = b"[\n"
-        if head:
-            yield head
-        if first:
-            yield _elements(first) if output == "json" else first
-        async for chunk in rest:
-            yield b",\n" + _elements(chunk) if output == "json" else chunk
-        if output == "json":
-            yield b"\n]\n"
+        chunk: bytes | None = first
+        while chunk is not None and not size.cut:
+            if fits := size.fitting(chunk):
+                yield fits
+            chunk = None if size.cut else await anext(rest, None)
+    if size.cut and not says:
+        raise Problem("query_failed", f"the answer has more {size.cut} than this hub sends: ask for less")
+
+
+async def _formatted(output: str, head: bytes, rows: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The rows, with what comes before, between and behind them."""
+    array = output == "json"
+    before = b"[\n" if array else head
+    async with aclosing(rows):
+        async for chunk in rows:
+            yield before + (_elements(chunk) if array else chunk)
+            before = b",\n" if array else b""
+    if array:
+        yield b"[]\n" if before == b"[\n" else b"\n]\n"
+    elif before:
+        yield before
 
 
 def _elements(lines: bytes) -> bytes:
@@ -140,8 +160,8 @@ def _line(name: str, value: Mapping[str, Any]) -> bytes:
     return json.dumps({name: value}, separators=(",", ":")).encode() + b"\n"
 
 
-async def complete(hub: Hub, question: Question) -> dict[str, Any]:
-    """How complete the answer to a question is."""
+async def complete(hub: Hub, question: Question, cut: str | None = None) -> dict[str, Any]:
+    """How complete the answer to a question is; `cut` says what the hub has no more of to send, `rows` or `bytes`."""
     agents = hub.register.agents(hub.now_ns())
     books = hub.register.ledger()["agents"]
 
@@ -149,4 +169,5 @@ async def complete(hub: Hub, question: Question) -> dict[str, Any]:
         rows = partial(reader.rows, timeout=hub.limits.page_timeout)
         return completeness(rows, question.table, Window(question.since, question.until), agents, books)
 
-    return await hub.runner.call(ask)
+    said = await hub.runner.call(ask)
+    return {**said, "cut": cut, "complete": said["complete"] and cut is None}

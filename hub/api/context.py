@@ -10,10 +10,13 @@ from typing import Any, Protocol, TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hub.api.allowance import Allowance
+from hub.api.audit import Refusals
 from hub.api.runner import Runner
 from hub.fanout.asker import Asker
 from hub.pcap.fetcher import Fetcher
 from hub.store.reader import Reader
+from hub.tokens import Tokens
 
 
 class Store(Protocol):
@@ -59,10 +62,16 @@ class Register(Protocol):
 class Limits:
     """What people may ask of the hub. Seconds and bytes.
 
-    `queries` stream at once: one fewer than the store has readers, so that short questions always find one.
+    `queries` stream at once: one fewer than the store has readers, so that short questions always find one; others wait
+    up to `wait` seconds. An answer has at most `rows` and `bytes` and takes at most `timeout`. A client makes `rate`
+    requests a second.
     """
 
     queries: int = 3
+    wait: float = 10.0
+    rate: float = 50.0
+    rows: int = 100_000_000
+    bytes: int = 1 << 37
     followers: int = 64
     timeout: float = 300.0
     page_timeout: float = 30.0
@@ -76,7 +85,7 @@ class Hub:
     store: Store
     register: Register
     runner: Runner
-    token: str | None
+    tokens: Tokens | None
     ready: Callable[[], tuple[bool, str]]
     metrics: Callable[[], bytes]
     version: str
@@ -85,10 +94,15 @@ class Hub:
     asker: Asker
     facts: Callable[[], dict[str, Any]]
     fetcher: Fetcher = field(default_factory=Fetcher)
+    allowance: Allowance = field(init=False)
+    refusals: Refusals = field(default_factory=Refusals)
     followers: int = 0
     captures: int = 0
     live: int = 0
     openapi: bytes = field(default=b"")
+
+    def __post_init__(self) -> None:
+        self.allowance = Allowance(self.limits.rate)
 
 
 Handler: TypeAlias = "Callable[[Hub, Request], Awaitable[Response]]"

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from hub.api import params
+from hub.api.audit import who
 from hub.api.context import Hub
 from hub.api.problems import Problem
 from hub.fanout.plan import Missing, plan
@@ -60,11 +61,9 @@ def silent_for(hub: Hub, name: str) -> float:
     return hub.register.silent_for(name, hub.now_ns()) if hub.register.live(name) is not None else 0.0
 
 
-def asked_by(request: Request) -> dict[str, Any]:
-    """Who asks, for the log: the address, and the role of the token where there are roles."""
-    who = {"asked_by": request.client.host if request.client else ""}
-    role = getattr(request.state, "role", None)
-    return {**who, "role": str(role)} if role is not None else who
+def asked_by(request: Request) -> dict[str, str]:
+    """Who asks, for the log."""
+    return who(request).to_map()
 
 
 def audit(event: str, who: Mapping[str, Any], **more: Any) -> None:

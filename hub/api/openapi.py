@@ -8,7 +8,7 @@ from typing import Any
 
 from hub.api.params import Param
 from hub.api.problems import PROBLEMS
-from hub.api.routes import TOKEN, Row
+from hub.api.routes import OPEN, Row
 
 
 def document(rows: Iterable[Row], version: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _operation(row: Row) -> dict[str, Any]:
         "operationId": f"{row.method.lower()}{re.sub(r'[^a-z0-9]+', '_', _path(row.path))}",
         "parameters": [*in_path, *map(_parameter, row.params)],
         "responses": {**done, "default": {"description": "an error", "content": problem}},
-        "security": [{"token": []}] if row.who == TOKEN else [],
+        "security": [] if row.role == OPEN else [{"token": []}],
     }
 
 

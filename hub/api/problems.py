@@ -18,11 +18,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_parameter": (400, "A parameter is wrong"),
     "bad_cursor": (400, "The cursor cannot be used"),
     "bad_token": (401, "The token is missing or wrong"),
+    "not_allowed": (403, "The token has not the role that this takes"),
     "not_found": (404, "There is no such path"),
     "no_such_agent": (404, "There is no such agent"),
     "method_not_allowed": (405, "The path does not take this method"),
     "wrong_store": (409, "The cursor belongs to another store"),
     "agent_connected": (409, "The agent is connected"),
+    "too_many": (429, "More than one client may ask"),
     "query_failed": (500, "The store could not answer"),
     "internal": (500, "The hub made a mistake"),
     "busy": (503, "Too many questions at once"),
@@ -32,17 +34,19 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 """Code -> (HTTP status, title)."""
 
 RETRY_AFTER = 2
-"""Seconds until a busy hub may be asked again."""
+"""Seconds until a busy hub may be asked again, where nothing better is known."""
 _BAD_PATTERN = 427  # ClickHouse: CANNOT_COMPILE_REGEXP
 
 
 class Problem(Exception):
-    """An answer that is an error. `more` are further members of the problem object."""
+    """An answer that is an error. `retry`: seconds until to ask again, where that helps; `more`: further members of
+    the problem object."""
 
-    def __init__(self, code: str, detail: str, **more: Any) -> None:
+    def __init__(self, code: str, detail: str, *, retry: int = RETRY_AFTER, **more: Any) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.retry = retry
         self.more = more
 
     @property
@@ -64,7 +68,8 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """The whole answer."""
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": str(RETRY_AFTER)}}.get(self.status, {})
+        retry = {"Retry-After": str(self.retry)}
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: retry, 503: retry}.get(self.status, {})
         return Response(json.dumps(self.to_map()), self.status, headers, "application/problem+json")
 
 

@@ -7,22 +7,24 @@ from dataclasses import dataclass
 from hub.api import answers, capture, doctor, follow, params, pcap, resources
 from hub.api.context import Handler
 from hub.api.frames import MEDIA_TYPE
+from hub.tokens import ADMIN, CAPTURE, READ
 
-OPEN, TOKEN = "open", "token"
-"""Who may call: anybody, or with a token configured who has it."""
+OPEN = "open"
+"""Anybody may call; the others take a role, where the hub has tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One route."""
+    """One route. `role` is what it takes, `kind` names those of which a client may have only so many open."""
 
     method: str
     path: str
-    who: str
+    role: str
     handler: Handler
     summary: str
     params: tuple[params.Param, ...] = ()
     produces: tuple[str, ...] = ("application/json",)
+    kind: str = ""
 
 
 _ROWS = (
@@ -34,22 +36,23 @@ _ROWS = (
 )
 
 _RAW = (MEDIA_TYPE,)
+_TEXT = ("text/plain",)
 
 ROUTES = (
-    Row("GET", "/v1/packets", TOKEN, answers.packets, "packet rows", params.PACKETS, _ROWS),
-    Row("GET", "/v1/flows", TOKEN, answers.flows, "flow records, or sums of them with by", params.FLOWS, _ROWS),
-    Row("GET", "/v1/calls", TOKEN, answers.calls, "calls, or figures of them with by", params.CALLS, _ROWS),
-    Row("GET", "/v1/follow", TOKEN, follow.follow, "rows as they are stored, resumable", params.FOLLOW, _ROWS[:1]),
-    Row("GET", "/v1/pcap", TOKEN, pcap.pcap, "raw frames of all agents that record", params.PCAP, _RAW),
-    Row("GET", "/v1/capture", TOKEN, capture.capture, "raw frames as they are captured", params.CAPTURE, _RAW),
-    Row("GET", "/v1/agents", TOKEN, resources.agents, "one object per agent"),
-    Row("DELETE", "/v1/agents/{name:path}", TOKEN, resources.forget, "forgets an agent that left"),
-    Row("GET", "/v1/doctor", TOKEN, doctor.doctor, "what is wrong with hub and agents, and what to do", params.DOCTOR),
-    Row("GET", "/v1/ledger", TOKEN, resources.ledger, "the books: what became of every packet"),
-    Row("GET", "/v1/fields", TOKEN, resources.fields, "what can be shown and filtered by"),
-    Row("GET", "/v1/status", TOKEN, resources.status, "version, store, readiness"),
-    Row("GET", "/openapi.json", TOKEN, resources.openapi, "this API, described"),
-    Row("GET", "/healthz", OPEN, resources.healthz, "200 while the hub's loop runs", (), ("text/plain",)),
-    Row("GET", "/readyz", OPEN, resources.readyz, "200 while the hub takes work, else 503", (), ("text/plain",)),
-    Row("GET", "/metrics", TOKEN, resources.metrics, "Prometheus metrics", (), ("text/plain",)),
+    Row("GET", "/v1/packets", READ, answers.packets, "packet rows", params.PACKETS, _ROWS, "ask"),
+    Row("GET", "/v1/flows", READ, answers.flows, "flow records, or sums of them with by", params.FLOWS, _ROWS, "ask"),
+    Row("GET", "/v1/calls", READ, answers.calls, "calls, or figures of them with by", params.CALLS, _ROWS, "ask"),
+    Row("GET", "/v1/follow", READ, follow.follow, "rows as they are stored", params.FOLLOW, _ROWS[:1], "follow"),
+    Row("GET", "/v1/pcap", CAPTURE, pcap.pcap, "raw frames of all agents that record", params.PCAP, _RAW, "frames"),
+    Row("GET", "/v1/capture", CAPTURE, capture.capture, "raw frames as they come", params.CAPTURE, _RAW, "live"),
+    Row("GET", "/v1/agents", READ, resources.agents, "one object per agent"),
+    Row("DELETE", "/v1/agents/{name:path}", ADMIN, resources.forget, "forgets an agent that left"),
+    Row("GET", "/v1/doctor", READ, doctor.doctor, "what is wrong and what to do", params.DOCTOR, kind="doctor"),
+    Row("GET", "/v1/ledger", READ, resources.ledger, "the books: what became of every packet"),
+    Row("GET", "/v1/fields", READ, resources.fields, "what can be shown and filtered by"),
+    Row("GET", "/v1/status", READ, resources.status, "version, store, readiness"),
+    Row("GET", "/openapi.json", READ, resources.openapi, "this API, described"),
+    Row("GET", "/healthz", OPEN, resources.healthz, "200 while the hub's loop runs", (), _TEXT),
+    Row("GET", "/readyz", OPEN, resources.readyz, "200 while the hub takes work, else 503", (), _TEXT),
+    Row("GET", "/metrics", READ, resources.metrics, "Prometheus metrics", (), _TEXT),
 )

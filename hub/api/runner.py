@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
+from hub.api.problems import Problem
+from hub.api.turns import Turns
 from hub.store.errors import QueryTimeout, StoreBusy
 from hub.store.reader import Reader
 
@@ -20,6 +22,8 @@ Ask: TypeAlias = "Callable[[Reader], Iterator[bytes]]"
 
 QUEUE_CHUNKS = 4
 """Chunks (8,192 rows each, about 5 MB where every field is shown) that wait between the store and a slow client."""
+MOST_WAITING = 256
+"""Questions that may wait for their turn."""
 POLL = 0.25
 """Seconds after which a thread that waits for a slow client looks whether it is still wanted."""
 
@@ -94,13 +98,19 @@ class Answer:
 
 
 class Runner:
-    """The threads. `borrow` gives a reader of the store; at most `queries` streams run at once."""
+    """The threads. `borrow` gives a reader of the store; at most `queries` streams run at once, others wait for up to
+    `wait` seconds."""
 
-    def __init__(self, borrow: Borrow, queries: int) -> None:
+    def __init__(self, borrow: Borrow, queries: int, wait: float = 0.0) -> None:
         self._borrow = borrow
-        self._slots = threading.Semaphore(queries)
-        self._queries = queries
+        self._turns: Turns[asyncio.Future[None]] = Turns(queries)
+        self._wait = wait
         self._threads = ThreadPoolExecutor(queries + 2, thread_name_prefix="query")
+
+    @property
+    def running(self) -> int:
+        """Streams that hold the store."""
+        return self._turns.running
 
     async def call(self, work: Callable[[Reader], T]) -> T:
         """`work` with a reader, on a thread. Raises StoreBusy where none comes free in time."""
@@ -115,19 +125,55 @@ class Runner:
         """`work` on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def stream(self, ask: Ask, timeout: float) -> AsyncGenerator[bytes, None]:
-        """The chunks of one question, within `timeout` seconds over all; closing it cancels the query.
+    async def stream(self, ask: Ask, timeout: float, client: str = "") -> AsyncGenerator[bytes, None]:
+        """The chunks of one question of a client, within `timeout` seconds over all; closing it cancels the query.
 
-        Raises StoreBusy at once where too many run. A stream counts until its thread is done with the store.
+        Raises StoreBusy where it does not come to its turn, Problem `too_many` where that is for the client's other
+        questions. A stream counts until its thread is done with the store.
         """
-        if not self._slots.acquire(blocking=False):
-            raise StoreBusy(f"{self._queries} questions are being answered")
+        await self._turn(client)
+        loop = asyncio.get_running_loop()
         answer = Answer(monotonic() + timeout)
         thread = self._threads.submit(answer.fill, self._borrow, ask)
-        thread.add_done_callback(lambda _: self._slots.release())
+
+        def ended(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits
+                loop.call_soon_threadsafe(self._end, client)
+
+        thread.add_done_callback(ended)
         try:
             while (chunk := await answer.next()) is not None:
                 yield chunk
         finally:
             if not thread.done():  # the threads may all be taken: the one that frees them is no part of the pool
                 threading.Thread(target=answer.cancel, name="cancel", daemon=True).start()
+
+    async def _turn(self, client: str) -> None:
+        """Wait for a place."""
+        if self._turns.waiting >= MOST_WAITING:
+            raise StoreBusy(f"{MOST_WAITING} questions wait for their turn")
+        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._turns.ask(client, ticket):
+            return
+        try:
+            async with asyncio.timeout(self._wait):
+                await ticket
+        except BaseException as error:
+            if ticket.done() and not ticket.cancelled():
+                self._end(client)  # the place came with the end of the wait
+            self._turns.give_up(ticket)
+            if not isinstance(error, TimeoutError):
+                raise
+            if self._turns.has_share(client):
+                raise Problem(
+                    "too_many", f"{self._turns.share} of your answers are on their way: ask again when one has ended"
+                ) from None
+            raise StoreBusy(f"{self._turns.places} questions are being answered") from None
+
+    def _end(self, client: str) -> None:
+        """Give a place back, to who is next."""
+        for owner, ticket in self._turns.done(client):
+            if ticket.done():  # it was given up a moment ago
+                self._end(owner)
+            else:
+                ticket.set_result(None)

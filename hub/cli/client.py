@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import queue
 import ssl
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,12 @@ SILENCE = 5.0
 """Seconds without a byte before the hub is asked whether it lives."""
 PROBE = 3.0
 """Seconds that the hub has to answer that."""
+PATIENCE = 15.0
+"""Seconds for which a hub that is busy is asked again, as it says when."""
 QUEUED = 64
 """Chunks read ahead of whoever prints them."""
 
+_BUSY_CODES = ("busy", "too_many")
 _USAGE_CODES = ("bad_parameter", "bad_cursor", "wrong_store")
 
 
@@ -47,6 +52,8 @@ class Settings:
             token = Path(self.token_file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CliError(f"cannot read the token file {self.token_file}: {error}", USAGE) from None
+        if "\n" in token:
+            raise CliError(f"{self.token_file} has several lines: put your token alone into a file", USAGE)
         return {"Authorization": f"Bearer {token}"}
 
     def verify(self) -> ssl.SSLContext | bool:
@@ -80,6 +87,8 @@ class Client:
             "verify": settings.verify() if self.url.startswith("https:") else True,
             "trust_env": False,
         }
+        self.most = ""
+        """What the hub says of its longest answers."""
         self._http = httpx.Client(timeout=httpx.Timeout(None, connect=CONNECT), **self._options)
 
     def __enter__(self) -> Client:
@@ -116,14 +125,24 @@ class Client:
 
         With `silence` the answer is one that never pauses longer than that many seconds (heartbeats).
         """
-        pump = _Pump(self, method, path, {k: v for k, v in (params or {}).items() if v is not None}, silence)
-        try:
-            head = pump.head()
-            if head.status >= 400:
-                raise refusal(head, b"".join(pump.chunks()), str((params or {}).get("filter") or ""), self.url)
-            yield head, pump.chunks()
-        finally:
-            pump.stop()
+        given = {k: v for k, v in (params or {}).items() if v is not None}
+        patience = time.monotonic() + PATIENCE
+        while True:
+            pump = _Pump(self, method, path, given, silence)
+            try:
+                head = pump.head()
+                if head.status < 400:
+                    yield head, pump.chunks()
+                    return
+                body = b"".join(pump.chunks())
+            finally:
+                pump.stop()
+            pause = busy(head, body)
+            if not 0 < pause <= patience - time.monotonic():
+                raise refusal(head, body, str(given.get("filter") or ""), self.url)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"nodetap: the hub is busy; asking again in {pause:g} s\n")
+            time.sleep(pause)
 
     def alive(self) -> bool:
         """Whether the hub answers at all, over a new connection."""
@@ -142,7 +161,8 @@ class Client:
             reason = " ".join(str(error).split()) or type(error).__name__
             hint = "check --hub-url and --tls-ca" if "SSL" in reason.upper() else "start one with `nodetap up`"
             return HubLost(f"cannot reach the hub at {self.url}: {reason}; {hint} or name another with --hub-url")
-        return HubLost(f"the hub at {self.url} broke off its answer: {error or type(error).__name__}; ask again")
+        most = f", for less where it is long (this hub sends at most {self.most})" if self.most else ""
+        return HubLost(f"the hub at {self.url} broke off its answer: {error or type(error).__name__}; ask again{most}")
 
     def unresponsive(self, what: str) -> HubLost:
         """A hub that holds its port and says nothing."""
@@ -165,6 +185,7 @@ class _Pump:
     def _run(self, method: str, path: str, params: Mapping[str, Any]) -> None:
         try:
             with self._client._http.stream(method, path, params=params) as response:
+                self._client.most = response.headers.get("nodetap-most", "")
                 self._put(Head(response.status_code, response.headers))
                 for chunk in response.iter_bytes():
                     if not self._put(chunk):
@@ -219,6 +240,12 @@ def problem(body: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def busy(head: Head, body: bytes) -> float:
+    """After how many seconds to ask again a hub that has too much to do, 0 where it says something else."""
+    after = head.headers.get("retry-after", "")
+    return float(after) if after.isdigit() and problem(body).get("code") in _BUSY_CODES else 0.0
+
+
 def refusal(head: Head, body: bytes, text: str, url: str) -> CliError:
     """An error answer in words, with the exit code that it means. `text` is the filter asked with."""
     return explain({"status": head.status, **problem(body)}, text, url)
@@ -232,11 +259,13 @@ def explain(told: Mapping[str, Any], text: str, url: str) -> CliError:
         return FilterError(text, str(detail), told.get("column"), told.get("suggestion"))
     if code == "bad_token" or status == 401:
         return CliError(f"the hub at {url} wants a token: give it with --token-file ({detail})", UNREACHABLE)
+    if status == 403:
+        return CliError(f"the hub at {url} refuses it: {detail}; give another with --token-file", UNREACHABLE)
     if code == "no_such_agent":
         return CliError(str(detail), NEGATIVE)
     if code in _USAGE_CODES:
         return CliError(str(detail), USAGE)
-    if status == 503:
+    if status in (429, 503):
         return HubLost(f"the hub at {url} cannot answer now: {detail}; ask again in a moment")
     if code == "query_timeout":
         return CliError(f"the query took too long: {detail}; ask for less with --since, --until or a filter")

@@ -19,7 +19,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
     agents = plural(len(answer.get("agents", ())), "agent")
     if answer.get("complete"):
         return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer)])
-    troubles = [*_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
+    troubles = [*_cut(answer), *_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
     return f"INCOMPLETE: {'; '.join(troubles) or 'the hub does not say why'} ({agents} answered)"
 
 
@@ -34,6 +34,10 @@ def warn_of_clocks(clocks: Iterable[Mapping[str, Any]]) -> None:
     """Lines on stderr where clocks are off: the rows of these agents have times that are as wrong."""
     for clock in clocks:
         click.echo(f"nodetap: {clock_sentence(clock)}, and so are its times; set it, see nodetap doctor", err=True)
+
+
+def _cut(answer: Mapping[str, Any]) -> list[str]:
+    return [f"cut: this hub sends no more {answer['cut']} in one answer"] if answer.get("cut") else []
 
 
 def _missing(answer: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ssl as ssl_module
 from collections.abc import Coroutine
 from functools import partial
@@ -25,6 +24,7 @@ from hub.ingest.writer import Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.pcap.fetcher import Fetcher
 from hub.store.store import Store
+from hub.tokens import AGENT, Tokens
 from protocol.limits import MAX_MESSAGE
 from protocol.messages import Batch
 
@@ -40,7 +40,7 @@ class Ingest:
     """Everything between the agents' sockets and the store, on the hub's loop (the writer has its own thread)."""
 
     def __init__(
-        self, store: Store, register: Register, log: Any, *, token: str | None = None, api_port: int = 0
+        self, store: Store, register: Register, log: Any, *, tokens: Tokens | None = None, api_port: int = 0
     ) -> None:
         self.api_port = api_port
         self.store_id = store.id
@@ -55,7 +55,7 @@ class Ingest:
         self._admission = Admission()
         self._greeting = 0
         self._beating: asyncio.Task[None] | None = None
-        self.token = token
+        self.tokens = tokens
         self._sessions: set[Session] = set()
         self._server: Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -157,12 +157,13 @@ class Ingest:
     # -- connections -----------------------------------------------------------------------------------------------
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        if self.token is not None:
-            given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+        if self.tokens is not None:
+            token = self.tokens.holder(request.headers.get("Authorization", ""))
+            if token is None or not token.may(AGENT):
+                why = f"the role {token.role} sends nothing" if token else "the token is missing or wrong"
                 self.metrics.refusals.labels("bad_token").inc()
-                self.log.warning("agent refused", code="bad_token", peer=str(connection.remote_address))
-                return connection.respond(HTTPStatus.UNAUTHORIZED, "bad_token: the token is missing or wrong\n")
+                self.log.warning("agent refused", code="bad_token", reason=why, peer=str(connection.remote_address))
+                return connection.respond(HTTPStatus.UNAUTHORIZED, f"bad_token: {why}\n")
         full = self.draining or len(self._sessions) >= MAX_CONNECTIONS
         wait = self._admission.later(monotonic()) if full else self._admission.ask(self._greeting, monotonic())
         if wait:

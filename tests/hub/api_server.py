@@ -20,6 +20,7 @@ from hub.api.context import Limits
 from hub.ingest.agents import Register
 from hub.store.books import Entry
 from hub.store.store import Store
+from hub.tokens import tokens_of
 
 NOW = 1_700_000_000 * 10**9
 
@@ -63,7 +64,7 @@ class Served:
     def busy(self) -> int:
         """Streams that hold the store."""
         hub = self.app.state.hub
-        return int(hub.limits.queries - hub.runner._slots._value)
+        return int(hub.runner.running)
 
 
 @contextlib.contextmanager
@@ -82,7 +83,7 @@ def serve(folder: Path, token: str | None = None, limits: Limits | None = None) 
         one.app = create_app(
             store,
             register,
-            token=token,
+            tokens=tokens_of(token),
             ready=lambda: (one.ready[0], "ready" if one.ready[0] else "the writer does not get on"),
             metrics=lambda: b"nodetap_hub_up 1\n",
             version="0.0-test",

@@ -105,9 +105,13 @@ def test_only_so_many_at_once(api: Served) -> None:
     join(api, "a", good(10**9, 1000, 1000))
     hub = api.app.state.hub
     with ExitStack() as open_:
+        clients = [
+            open_.enter_context(httpx.Client(transport=httpx.HTTPTransport(local_address=f"127.0.0.{2 + number}")))
+            for number in range(MOST_AT_ONCE)  # one client may not have them all
+        ]
         streams = [
-            open_.enter_context(httpx.stream("GET", f"{api.url}/v1/pcap", params={"since": "all", "bytes": "0"}))
-            for _ in range(MOST_AT_ONCE)
+            open_.enter_context(client.stream("GET", f"{api.url}/v1/pcap", params={"since": "all", "bytes": "0"}))
+            for client in clients
         ]
         chunks = [stream.iter_bytes() for stream in streams]
         assert all(map(next, chunks))

@@ -313,7 +313,7 @@ def test_a_status_is_shown(hub: Hub) -> None:
 
 def test_a_wrong_token_is_refused_before_anything_is_said(tmp_path: Path) -> None:
     token = tmp_path / "token"
-    token.write_text("sesame\n")
+    token.write_text("agent sesame\nread poppy\nadmin lotus")
     hub = Hub(tmp_path, "--token-file", str(token))
     with ending(hub):
         hub.ready()
@@ -326,4 +326,5 @@ def test_a_wrong_token_is_refused_before_anything_is_said(tmp_path: Path) -> Non
             except InvalidStatus as error:
                 return error.response.status_code
 
-        assert [asyncio.run(play(t)) for t in (None, "wrong", "sesame")] == [401, 401, 101]
+        given = (None, "wrong", "poppy", "sesame", "lotus")
+        assert [asyncio.run(play(token)) for token in given] == [401, 401, 401, 101, 101]

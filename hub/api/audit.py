@@ -1,0 +1,86 @@
+"""Who asks, and the log's lines about it: who changed what the hub knows, and who was refused.
+
+Who got raw frames to see stands in lines of `hub.api.frames`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+
+log = structlog.get_logger()
+
+EVERY = 60.0
+"""Seconds between two lines about refusals of one client; the second says how many there were."""
+MOST = 1_000
+"""Clients that are told apart; beyond them nothing is said of new ones until the minute is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who asks. `role` and `token` (its name) are empty where the hub has no tokens."""
+
+    peer: str
+    role: str = ""
+    token: str = ""
+
+    @property
+    def client(self) -> str:
+        """Whom limits hold for. People may share a token or an address; those who share both count as one."""
+        return f"{self.token}@{self.peer}"
+
+    def to_map(self) -> dict[str, str]:
+        """As log lines have it: the address, and with tokens the role and the name of the one shown."""
+        return {"asked_by": self.peer} | ({"role": self.role, "token": self.token} if self.role else {})
+
+
+def peer(request: Request) -> str:
+    """The address at the other end of the connection."""
+    return request.client.host if request.client else ""
+
+
+def who(request: Request) -> Who:
+    """Who sent a request, as the gate found out."""
+    found: Who | None = getattr(request.state, "who", None)
+    return found or Who(peer(request))
+
+
+def changed(asker: Who, what: str, **more: Any) -> None:
+    """A line about what somebody changed."""
+    log.info(what, **asker.to_map(), **more)
+
+
+@dataclass(slots=True)
+class Refusals:
+    """Refused requests, at most one line per client in `EVERY` seconds. Pure: `now` is seconds of any clock."""
+
+    _since: dict[tuple[str, str], float] = field(default_factory=dict)
+    _count: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def count(self, client: str, code: str, now: float) -> int:
+        """How many refusals a line is to tell of now, this one included; 0 where none is due."""
+        key = client, code
+        if key not in self._since and len(self._since) >= MOST:
+            self._forget(now)
+            if len(self._since) >= MOST:
+                return 0
+        self._count[key] = self._count.get(key, 0) + 1
+        if now - self._since.get(key, now - EVERY) < EVERY:
+            return 0
+        self._since[key] = now
+        return self._count.pop(key)
+
+    def _forget(self, now: float) -> None:
+        for key in [key for key, since in self._since.items() if now - since >= EVERY]:
+            del self._since[key]
+            self._count.pop(key, None)
+
+
+def refused(refusals: Refusals, asker: Who, code: str, path: str) -> None:
+    """A line about a request that was refused, unless there was one of the same client a short while ago."""
+    if times := refusals.count(asker.client, code, monotonic()):
+        log.warning("a request was refused", **asker.to_map(), code=code, path=path[:200], times=times)

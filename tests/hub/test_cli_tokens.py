@@ -1,0 +1,45 @@
+"""Tokens with roles and limits, as people at the command line meet them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from procs import Hub, ending, until
+
+
+def test_what_a_token_may_not_is_one_line(tmp_path: Path) -> None:
+    file, mine = tmp_path / "tokens", tmp_path / "mine"
+    file.write_text("admin s3cret-admin root\nread s3cret-read ana\nagent s3cret-agent nodes\n")
+    file.chmod(0o644)
+    hub = Hub(tmp_path, "--token-file", str(file))
+    with ending(hub):
+        hub.ready()
+        mine.write_text("s3cret-read")
+        assert hub.cli("--token-file", str(mine), "agents").returncode == 0
+        for words, role in ((("pcap", "-w", "-"), "capture"), (("agents", "forget", "web-1"), "admin")):
+            done = hub.cli("--token-file", str(mine), *words, check=False)
+            assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+            assert f"this takes a token with the role {role}, and ana has the role read" in done.stderr
+        done = hub.cli("--token-file", str(file), "agents", check=False)
+        assert done.returncode == 2
+        assert "put your token alone into a file" in done.stderr
+        assert any("chmod 600" in line["event"] for line in hub.events)
+        assert "s3cret" not in hub.text
+
+        file.write_text("read s3cret-new ana\n")  # the old one is no longer good, without a restart
+        until("the new tokens hold", lambda: hub.cli("--token-file", str(mine), "agents", check=False).returncode == 3)
+        mine.write_text("s3cret-new")
+        assert hub.cli("--token-file", str(mine), "agents").returncode == 0
+        file.write_text("raed s3cret-newer ana\nadmin x")
+        until("the log says what is wrong", lambda: "line 1 begins with no role" in hub.text)
+        assert hub.cli("--token-file", str(mine), "agents").returncode == 0
+
+
+def test_a_hub_that_is_busy_is_asked_again(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, "--client-rate", "1")  # and ten at once
+    with ending(hub):
+        hub.ready()
+        with httpx.Client() as client:
+            until("the hub refuses", lambda: client.get(f"{hub.api}/v1/fields").status_code == 429, pause=0.0)
+        assert hub.cli("agents").returncode == 0
