@@ -27,6 +27,7 @@ from procs import Agent, Hub, Process, free_port, until
 
 STALL = 3.0
 LIVE, REPLAYS, FAR = 10, 10, 2
+TROUBLE = {"stalled", "lagging", "gone"}
 SESSIONS = "nodetap_hub_sessions"
 RECOVER = 90.0
 """Seconds within which all stream again after a fault has ended: the machine runs twenty-one Pythons at once."""
@@ -147,21 +148,35 @@ class Soak:
         for agent in self.live:
             assert agent.popen.poll() is None, agent.text[-2000:]
 
-    def well(self, seen: set[str]) -> bool:
-        """Every live agent streams, every replay did since this was asked first (`seen`), and none is in trouble."""
+    def ailing(self, seen: set[str]) -> dict[str, str]:
+        """Who is not well, and why: every live agent streams, every replay did since this was asked first (`seen`),
+        and none is in trouble."""
         self.supervise()
-        with contextlib.suppress(OSError):
-            now = {a["node"]: a["verdict"] for a in self.hub.agents().values() if a["state"] == "streaming"}
-            seen |= now.keys()
-            good = not {"stalled", "lagging", "gone"} & set(now.values())
-            live, replays = {f"run{n}" for n in range(LIVE)}, {f"replay{n}" for n in range(REPLAYS)}
-            return good and live <= now.keys() and replays <= seen and self.hub.metric(SESSIONS) >= LIVE
-        return False
+        try:
+            now = {a["node"]: a for a in self.hub.agents().values() if a["state"] == "streaming"}
+            sessions = self.hub.metric(SESSIONS)
+        except OSError as error:
+            return {"hub": str(error)}
+        seen |= now.keys()
+        ill = {n: f"{a['verdict']}: {a['evidence']}" for n, a in now.items() if a["verdict"] in TROUBLE}
+        ill |= dict.fromkeys({f"run{n}" for n in range(LIVE)} - now.keys(), "does not stream")
+        ill |= dict.fromkeys({f"replay{n}" for n in range(REPLAYS)} - seen, "did not stream")
+        return ill | ({} if sessions >= LIVE else {"hub": f"{sessions} sessions"})
 
     def calm(self, timeout: float = RECOVER) -> None:
         """Wait until all is well, then look at what the hub uses."""
         seen: set[str] = set()
-        until("all is well", lambda: self.well(seen), timeout, 0.5)
+        ill: dict[str, str] = {}
+
+        def well() -> bool:
+            nonlocal ill
+            ill = self.ailing(seen)
+            return not ill
+
+        try:
+            until("all is well", well, timeout, 0.5)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {ill}") from None
         self.uses.append(use(self.hub.popen.pid))
 
     # -- faults: begin, and at `next` end ----------------------------------------------------------------------------
@@ -222,6 +237,7 @@ class Soak:
             chosen = self.rng.sample(names, self.rng.choice((1, 1, 2)))
             if "hub restarted" in chosen:
                 chosen = ["hub restarted"]
+            print(f"{passed:7.1f} s  {' + '.join(chosen):40}", end=" ", flush=True)
             going = [self.faults[name]() for name in chosen]
             for fault in going:
                 next(fault)
@@ -233,7 +249,7 @@ class Soak:
             self.calm()
             self.recoveries.append(time.monotonic() - over)
             self._pass(self.rng.uniform(1.0, 4.0))
-            print(f"{passed:7.1f} s  {' + '.join(chosen):40} well again after {self.recoveries[-1]:5.1f} s", flush=True)
+            print(f"well again after {self.recoveries[-1]:5.1f} s", flush=True)
 
     def _pass(self, seconds: float) -> None:
         """The fault lasts, or nothing does: time that is part of the experiment."""
