@@ -5,9 +5,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH := .bench/bench.pcap
 PEERS := .bench/peers
+HELM_VERSION := v4.3.1
+HELM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodetap/helm-$(HELM_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test faults-full soak image-test lint format bench bench-pcap fidelity fuzz fuzz-parsers docs lock lock-peers clean
+.PHONY: help install up test faults-full soak image-test lint format bench bench-pcap fidelity fuzz fuzz-parsers docs helm lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +109,14 @@ fuzz-parsers: $(STAMP) ## the L7 parsers by coverage, with atheris (ARGS="dns --
 
 docs: $(STAMP) ## write the reference pages from the schema and the programs
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/chart.py
+
+helm: $(HELM) ## Helm for the tests of the chart, built once (needs Go)
+
+$(HELM):
+	mkdir -p $(@D)/build
+	GOBIN=$(abspath $(@D)/build) CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
+	mv $(@D)/build/helm $@
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	echo setuptools | uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-annotate \
