@@ -18,7 +18,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 
-__all__ = ["CALLS", "EITHER", "FLOWS", "PACKETS", "TABLES", "WRAP_NS", "Column", "Field", "Has", "Table", "fields_of"]
+__all__ = [
+    "CALLS",
+    "EITHER",
+    "FLOWS",
+    "NAMES",
+    "PACKETS",
+    "PARTS",
+    "TABLES",
+    "WRAP_NS",
+    "Column",
+    "Field",
+    "Has",
+    "Table",
+    "fields_of",
+]
 
 
 class Has(IntFlag):
@@ -79,6 +93,8 @@ class Column:
     wire: str
     clickhouse: str
     doc: str
+    shows: str = ""
+    """An expression of the store over other columns: worked out when it is asked for, neither stored nor sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +144,27 @@ ORIGIN = (
     Column("commit", "u8", "UInt64", "the hub's commit that stored the row; rises by one, never reused"),
     Column("ingest_day", "u2", "Date", "day on which the hub stored the row (UTC): partition and retention"),
 )
+
+# What the hub knows from Kubernetes of both sides of a row; empty where it does not watch a cluster.
+NAMES = tuple(
+    Column(f"k8s_{side}", "dict", "LowCardinality(String)", f"{of}: namespace/pod/workload/service/node/reason")
+    for side, of in (("src", "source"), ("dst", "destination"))
+)
+
+_PARTS = (
+    ("namespace", "namespace of the pod or service"),
+    ("pod", "pod that had the address then"),
+    ("workload", "what was deployed to get the pod: Deployment, StatefulSet, DaemonSet, CronJob, Job, ..."),
+    ("service", "service whose address it is"),
+    ("node", "node of the pod, or whose address it is"),
+    ("reason", "why there are no names: external, special, unassigned, ambiguous, unwatched, stale"),
+)
+PARTS = tuple(
+    Column(f"k8s_{side}_{part}", "text", "String", doc, f"splitByChar('/', k8s_{side})[{number}]")
+    for side in ("src", "dst")
+    for number, (part, doc) in enumerate(_PARTS, 1)
+)
+"""The parts of `NAMES`."""
 
 _KEY = (  # what packets and flows share
     Column("layers", "u8", "UInt64", "bit set of what the decoder found (Has)"),
@@ -253,6 +290,14 @@ def _addresses() -> tuple[Field, ...]:
         Field("ip.dst", "dst", "ip", _V4, "IPv4 destination"),
         Field("ipv6.src", "src", "ip", _V6, "IPv6 source"),
         Field("ipv6.dst", "dst", "ip", _V6, "IPv6 destination"),
+    )
+
+
+def _names() -> tuple[Field, ...]:
+    return tuple(
+        Field(f"k8s.{side}.{part}", f"k8s_{side}_{part}", "text", 0, f"{of}: {doc}")
+        for side, of in (("src", "source"), ("dst", "destination"))
+        for part, doc in _PARTS
     )
 
 
@@ -384,6 +429,7 @@ _PACKET_FIELDS = (
     Field("icmpv6.type", "icmp_type", "uint", int(Has.ICMPV6), "ICMPv6 type"),
     Field("icmpv6.code", "icmp_code", "uint", int(Has.ICMPV6_CODE), "ICMPv6 code"),
     *L7_FIELDS,
+    *_names(),
     Field("nodetap.malformed", "layers", "bool", int(Has.MALFORMED), "1 where a header was cut or wrong", 23),
 )
 
@@ -411,6 +457,7 @@ _FLOW_FIELDS = (
     Field("flow.out_of_order", "out_of_order", "uint", int(Has.TCP_FLAGS), "segments out of order"),
     Field("flow.out_of_order_rev", "out_of_order_rev", "uint", int(Has.TCP_FLAGS), "the same, the other way"),
     Field("flow.rtt", "rtt", "seconds", int(Has.TCP_FLAGS), "SYN to SYN-ACK, seconds; absent where not seen"),
+    *_names(),
 )
 
 _CALL_FIELDS = (
@@ -427,6 +474,7 @@ _CALL_FIELDS = (
     Field("call.latency", "latency", "seconds", 0, "request to response, seconds; absent where none was seen"),
     Field("call.request_bytes", "request_bytes", "uint", 0, "payload bytes of the request's packet"),
     Field("call.response_bytes", "response_bytes", "uint", 0, "payload bytes of the response's packet"),
+    *_names(),
 )
 
 PACKETS = Table("packets", _PACKET_COLUMNS, _PACKET_FIELDS, "time, agent, epoch, frame_number", "time", "time")
@@ -446,10 +494,11 @@ EITHER = {
     "tcp.port": ("tcp.srcport", "tcp.dstport"),
     "udp.port": ("udp.srcport", "udp.dstport"),
     "sctp.port": ("sctp.srcport", "sctp.dstport"),
+    **{f"k8s.{part}": (f"k8s.src.{part}", f"k8s.dst.{part}") for part, _ in _PARTS},
 }
 """Filter fields that stand for either of two fields."""
 
-_BY_NAME = {name: {c.name: c for c in (*ORIGIN, *table.columns)} for name, table in TABLES.items()}
+_BY_NAME = {name: {c.name: c for c in (*ORIGIN, *NAMES, *PARTS, *table.columns)} for name, table in TABLES.items()}
 _FIELDS = {name: {f.name: f for f in table.fields} for name, table in TABLES.items()}
 
 

@@ -19,6 +19,7 @@ from hub.fanout.plan import Missing, plan
 from hub.pcap.merge import Gap, Merge
 from hub.pcap.whom import columns_of, may_match
 from hub.query.window import format_ns
+from protocol.schema import PARTS
 
 log = structlog.get_logger()
 
@@ -27,17 +28,18 @@ MOST_GAPS = 100
 """Gaps that are told one by one behind an answer."""
 STALLED = 60.0
 """Seconds for which whoever reads an answer may take nothing of it."""
-_UNKNOWN = {"frame_number": "frame.number"}
-"""Columns that a raw frame does not have."""
+_UNKNOWN = {"frame_number": "frame.number: choose them by time"} | {
+    column.name: f"{column.name.replace('_', '.')}: agents know no names of Kubernetes, choose them by address"
+    for column in PARTS
+}
+"""Columns that a raw frame does not have, by what to do instead."""
 
 
 def filter_of(values: Mapping[str, Any]) -> Any:
     """The tree of the filter, None where there is none. Raises Problem `bad_filter`, FilterError."""
     node = params.filter_of(values, "packets")
     for column in columns_of(node) & _UNKNOWN.keys():
-        raise Problem(
-            "bad_filter", f"raw frames have no {_UNKNOWN[column]}: choose them by time", column=1, suggestion=None
-        )
+        raise Problem("bad_filter", f"raw frames have no {_UNKNOWN[column]}", column=1, suggestion=None)
     return node
 
 

@@ -71,6 +71,8 @@ FLAGS = (
     Flag("--l7", "PROTO", ("nodetap.l7",), _protocol, "Only this application protocol, such as dns or http."),
     _either("pod", "pod"),
     _either("namespace", "namespace"),
+    _either("workload", "workload, such as a Deployment"),
+    _either("service", "service's address"),
 )
 
 AGENTS_L7 = ("off", "fast", "all")

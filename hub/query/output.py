@@ -22,6 +22,7 @@ SETTINGS: dict[str, int | str] = {
     "output_format_decimal_trailing_zeros": 1,
     "format_csv_null_representation": "",
     "output_format_arrow_string_as_string": 1,
+    "asterisk_include_alias_columns": 1,  # the parts of names, in questions that narrow rows down first
 }
 """Of every query: JSON without absent members, 64-bit integers as numbers, times as strings with all their zeros."""
 

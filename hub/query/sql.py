@@ -119,13 +119,17 @@ def _among(column: str, values: tuple[str | int, ...]) -> str:
 
 
 def _operand(operand: Operand) -> Values:
-    """The fields of one operand are present together (`EITHER`), so the first one's presence is that of all."""
+    """The fields of one operand are present together (`EITHER`), so the first one's presence is that of all; but for
+    texts."""
     item = operand.fields[0]
     if item.kind in SEVERAL:
         array = several(item)
         if item.name in ADDRESSES:
             array = f"arrayMap(v -> toIPv6OrDefault(v), {array})"
         return Several(present(item), array)
+    if len(operand.fields) > 1 and item.kind == "text":  # of the names of two sides one may be there
+        both = f"arrayFilter(v -> v != '', [{', '.join(map(_scalar, operand.fields))}])"
+        return Several(f"notEmpty({both})", both)
     return Scalars(present(item), tuple(map(_scalar, operand.fields)))
 
 
@@ -184,7 +188,7 @@ class _Compiler:
 
     def _present(self, node: Present) -> str:
         if isinstance(node.value, Operand):
-            return f"({present(node.value.fields[0])})"
+            return f"({_operand(node.value).present})"
         if node.value is not None:
             return f"({self.values(node.value).present})"
         found = protocol(node.name, self.table)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from protocol.schema import ORIGIN, TABLES, Column, Table
+from protocol.schema import NAMES, ORIGIN, PARTS, TABLES, Column, Table
 
 SCHEMA_VERSION = 1
 """Raised when the meaning of what is stored changes; a new column alone is added at open and does not raise it."""
@@ -60,17 +60,24 @@ _SETTINGS = {
 
 def columns_of(table: Table) -> tuple[Column, ...]:
     """Every stored column of a table in order: the hub's own first, then the agent's."""
-    return table.columns if table is BATCHES else (*ORIGIN, *table.columns)
+    return table.columns if table is BATCHES else (*ORIGIN, *table.columns, *NAMES)
+
+
+def shown_columns(table: Table) -> tuple[Column, ...]:
+    """The same, and those that are worked out when they are asked for."""
+    return table.columns if table is BATCHES else (*columns_of(table), *PARTS)
 
 
 def _column(column: Column) -> str:
+    if column.shows:
+        return f"`{column.name}` {column.clickhouse} ALIAS {column.shows}"
     codec = _CODECS.get(column.name)
     return f"`{column.name}` {column.clickhouse}" + (f" CODEC({codec})" if codec else "")
 
 
 def create(table: Table) -> str:
     """`CREATE TABLE IF NOT EXISTS` of a table."""
-    lines = [_column(column) for column in columns_of(table)]
+    lines = [_column(column) for column in shown_columns(table)]
     lines.append("INDEX by_commit commit TYPE minmax GRANULARITY 1")
     settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
     return (
@@ -81,11 +88,11 @@ def create(table: Table) -> str:
 
 def missing(table: Table, stored: Mapping[str, str]) -> list[str]:
     """The statements that add the columns a stored table lacks; `stored` maps its columns to their types."""
-    lacking = [column for column in columns_of(table) if column.name not in stored]
+    lacking = [column for column in shown_columns(table) if column.name not in stored]
     return [f"ALTER TABLE {table.name} ADD COLUMN {_column(column)}" for column in lacking]
 
 
 def unknown(table: Table, stored: Iterable[str]) -> list[str]:
     """Columns that a stored table has and this version does not know: a newer version made it."""
-    known = {column.name for column in columns_of(table)}
+    known = {column.name for column in shown_columns(table)}
     return [name for name in stored if name not in known]

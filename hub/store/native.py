@@ -177,9 +177,16 @@ def column_data(column: Column, pieces: Sequence[ColumnValue]) -> list[Buffer]:
 
 
 def used(columns: Sequence[Column], parts: Sequence[Columns]) -> tuple[Column, ...]:
-    """The columns without those of lists and maps that are empty in every row of `parts`: their default is empty."""
-    ragged = ("list_text", "map", *LIST_ITEM)
-    return tuple(c for c in columns if c.wire not in ragged or any(items_of(part[c.name]) for part in parts))
+    """The columns without those of strings of few values, lists and maps that are empty in every row of `parts`: their
+    default is empty."""
+    return tuple(c for c in columns if c.wire not in _DEFAULTS or any(_holds(part[c.name]) for part in parts))
+
+
+_DEFAULTS = ("dict", "list_text", "map", *LIST_ITEM)
+
+
+def _holds(value: ColumnValue) -> bool:
+    return value.values != ("",) if isinstance(value, Dict) else items_of(value) > 0
 
 
 def block(columns: Sequence[Column], parts: Sequence[Columns], rows: int) -> Iterator[Buffer]:

@@ -30,9 +30,9 @@ from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, Stor
 from hub.store.home import Home, directory_of
 from hub.store.parts import Parts
 from hub.store.reader import Pool, Reader
-from protocol.columns import Columns, Dict
+from protocol.columns import Columns, Dict, absent
 from protocol.messages import Batch
-from protocol.schema import TABLES, Table
+from protocol.schema import NAMES, TABLES, Table
 
 __all__ = [
     "BadBatch",
@@ -247,6 +247,7 @@ def _with_origin(entry: Entry, commit: int, day: int) -> Columns:
     rows, message = entry.rows, entry.message
     assert entry.columns is not None
     return {
+        **{column.name: absent(column, rows) for column in NAMES},
         **entry.columns,
         "agent": Dict(np.zeros(rows, dtype="<u4"), (message.agent,)),
         "epoch": np.broadcast_to(np.uint64(message.epoch), (rows,)),

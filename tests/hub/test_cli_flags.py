@@ -20,7 +20,7 @@ ANY = {
     "ip": st.one_of(st.ip_addresses().map(str), st.sampled_from(["10.0.0.7/8", "2001:db8::/32", "0.0.0.0/0"])),
     "port": st.one_of(st.integers(0, 65535).map(str), st.just("8000-8080"), st.just("7-7")),
     "agent": st.text(min_size=1, max_size=20),
-    "l7": st.text(min_size=1, max_size=20),
+    **dict.fromkeys(("l7", "pod", "namespace", "workload", "service"), st.text(min_size=1, max_size=20)),
 }
 
 
@@ -36,6 +36,7 @@ ANY = {
         ([], {"agent": ('n"1',)}, r'nodetap.agent == "n\"1"'),
         ([], {"agent": ("a", "b")}, 'nodetap.agent in {"a", "b"}'),
         ([], {"l7": ("HTTP",)}, 'lower(nodetap.l7) == "http"'),
+        ([], {"pod": ("web-1",)}, '(k8s.src.pod == "web-1" or k8s.dst.pod == "web-1")'),
         (["tcp", "or", "udp"], {"ip": ("10.0.0.1",)}, "(tcp or udp) and ip.addr == 10.0.0.1"),
         (["tcp"], {"not": True}, "not (tcp)"),
         (["tcp"], {"ip": ("10.0.0.1",), "not": True}, "not ((tcp) and ip.addr == 10.0.0.1)"),
@@ -88,7 +89,7 @@ def test_a_command_has_the_flags_of_its_fields() -> None:
     assert {"--ip", "--port", "--agent", "--not"} <= names(flows)
     assert "--l7" not in names(flows)
     assert "--l7" in names(packets) & names(calls)
-    assert ("--pod" in names(packets)) == has("packets", next(flag for flag in FLAGS if flag.name == "--pod"))
+    assert {"--pod", "--namespace", "--workload", "--service"} <= names(packets) & names(flows) & names(calls)
 
 
 def test_the_agents_words_in_the_environment_are_no_protocols(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from protocol.filter.grammar import parse
 from protocol.filter.names import PROTOCOLS
 from protocol.filter.predicate import Predicate
 from protocol.filter.tree import Present
-from protocol.schema import TABLES, Has
+from protocol.schema import PARTS, TABLES, Has
 
 # -- SQL against the naive reading ---------------------------------------------------------------------------------
 
@@ -83,6 +83,7 @@ def random_rows(table: str, count: int, seed: int) -> list[Row]:
 
 ROWS = {"packets": random_rows("packets", 400, 1), "flows": random_rows("flows", 200, 2)}
 COLUMNS = {table: columns_of(table, rows) for table, rows in ROWS.items()}
+NAMELESS = {column.name: "" for column in PARTS}
 KEY = {"packets": "frame_number", "flows": "packets"}
 
 
@@ -111,7 +112,7 @@ def agree(store: Store, table: str, text: str) -> list[int]:
     sql = f"SELECT `{KEY[table]}` FROM {table} WHERE {compile_filter(node, params, table)} ORDER BY 1"
     with store.reader() as reader:
         stored = [number for (number,) in reader.rows(sql, params.values, timeout=20)]
-    origin = {"agent": "web-1", "epoch": 7}
+    origin = {"agent": "web-1", "epoch": 7, **NAMELESS}
     naive = [row[KEY[table]] for row in ROWS[table] if holds(node, row | origin, table)]
     live = Predicate(node, table).matches(COLUMNS[table], origin)
     assert stored == naive, text

@@ -206,12 +206,12 @@ def test_a_value_that_does_not_fit_is_refused(wire: str, value: ColumnValue | No
         native.check(Column("c", wire, TYPES[wire], ""), value, 3)
 
 
-def test_lists_and_maps_without_a_value_are_left_to_their_default() -> None:
+def test_words_lists_and_maps_without_a_value_are_left_to_their_default() -> None:
     nothing = {c.name: empty(c, 2) for c in PACKETS.columns}
     something = nothing | {"dns_qry_name": texts_of([[""], []]), "l7_fields": maps_of([{}, {"k": "v"}])}
     used = {column.name for column in native.used(PACKETS.columns, [nothing, something])}
-    ragged = {c.name for c in PACKETS.columns if c.wire in ("list_u2", "list_u4", "list_text", "map")}
-    assert used == {c.name for c in PACKETS.columns} - ragged | {"dns_qry_name", "l7_fields"}
+    left = {c.name for c in PACKETS.columns if c.wire in ("dict", "list_u2", "list_u4", "list_text", "map")}
+    assert used == {c.name for c in PACKETS.columns} - left | {"dns_qry_name", "l7_fields"}
 
 
 def test_every_column_of_the_schema_has_its_clickhouse_type() -> None:

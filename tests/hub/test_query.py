@@ -26,7 +26,7 @@ from hub.query.select import Question, WrongQuestion
 from hub.query.window import format_ns, point, rfc3339_ns
 from hub.store.store import Store
 from protocol.filter.grammar import parse
-from protocol.schema import TABLES, Has, fields_of
+from protocol.schema import PARTS, TABLES, Has, fields_of
 
 NOW = 1_700_000_000 * 10**9
 EDGES = (-(1 << 63), -1_000_000_001, -1, 0, 1, 999_999_999, 10**9, (1 << 63) - 1)
@@ -41,7 +41,7 @@ def packet_rows() -> list[Row]:
 
 PACKETS = packet_rows()
 FLOWS = random_rows("flows", 60, 4)
-ORIGIN = {"epoch": 0xAB, "agent": "web-1"}
+ORIGIN = {"epoch": 0xAB, "agent": "web-1", **{column.name: "" for column in PARTS}}
 
 
 @pytest.fixture(scope="module")

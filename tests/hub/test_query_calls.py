@@ -15,7 +15,7 @@ from hub.query.select import Question
 from hub.store.store import Store
 from protocol.filter.grammar import parse
 from protocol.ledger import Held
-from protocol.schema import Has
+from protocol.schema import PARTS, Has
 
 NOW = 1_700_000_000 * 10**9
 
@@ -70,7 +70,9 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 def test_calls_are_rows(called: Store) -> None:
     found = ask(called, limit=0)
-    assert found == [as_json("calls", row | {"epoch": 7, "agent": "web-1"}) for row in CALLS]
+    assert found == [
+        as_json("calls", row | {"epoch": 7, "agent": "web-1"} | {c.name: "" for c in PARTS}) for row in CALLS
+    ]
     slow = ask(called, filter=parse("call.latency > 0.098 and http", "calls"))
     assert [row["tcp.srcport"] for row in slow] == [99]
     (lost,) = ask(called, filter=parse("not call.latency", "calls"))

@@ -10,7 +10,7 @@ import pytest
 
 from protocol import schema
 from protocol.columns import empty
-from protocol.schema import EITHER, ORIGIN, TABLES, Has, Table, fields_of
+from protocol.schema import EITHER, NAMES, ORIGIN, PARTS, TABLES, Has, Table, fields_of
 
 KINDS = {"uint", "bool", "time", "seconds", "ip", "mac", "text", "epoch", "uints", "texts", "map"}
 WIRES_OF = {  # kind of a field -> wire kinds of its column
@@ -46,7 +46,7 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 @each_table
 def test_names_are_unique(table: Table) -> None:
-    columns = [c.name for c in (*ORIGIN, *table.columns)]
+    columns = [c.name for c in (*ORIGIN, *NAMES, *PARTS, *table.columns)]
     fields = [f.name for f in table.fields]
     assert len(set(columns)) == len(columns)
     assert len(set(fields)) == len(fields)
@@ -83,14 +83,14 @@ def test_every_bit_is_one_bit_and_fits() -> None:
 
 @each_table
 def test_the_store_keeps_what_the_wire_carries(table: Table) -> None:
-    for column in (*ORIGIN, *table.columns):
+    for column in (*ORIGIN, *NAMES, *PARTS, *table.columns):
         assert column.clickhouse in CLICKHOUSE[column.wire], column
         assert column.doc
 
 
 @each_table
 def test_every_column_has_an_empty_value(table: Table) -> None:
-    assert all(len(empty(column, 3)) == 3 for column in (*ORIGIN, *table.columns))
+    assert all(len(empty(column, 3)) == 3 for column in (*ORIGIN, *NAMES, *PARTS, *table.columns))
 
 
 @each_table
