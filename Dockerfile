@@ -18,7 +18,7 @@ RUN python3 -m venv /build
 COPY constraints.txt /src/
 RUN /build/bin/pip download --require-hashes --only-binary :all: \
         --requirement /src/constraints.txt --dest /wheels \
-    && /build/bin/pip install --no-index --find-links /wheels setuptools
+    && /build/bin/pip install --no-index --find-links /wheels --upgrade setuptools
 COPY . /src/
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src \
     && python3 -m zipfile -l /wheels/nodetap-*.whl | grep _kernel.*so

@@ -25,7 +25,7 @@ def program(name: str) -> str:
     return found
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Between fork and exec: SIGTERM when the parent's thread ends, and at once where it already has."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -45,7 +45,7 @@ class Child:
                 stderr=out,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,  # Ctrl-C is for us: we say who stops first
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def __enter__(self) -> Child:
