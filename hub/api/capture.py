@@ -98,6 +98,7 @@ def completeness(answer: _Answer) -> dict[str, Any]:
         "since": format_ns(live.begun),
         "until": format_ns(answer.hub.now_ns()),
         "agents": live.agents,
+        "waiting": live.waiting,
         "missing": [each.to_map() for each in live.missing],
         **frames.missed(merge),
     }

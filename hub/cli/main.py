@@ -27,6 +27,7 @@ COMMANDS = {
     "map": ("hub.cli.map:map_", "Show who talks to whom."),
     "top": ("hub.cli.top:top", "Show the busiest flows, live."),
     "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
+    "capture": ("hub.cli.capture:capture", "Capture raw frames from all agents, live."),
     "pcap": ("hub.cli.pcap:pcap", "Fetch the raw frames that agents recorded."),
     "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),
     "doctor": (

@@ -53,9 +53,7 @@ def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         "seconds": given["max_seconds"],
         "deadline": f"{given['deadline']:.3f}",
     }
-    path = None if given["path"] == STDOUT else given["path"]
-    if path is None and sys.stdout.isatty():
-        raise CliError("a capture is no text: write it to a file (-w FILE) or a pipe", USAGE)
+    path = not_on_a_terminal(given["path"])
     with connect(ctx) as client, target(path, private=True) as write:
         with client.stream("/v1/pcap", params) as (_, chunks), progress(True) as advance:
             said = copied(_shown(chunks, advance), write)
@@ -64,6 +62,13 @@ def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     answer = said["nodetap.completeness"]
     click.echo(sentence(answer), err=True)
     return INCOMPLETE if given["strict"] and not answer["complete"] else 0
+
+
+def not_on_a_terminal(path: str) -> str | None:
+    """Where a capture goes, None for stdout. Raises CliError where that is a terminal."""
+    if path == STDOUT and sys.stdout.isatty():
+        raise CliError("a capture is no text: write it to a file (-w FILE) or a pipe", USAGE)
+    return None if path == STDOUT else path
 
 
 def _shown(chunks: Iterable[bytes], advance: Callable[[bytes], None]) -> Iterator[bytes]:
@@ -94,28 +99,32 @@ _CUTS = {
     "frames": "cut after {frames:,} frames (--limit)",
     "bytes": "cut after {bytes:,} bytes (--max-bytes)",
     "seconds": "cut for taking too long (--max-seconds)",
+    "hub_stopped": "the hub was stopped",
 }
 
 
-def sentence(answer: dict[str, Any]) -> str:
-    """How complete a capture is: `complete: 12 frames, 3 agents`, or `INCOMPLETE: ` and what is not there, and why."""
+def sentence(answer: dict[str, Any], lost: str = "not recorded") -> str:
+    """How complete a capture is: `complete: 12 frames, 3 agents`, or `INCOMPLETE: ` and what is not there, and why.
+
+    `lost` is what frames are that should be there.
+    """
     what = f"{plural(answer['frames'], 'frame')}, {plural(len(answer['agents']), 'agent')}"
     if answer["complete"]:
         return f"complete: {what}"
     troubles = [_CUTS[answer["cut"]].format(**answer)] if answer["cut"] else []
     troubles += [f"{part['agent']} missing ({part['reason']}: {part['detail']})" for part in answer["missing"]]
     troubles += [f"{agent} has frames from {time} on only" for agent, time in answer["begins"].items()]
-    troubles += _gaps(answer)
+    troubles += _gaps(answer, lost)
     return f"INCOMPLETE: {'; '.join(troubles)} ({what})"
 
 
-def _gaps(answer: dict[str, Any]) -> list[str]:
+def _gaps(answer: dict[str, Any], lost: str) -> list[str]:
     """What is missing inside, by agent and reason."""
     counts: dict[tuple[str, str], int] = {}
     for gap in answer["gaps"]:
         key = gap["agent"], gap["reason"]
         counts[key] = counts.get(key, 0) + (gap["frames"] or 0)
     return [
-        f"{plural(frames, 'frame') if frames else 'frames'} of {agent} not recorded ({reason})"
+        f"{plural(frames, 'frame') if frames else 'frames'} of {agent} {lost} ({reason})"
         for (agent, reason), frames in counts.items()
     ]

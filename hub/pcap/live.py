@@ -87,22 +87,22 @@ class Live:
         """The file with words on how it goes, but for what is said behind it. Closing it ends the capture."""
         stop = None if self.wish.seconds is None else monotonic() + self.wish.seconds
         looked = said = 0.0
+        known: tuple[list[str], list[str], list[Missing]] | None = None
         try:
             self._enlist(monotonic())
             yield self.merge.begin()
-            while not self.merge.cut:
-                now = monotonic()
+            while not self.merge.cut and not self._over(now := monotonic(), stop):
                 if now >= looked + LOOK:
                     looked = now
                     self._enlist(now)
                 if data := await self._done(self.merge.held, partial(self.merge.release, *self._order.release(_ns()))):
                     yield data
-                if now >= said + BEAT:
-                    said = now
+                if now >= said + BEAT or known != (self.agents, self.waiting, self.missing):
+                    said, known = now, (self.agents, self.waiting, self.missing)
                     yield self.progress()
-                if self.merge.cut or self._over(now, stop):
+                if self.merge.cut:
                     break
-                self._ask(now)
+                self._ask()
                 await self._hear(TICK if stop is None else min(TICK, max(0.0, stop - now)))
             yield await self._done(self.merge.held, self._rest)
         finally:
@@ -117,7 +117,12 @@ class Live:
     @property
     def agents(self) -> list[str]:
         """Who takes part now."""
-        return sorted(name for name, seat in self._seats.items() if seat.trouble is None)
+        return sorted(name for name, seat in self._seats.items() if seat.trouble is None and seat.reached is not None)
+
+    @property
+    def waiting(self) -> list[str]:
+        """Who was asked and has not said anything yet."""
+        return sorted(name for name, seat in self._seats.items() if seat.trouble is None and seat.reached is None)
 
     # -- inside: who takes part ------------------------------------------------------------------------------------
 
@@ -160,7 +165,7 @@ class Live:
     def _over(self, now: float, stop: float | None) -> bool:
         return self.fetcher.stopped or (stop is not None and now >= stop)
 
-    def _ask(self, now: float) -> None:
+    def _ask(self) -> None:
         if self.merge.held > ROOM:
             return
         flying = {name for name, _ in self._flying.values()}
@@ -188,7 +193,9 @@ class Live:
         for task in done:
             name, number = self._flying.pop(task)
             seat = self._seats.get(name)
-            if seat is not None and seat.id == number and seat.trouble is None:
+            if self.fetcher.stopped:
+                task.exception()  # the hub itself ends the connections
+            elif seat is not None and seat.id == number and seat.trouble is None:
                 await self._enter(name, seat, task)
             elif not task.cancelled():
                 task.exception()  # looked at: it is of a connection that is over

@@ -38,7 +38,7 @@ class World:
     def leave(self, name: str) -> None:
         self.fetcher.left(self.agents.pop(name))
 
-    def capture(self, seconds: float | None = 30.0, deadline: float = 0.2, **caps: int) -> Live:
+    def capture(self, seconds: float | None = 30.0, deadline: float = 1.0, **caps: int) -> Live:
         async def thread(work: Callable[[], Any]) -> Any:
             return work()
 
