@@ -76,11 +76,12 @@ RULES: dict[str, dict[str, Any]] = {
     "tls.mode": {"enum": ["own", "certManager", "existing", "off"]},
     "tls.names": _TEXTS,
     "tls.days": _POSITIVE,
-    "token.key": {"type": "string", "minLength": 1},
     "networkPolicy.nodeCIDRs": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}},
     "networkPolicy.people": _OBJECTS,
     "prometheusRule.disabled": _TEXTS,
 }
+for _owner in ("token", "token.agents", "token.reader"):
+    RULES[f"{_owner}.key"] = {"type": "string", "minLength": 1}
 for _component in ("agent", "hub"):
     RULES[f"{_component}.image.digest"] = _DIGEST
     RULES[f"{_component}.image.pullPolicy"] = {"enum": ["Always", "IfNotPresent", "Never"]}

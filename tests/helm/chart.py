@@ -133,7 +133,7 @@ SETS: dict[str, Object] = {
     },
     "secrets of ours": {
         **ALL_MONITORS,
-        "token": {"existingSecret": "ours", "key": "hub-token"},
+        "token": {"existingSecret": "ours", "key": "hub-token", "agents": {"existingSecret": "ours-agents"}},
         "tls": {"mode": "existing", "existingSecret": "ours-tls"},
     },
     "in clear": {**ALL_MONITORS, "tls": {"mode": "off"}},

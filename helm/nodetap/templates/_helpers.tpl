@@ -61,8 +61,26 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{- define "nodetap.tokenSecret" -}}
-{{- default (printf "%s-token" (include "nodetap.fullname" .)) .Values.token.existingSecret -}}
+{{/* Arguments: [root, "hub", "agents", "reader" or "people"]. Who shows which token: the Secret and its key, as YAML. */}}
+{{- define "nodetap.token" -}}
+{{- $root := index . 0 -}}
+{{- $who := index . 1 -}}
+{{- $token := $root.Values.token -}}
+{{- $theirs := index $token $who | default dict -}}
+{{- $full := include "nodetap.fullname" $root -}}
+{{- if $theirs.existingSecret }}
+name: {{ $theirs.existingSecret }}
+key: {{ $theirs.key }}
+{{- else if $token.existingSecret }}
+name: {{ $token.existingSecret }}
+key: {{ $token.key }}
+{{- else if eq $who "agents" }}
+name: {{ $full }}-agent-token
+key: token
+{{- else }}
+name: {{ $full }}-token
+key: {{ index (dict "hub" "roles" "reader" "read" "people" "token") $who }}
+{{- end }}
 {{- end -}}
 
 {{- define "nodetap.tlsSecret" -}}
