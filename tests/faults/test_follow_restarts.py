@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from figures import record
 from numbered import write_pcap
-from procs import Agent, Hub, Process, ending, program, until
+from procs import Agent, Hub, Process, ending, environment, program, until
 
 FULL = os.environ.get("NODETAP_FAULTS") == "full"
 FRAMES = 100_000 if FULL else 30_000
@@ -120,6 +125,72 @@ def test_what_retention_took_before_it_was_followed_is_counted(tmp_path: Path) -
         "it says how much",
         f"{total - left:,} rows removed, said so",
     )
+
+
+STALLED = 600_000 if FULL else 120_000
+STALLED_RATE = 20_000 if FULL else 12_000
+MAX_LAG = 3
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_is_told_how_much_it_missed(tmp_path: Path) -> None:
+    """`follow` writes into a pipe that nobody reads while rows come, and then somebody does."""
+    hub = Hub(tmp_path).ready()
+    pipe, end = os.pipe()
+    log = (tmp_path / "stalled.log").open("wb")
+    args = ("follow", "-o", "ndjson", "--since", "all", "--max-lag", str(MAX_LAG), "--strict")
+    live = subprocess.Popen(
+        program("hub.cli.main", "--hub-url", hub.api, *args), stdout=end, stderr=log, env=environment()
+    )
+    os.close(end)
+    agent = replay(tmp_path, hub, STALLED, STALLED_RATE, "n1")
+    try:
+        read = os.read(pipe, 1 << 16)
+        assert agent.wait(180) == 0, agent.text[-2000:]
+        stored = time.monotonic()
+        until("it is late", lambda: time.monotonic() > stored + 2 * MAX_LAG)
+        anonymous = rss_anon(live.pid)
+        os.set_blocking(pipe, False)
+        parts = [read]
+
+        def all_accounted_for() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while part := os.read(pipe, 1 << 20):
+                    parts.append(part)
+            return sum(part.count(b"\n") for part in parts) + skipped(tmp_path) >= STALLED
+
+        until("all rows are read or said to be skipped", all_accounted_for, 120)
+        live.send_signal(signal.SIGINT)
+        assert live.wait(20) == 4, (tmp_path / "stalled.log").read_text()
+    finally:
+        live.kill()
+        live.wait()
+        os.close(pipe)
+        log.close()
+        for process in (agent, hub):
+            process.kill()
+    numbers = [json.loads(line)["frame.number"] for line in b"".join(parts).splitlines()]
+    assert skipped(tmp_path) > 0
+    assert len(numbers) + skipped(tmp_path) == STALLED
+    assert numbers == sorted(set(numbers))
+    holes = sum(later - earlier > 1 for earlier, later in pairwise(numbers))
+    assert holes <= (tmp_path / "stalled.log").read_text().count("skipped ")  # rows are missing where it said so alone
+    assert anonymous < 100e6
+    record("18", f"a pipe that is not read while {STALLED:,} rows come at {STALLED_RATE:,} a second",
+           "memory bounded, what is skipped is said",
+           f"{len(numbers):,} printed + {skipped(tmp_path):,} skipped; {anonymous / 1e6:.0f} MB")  # fmt: skip
+
+
+def skipped(folder: Path) -> int:
+    """How many rows the stalled follower said it skipped."""
+    found = re.findall(r"skipped ([\d,]+) rows", (folder / "stalled.log").read_text())
+    return sum(int(count.replace(",", "")) for count in found)
+
+
+def rss_anon(pid: int) -> int:
+    """Anonymous memory of a process, bytes."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) << 10
 
 
 def after_retention(hub: Hub) -> list[dict[str, Any]]:
