@@ -17,6 +17,7 @@ import click
 
 import protocol
 from hub.credentials import Credentials
+from hub.k8s import options as kubernetes
 from hub.tokens import tokens_of
 from protocol.logs import FORMATS, LEVELS, configure, logger
 
@@ -42,6 +43,8 @@ class ServeConfig:
     commit_deadline: float = COMMIT_DEADLINE
     limits: dict[str, Any] = field(default_factory=dict)
     """Of `hub.api.context.Limits`, by name."""
+    kubernetes: dict[str, Any] = field(default_factory=dict)
+    """Of `hub.k8s.options`."""
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
@@ -118,6 +121,7 @@ def main(log_level: str, log_format: str) -> None:
               envvar="NODETAP_ANSWER_SECONDS", help="Seconds that one answer may take.")  # fmt: skip
 @click.option("--client-rate", type=click.FloatRange(0.1), default=50.0, show_default=True,
               envvar="NODETAP_CLIENT_RATE", help="Requests a second that each client may make.")  # fmt: skip
+@kubernetes.kubernetes_options
 @click.option("--commit-deadline", type=float, default=COMMIT_DEADLINE, envvar="NODETAP_COMMIT_DEADLINE", hidden=True)
 @click.option("--insecure", is_flag=True, envvar="NODETAP_INSECURE",
               help="Listen beyond loopback without a token or without TLS.")  # fmt: skip
@@ -136,8 +140,10 @@ def serve(
     client_rate: float,
     commit_deadline: float,
     insecure: bool,
+    **given: Any,
 ) -> None:
     """Run the hub until SIGTERM or Ctrl-C."""
+    kubernetes.check(given)
     credentials = Credentials(token_file, tls_cert, tls_key)
     exposed = [host for host, _ in (agents, api) if not _loopback(host)]
     if exposed and not insecure and (credentials.token is None or credentials.tls is None):
@@ -145,7 +151,7 @@ def serve(
             f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"
         )
     limits = {"rows": answer_rows, "bytes": answer_bytes, "timeout": answer_seconds, "rate": client_rate}
-    config = ServeConfig(agents, api, store, credentials, retain_days, retain_bytes, commit_deadline, limits)
+    config = ServeConfig(agents, api, store, credentials, retain_days, retain_bytes, commit_deadline, limits, given)
     sys.exit(asyncio.run(Hub(config).run()))
 
 
@@ -179,6 +185,7 @@ class Hub:
     async def _serve(self, store: Any) -> int:
         from hub.ingest.agents import Register
         from hub.ingest.listener import Ingest
+        from hub.store.home import directory_of
         from hub.watchdog import HubWatchdog
 
         listener = _bind(*self.config.api)
@@ -186,10 +193,17 @@ class Hub:
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
         tokens = tokens_of(self.config.credentials.token)
-        ingest = Ingest(store, register, self.log, tokens=tokens, api_port=api_port)
+        names = await self._names()
+        ingest = Ingest(
+            store, register, self.log, tokens=tokens, api_port=api_port,
+            names=names, accounts=kubernetes.accounts_of(self.config.kubernetes, self.log),
+        )  # fmt: skip
         deadline = self.config.commit_deadline
         watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, deadline, self.log)
         ingest.metrics.show(self._gauges)
+        if names is not None:
+            ingest.metrics.show(names.look)
+        ingest.configurer.open(directory_of(self.config.store) / "agents.json")
         port = await ingest.start(*self.config.agents, self.config.credentials.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))
@@ -210,12 +224,23 @@ class Hub:
         for keeper in keepers:
             keeper.cancel()
         await ingest.stop(DRAIN_TIMEOUT)
+        if names is not None:
+            names.stop()
         watchdog.stop()
         people.should_exit = True
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             await asyncio.wait_for(serving, 5.0)
         self.log.info("hub is down", commit=register.commit)
         return int(failed)
+
+    async def _names(self) -> Any:
+        """What names rows, once it knows the cluster, or has had time to; None where Kubernetes is off."""
+        names = kubernetes.names_of(self.config.kubernetes, self.log)
+        if names is not None:
+            names.start()
+            if not await asyncio.to_thread(names.listed):
+                self.log.warning("does not know the cluster yet: rows are stale until it does")
+        return names
 
     def _people(self, store: Any, register: Any, ingest: Any, watchdog: Any) -> Any:
         import uvicorn
@@ -239,6 +264,7 @@ class Hub:
         app = create_app(
             store, register, tokens=ingest.tokens, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION,
             limits=Limits(**self.config.limits), asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
+            configurer=ingest.configurer,
         )  # fmt: skip
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2

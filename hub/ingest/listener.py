@@ -8,11 +8,12 @@ from collections.abc import Coroutine
 from functools import partial
 from http import HTTPStatus
 from time import monotonic, time_ns
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from hub.configure import Configurer
 from hub.fanout.asker import Asker
 from hub.fanout.plan import Habits
 from hub.ingest.admission import Admission
@@ -20,13 +21,16 @@ from hub.ingest.agents import Register
 from hub.ingest.budget import OVERHEAD, Budget
 from hub.ingest.inlet import Inlet
 from hub.ingest.session import Session
-from hub.ingest.writer import Outcome, Work, Writer
+from hub.ingest.writer import Naming, Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.pcap.fetcher import Fetcher
 from hub.store.store import Store
 from hub.tokens import AGENT, Tokens
 from protocol.limits import MAX_MESSAGE
 from protocol.messages import Batch
+
+if TYPE_CHECKING:
+    from hub.k8s.accounts import Accounts
 
 MAX_CONNECTIONS = 2_000
 BACKLOG = 1_024
@@ -40,22 +44,25 @@ class Ingest:
     """Everything between the agents' sockets and the store, on the hub's loop (the writer has its own thread)."""
 
     def __init__(
-        self, store: Store, register: Register, log: Any, *, tokens: Tokens | None = None, api_port: int = 0
-    ) -> None:
+        self, store: Store, register: Register, log: Any, *, tokens: Tokens | None = None, api_port: int = 0,
+        names: Naming | None = None, accounts: Accounts | None = None,
+    ) -> None:  # fmt: skip
         self.api_port = api_port
         self.store_id = store.id
         self.register = register
         self.log = log
         habits = Habits()
         self.asker, self.fetcher = Asker(register, habits=habits), Fetcher(habits)
+        self.configurer = Configurer(log)
         self.metrics = Metrics(self._look, lambda: register.agents(time_ns()))
-        self.writer = Writer(store, self._done, log)
+        self.writer = Writer(store, self._done, log, names)
         self.draining = False
         self.budget = Budget()
         self._admission = Admission()
         self._greeting = 0
         self._beating: asyncio.Task[None] | None = None
         self.tokens = tokens
+        self._accounts = accounts
         self._sessions: set[Session] = set()
         self._server: Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -156,23 +163,35 @@ class Ingest:
 
     # -- connections -----------------------------------------------------------------------------------------------
 
-    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        if self.tokens is not None:
+    async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self.tokens is not None and self._accounts is None:
             token = self.tokens.holder(request.headers.get("Authorization", ""))
             if token is None or not token.may(AGENT):
                 why = f"the role {token.role} sends nothing" if token else "the token is missing or wrong"
-                self.metrics.refusals.labels("bad_token").inc()
-                self.log.warning("agent refused", code="bad_token", reason=why, peer=str(connection.remote_address))
-                return connection.respond(HTTPStatus.UNAUTHORIZED, f"bad_token: {why}\n")
+                return self._bad_token(connection, why)
         full = self.draining or len(self._sessions) >= MAX_CONNECTIONS
         wait = self._admission.later(monotonic()) if full else self._admission.ask(self._greeting, monotonic())
         if wait:
-            self.metrics.refusals.labels("busy").inc()
-            response = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy: come again later\n")
-            response.headers["Retry-After"] = str(wait)
-            return response
+            return self._busy(connection, wait, "come again later")
+        if self._accounts is not None:  # last: it asks another server
+            verdict = await asyncio.to_thread(self._accounts.check, request.headers.get("Authorization", ""))
+            if verdict.fate == "unknown":
+                return self._busy(connection, self._admission.later(monotonic()), verdict.detail)
+            if verdict.fate == "refused":
+                return self._bad_token(connection, verdict.detail)
         self.metrics.admitted.inc()
         return None
+
+    def _bad_token(self, connection: ServerConnection, why: str) -> Response:
+        self.metrics.refusals.labels("bad_token").inc()
+        self.log.warning("agent refused", code="bad_token", reason=why, peer=str(connection.remote_address))
+        return connection.respond(HTTPStatus.UNAUTHORIZED, f"bad_token: {why}\n")
+
+    def _busy(self, connection: ServerConnection, wait: int, why: str) -> Response:
+        self.metrics.refusals.labels("busy").inc()
+        response = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"busy: {why}\n")
+        response.headers["Retry-After"] = str(wait)
+        return response
 
     async def _serve(self, socket: ServerConnection) -> None:
         session = Session(self, cast(Inlet, socket))  # `start` has them made as such

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time_ns
-from typing import Any
+from typing import Any, Protocol
 
 from hub import failpoints
 from hub.ingest.lanes import Lanes
 from hub.ingest.pace import Pace
 from hub.store.store import BadBatch, Entry, Store, StoreError
 from protocol.codec import unpack_body
+from protocol.columns import Columns
 from protocol.errors import WrongBatch
 from protocol.messages import Batch, Tombstone
 
@@ -35,6 +36,16 @@ ROW_COST = 400
 """Bytes of a row's columns that are not sent, because they are empty."""
 RETRY = 1.0
 """Seconds between two tries of a commit that the store could not do."""
+
+
+class Naming(Protocol):
+    """What gives rows names, such as `hub.k8s.names.Names`."""
+
+    def wait(self, newest: int) -> None:
+        """Until the rows' times are known, the newest being so many nanoseconds since 1970; bounded."""
+
+    def of(self, kind: str, columns: Columns) -> Columns:
+        """Further columns for the rows of a table."""
 
 
 @dataclass(slots=True)
@@ -73,9 +84,10 @@ class Outcome:
 class Writer(threading.Thread):
     """Commits what is queued until told to stop. `on_done` is called from this thread after each commit."""
 
-    def __init__(self, store: Store, on_done: Callable[[Outcome], None], log: Any) -> None:
+    def __init__(self, store: Store, on_done: Callable[[Outcome], None], log: Any, names: Naming | None = None) -> None:
         super().__init__(name="writer", daemon=True)
         self._store, self._on_done, self._log = store, on_done, log
+        self._names = names
         self._queue: Lanes[Work] = Lanes(failpoints.throttled())
         self._pace = Pace(MAX_COST, LEAST_COST)
         self._news = threading.Condition()
@@ -111,6 +123,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Commit until told to stop and nothing is left."""
         while works := self._take():
+            self._wait_for_names(works)
             started = monotonic()
             outcome = self._commit(works)
             outcome.seconds = monotonic() - started
@@ -140,6 +153,11 @@ class Writer(threading.Thread):
             if not self._news.wait(max(0.0, deadline - monotonic())) and monotonic() >= deadline:
                 break
 
+    def _wait_for_names(self, works: Sequence[Work]) -> None:
+        times = [work.message.last for work in works if isinstance(work.message, Batch)]
+        if self._names is not None and times:
+            self._names.wait(max(times))
+
     def _commit(self, works: Sequence[Work]) -> Outcome:
         failpoints.hang()
         outcome = Outcome(works=list(works))
@@ -164,6 +182,8 @@ class Writer(threading.Thread):
         if isinstance(work.message, Batch):
             columns, unknown = unpack_body(work.message)
             outcome.dropped_columns += unknown
+            if self._names is not None:
+                columns |= self._names.of(work.message.kind, columns)
         return Entry(work.message, columns, work.node, work.source, work.session)
 
     def _store_all(self, entries: list[tuple[Work, Entry]], outcome: Outcome) -> None:

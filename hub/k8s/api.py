@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import urllib3
 
 import protocol
 from hub.k8s.objects import SECOND
+from hub.k8s.place import Server
 from hub.k8s.reflector import Refused
 
-SECRETS = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes puts a pod's token and the API server's certificate authority."""
 PATHS = {"pods": "/api/v1/pods", "nodes": "/api/v1/nodes", "services": "/api/v1/services"}
 REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
@@ -37,24 +35,6 @@ _KEEPALIVE = [
 
 ERRORS = (urllib3.exceptions.HTTPError, OSError, ValueError)
 """What a request that failed may raise, beside Refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where the API server is. Files are read again as they change."""
-
-    url: str
-    token_file: str | None = None
-    ca_file: str | None = None
-
-
-def in_cluster(environment: Mapping[str, str] = os.environ, secrets: Path = SECRETS) -> Server | None:
-    """The API server of the cluster that this process is a pod of; None where it is none."""
-    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
-    token = secrets / "token"
-    if not host or not token.exists():
-        return None
-    return Server(f"https://{f'[{host}]' if ':' in host else host}:{port}", str(token), str(secrets / "ca.crt"))
 
 
 class Api:

@@ -20,7 +20,7 @@ from hub.k8s.book import Book
 from hub.k8s.objects import FOREVER, SECOND, SKEW, holders, pod_ranges
 from hub.k8s.reflector import Event, Gone, Reflector, Refused
 from protocol.columns import Columns
-from protocol.schema import TABLES
+from protocol.schema import TABLES, Table
 
 SETTLE = SECOND
 """How long after a change at the latest the API server tells of it: kubelet's report and the way here."""
@@ -96,15 +96,20 @@ class Names:
                 self._news.wait(min(left, max(0.01, (wanted - reached) / 1e9)))
 
     def of(self, kind: str, columns: Columns) -> Columns:
-        """The columns of names for the rows of a table."""
-        table = TABLES[kind]
-        given: dict[str, Any] = dict(columns)
-        begin = np.minimum(given[table.time], self._asof)  # a clock that is ahead: nobody sends what is yet to come
-        end = begin if table.until == table.time else np.minimum(given[table.until], self._asof)
+        """The columns of names for the rows of a table; none where that fails: rows are not lost for their names."""
+        try:
+            return self._named(TABLES[kind], dict(columns))
+        except Exception:
+            self._log.exception("bug while naming rows", kind=kind)
+            return {}
+
+    def _named(self, table: Table, columns: dict[str, Any]) -> Columns:
+        begin = np.minimum(columns[table.time], self._asof)  # a clock that is ahead: nobody sends what is yet to come
+        end = begin if table.until == table.time else np.minimum(columns[table.until], self._asof)
         with self._news:
             reached = self._reached(time_ns()) - SETTLE
             return {
-                f"k8s_{side}": self._book.name(given[side], begin, end, reached, sent=side == "src")
+                f"k8s_{side}": self._book.name(columns[side], begin, end, reached, sent=side == "src")
                 for side in ("src", "dst")
             }
 
@@ -170,11 +175,11 @@ class Names:
                 return reflector.ended(now)
             wait = reflector.failed(error, now)
         reason = f"{type(error).__name__}: {error}"[:300]
-        if isinstance(error, Gone):
+        if isinstance(error, Gone) or (isinstance(error, Refused) and error.status == 410):
             self._log.info("the API server has forgotten our version; listing again", kind=kind)
-        elif not self._stopping.is_set() and self._troubles.get(kind) != reason:
+        elif reflector.failures > 1 and not self._stopping.is_set() and self._troubles.get(kind) != reason:
             self._troubles[kind] = reason
-            hint = _HINTS.get(error.status, "") if isinstance(error, Refused) else ""
+            hint = _HINTS.get(error.status) if isinstance(error, Refused) else None
             self._log.warning("cannot watch; trying again", kind=kind, reason=reason, hint=hint)
         return wait
 

@@ -95,6 +95,7 @@ class ApiServer:
     def forget(self) -> None:
         """Versions up to now are forgotten."""
         with self.news:
+            self.version += 1
             self.oldest = self.version
             for log in self.log.values():
                 log.clear()
