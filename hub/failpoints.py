@@ -2,6 +2,7 @@
 
 ingest_hang[=FILE]      the writer takes work and finishes none, as long as the file exists; for ever without one
 store_slow=FILE         the store takes only as many rows a second as the file says, as long as it exists
+no_memory=FILE          there is no memory to unpack a batch with, as long as the file exists
 throttle=AGENT:SECONDS  the batches of that agent leave the queue one at a time, so many seconds apart
 """
 
@@ -31,6 +32,12 @@ def slow(rows: int) -> None:
     path, began = Path(_NAMED["store_slow"]), time.monotonic()
     while path.exists() and (time.monotonic() - began) * float(path.read_text() or 1) < rows:
         time.sleep(STEP)
+
+
+def no_memory() -> None:
+    """In the writer's thread, before a batch is unpacked. Raises MemoryError."""
+    if "no_memory" in _NAMED and Path(_NAMED["no_memory"]).exists():
+        raise MemoryError
 
 
 def throttled() -> dict[str, float]:

@@ -167,6 +167,8 @@ class Writer(threading.Thread):
                 continue
             try:
                 entries.append((work, self._entry(work, outcome)))
+            except MemoryError:  # it ends: the agent still has the batch
+                continue
             except WrongBatch as error:
                 outcome.refused.append((work, error.code, error.detail))
             except Exception as error:
@@ -180,11 +182,25 @@ class Writer(threading.Thread):
         assert work.message is not None
         columns = None
         if isinstance(work.message, Batch):
-            columns, unknown = unpack_body(work.message)
+            columns, unknown = self._unpacked(work.message)
             outcome.dropped_columns += unknown
             if self._names is not None:
                 columns |= self._names.of(work.message.kind, columns)
         return Entry(work.message, columns, work.node, work.source, work.session)
+
+    def _unpacked(self, batch: Batch) -> tuple[Columns, int]:
+        """Its columns, once there is memory for them: that there is none is not the batch's fault.
+
+        Raises WrongBatch, and MemoryError where the hub ends meanwhile.
+        """
+        while True:
+            try:
+                failpoints.no_memory()
+                return unpack_body(batch)
+            except MemoryError:
+                if self._failed("out of memory while unpacking a batch"):
+                    raise
+                threading.Event().wait(RETRY)
 
     def _store_all(self, entries: list[tuple[Work, Entry]], outcome: Outcome) -> None:
         """Commit; a batch that the store cannot take is set apart, a store that cannot take anything is asked again.

@@ -73,6 +73,23 @@ def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path) -> No
     )  # fmt: skip
 
 
+def test_a_hub_out_of_memory_stores_later_and_refuses_nothing(tmp_path: Path) -> None:
+    """Scenario 3: that there is no memory for a batch is not the batch's fault."""
+    short = tmp_path / "short"
+    short.touch()
+    hub = Hub(tmp_path, env={"NODETAP_FAILPOINT": f"no_memory={short}"}).ready()
+    agent = Agent(tmp_path, "replay", str(write_pcap(tmp_path / "some.pcap", 50_000)), "--hub", hub.ws)
+    with ending(hub, agent):
+        until("it cannot store", lambda: "out of memory" in hub.text)
+        assert status_of(f"{hub.api}/readyz") == 503
+        short.unlink()
+        assert agent.wait(60) == 0, agent.text
+        ledger = hub.ledger()
+        assert (ledger["balanced"], ledger["complete"], ledger["agents"][0]["row"]) == (True, True, 50_000)
+        assert "batch refused" not in hub.text + agent.text
+        assert "can store again" in hub.text
+
+
 async def join(hub: Hub, agent: str) -> tuple[ClientConnection, Welcome]:
     socket = await connect(hub.ws, compression=None, ping_interval=None, proxy=None, max_size=16 << 20)
     await socket.send(encode(Hello([1], agent, "node", 7, [7])))
