@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ def capture(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     }
     path = not_on_a_terminal(given["path"])
     with connect(ctx) as client, target(path, private=True) as write:
-        recording = Recording(write, News(_tell).heed)
+        recording = Recording(write, News(_tell).heed, None if path else sys.stdout.fileno())
         recording.run(client, params)
     return told(recording, path, bool(given["strict"]))
 
@@ -82,13 +84,16 @@ def _tell(line: str, prefix: str = "nodetap: ") -> None:
 class Recording:
     """A live capture on its way into `write`, in whole blocks. `heed` is told what the hub says of it, once a second.
 
+    It also ends where `pipe`, the descriptor of one, has no reader any more: without frames nobody would notice.
     `trouble` is why it broke off, None where it ended as it should: by a bound, or by Ctrl-C.
     """
 
-    def __init__(self, write: Callable[[bytes], None], heed: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], heed: Callable[[Mapping[str, Any]], None], pipe: int | None = None
+    ) -> None:
         self.said: dict[str, Any] = {"complete": True, "agents": [], "missing": [], "gaps": [], "cut": None}
         self.trouble: CliError | None = None
-        self._write, self._heed = write, heed
+        self._write, self._heed, self._pipe = write, heed, pipe
         self._blocks = Blocks()
         self._begun = self._over = False
 
@@ -98,7 +103,7 @@ class Recording:
         return self._blocks.frames
 
     def run(self, client: Client, params: Mapping[str, Any]) -> None:
-        """Write until the end. What comes before the first byte of the capture is raised: CliError, Ctrl-C."""
+        """Write until the end. Raises BrokenPipeError, and before the first byte CliError and KeyboardInterrupt."""
         try:
             with client.stream("/v1/capture", params, silence=SILENCE) as (_, chunks):
                 for chunk in chunks:
@@ -126,6 +131,15 @@ class Recording:
             self._over = self._over or kind != "nodetap.progress"
             if kind != "nodetap.error":
                 self._heed(self.said)
+        if said and self._pipe is not None and _unread(self._pipe):
+            raise BrokenPipeError
+
+
+def _unread(pipe: int) -> bool:
+    """Whether nobody will ever read what is written to a pipe (poll(2): POLLERR at the end that writes)."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 class News:

@@ -29,6 +29,7 @@ COMMANDS = {
     "follow": ("hub.cli.follow:follow", "Print packets as they are stored."),
     "capture": ("hub.cli.capture:capture", "Capture raw frames from all agents, live."),
     "pcap": ("hub.cli.pcap:pcap", "Fetch the raw frames that agents recorded."),
+    "extcap": ("hub.cli.extcap:extcap", "Show the agents as interfaces in Wireshark."),
     "ledger": ("hub.cli.ledger:ledger", "Show where every captured packet is."),
     "doctor": (
         "hub.cli.doctor:doctor",
