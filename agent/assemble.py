@@ -49,6 +49,16 @@ def engine_of(
     return Engine(parsers(on_problem), rest=rest, keep_query=keep_query, budget=budget, with_turns=with_turns)
 
 
+def look_of(source: Source, log: Any, mode: str, keep_query: bool) -> tuple[Any, Calls | None]:
+    """The L7 engine of a run, and what pairs its requests and responses; nothing of both for mode `off`."""
+
+    def on_parser(name: str, error: Exception) -> None:
+        log.error("an L7 parser is left out", parser=name, error=repr(error))
+
+    engine = engine_of(mode, keep_query, source.live, on_parser, with_turns=True)
+    return engine, None if engine is None else Calls()
+
+
 def pipeline_of(
     source: Source, agent: str, epoch: int, log: Any, *, l7: str = "fast", keep_query: bool = False
 ) -> Pipeline:
@@ -58,12 +68,8 @@ def pipeline_of(
     def on_problem(reason: str, error: Exception) -> None:
         log.error("packets lost", reason=reason, exc_info=error)
 
-    def on_parser(name: str, error: Exception) -> None:
-        log.error("an L7 parser is left out", parser=name, error=repr(error))
-
     budget = SLOW_BUDGET if source.live else None  # a file waits
     decoder = Decoder(source.interfaces, slow_budget=budget, clock=monotonic)
-    engine = engine_of(l7, keep_query, source.live, on_parser, with_turns=True)
-    calls = None if engine is None else Calls()
+    engine, calls = look_of(source, log, l7, keep_query)
     sealer = Sealer(agent, epoch, report)
     return Pipeline(decoder, FlowTable(), sealer, report, engine=engine, calls=calls, on_problem=on_problem)

@@ -35,6 +35,7 @@ from agent.uplink.desk import Desk
 from agent.uplink.link import LinkConfig, Uplink
 from agent.uplink.machine import Event, State
 from agent.uplink.outbox import Outbox
+from agent.uplink.settings import MakeEngine, Settings
 from agent.uplink.threads import DaemonThreads
 from agent.watchdog import LOOP_DEAD, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
@@ -59,6 +60,8 @@ class AgentConfig:
     recorder: RecorderFolder | None = None
     recorder_bytes: int = 1 << 30
     allow_capture: bool = False  # give frames away as they are captured; whoever records does so too
+    settings: dict[str, str] | None = None  # what the hub may change, as it is at first; None: nothing
+    make_engine: MakeEngine = lambda mode: (None, None)  # for those settings
 
 
 class Agent:
@@ -85,6 +88,7 @@ class Agent:
             on_transition=self._transition,
             desk=Desk({"doctor": lambda: facts_of(self)}),
             raw=self._raw(),
+            settings=self._settings(),
         )
         self.metrics = Metrics(self._now)
         if self.spooler is not None:
@@ -98,6 +102,12 @@ class Agent:
         self._stalled = self._stall_word = ""  # what has stalled now, and what the hub has yet to be told
         self._told = False
         self._lost_at: float | None = None
+
+    def _settings(self) -> Settings:
+        config = self.config
+        if config.settings is None:
+            return Settings()
+        return Settings(config.settings, self.worker, self.pipeline, config.make_engine, self.log)
 
     def _outbox(self) -> tuple[Outbox, Spooler | None]:
         config = self.config
@@ -205,6 +215,8 @@ class Agent:
             "oldest_ns": int(self.outbox.oldest_age() * 1e9),
             "capture_restarts": self.worker.restarts,
         }
+        if self.worker.detail != "packets":
+            evidence["detail"] = self.worker.detail
         if self._stall_word:
             evidence["stall"] = self._stall_word
             self._stall_word = self._stalled  # said once, even where all is well again

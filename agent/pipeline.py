@@ -142,6 +142,12 @@ class Pipeline:
         self._publish()
         return batches
 
+    def look_into(self, engine: Engine | None, calls: Calls | None) -> list[Batch]:
+        """Read payloads with another engine from now on, or not at all; what the one before had is sealed."""
+        batches = self.seal()
+        self._engine, self._calls = engine, calls
+        return batches
+
     def finish(self) -> list[Batch | Tombstone]:
         """Seal all rows, close and seal all flows, then the final books: nothing is open after it."""
         items: list[Batch | Tombstone] = [*self._add_flows(self._flows.flush())]

@@ -7,7 +7,7 @@ should it ever come back, finds that its turn is over and touches nothing but it
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, time_ns
 from typing import Any
 
@@ -15,9 +15,10 @@ from agent import failpoints
 from agent.capture import Block, CaptureError, Counters, Source
 from agent.capture.own import OwnTraffic
 from agent.capture.paced import PacedSource
-from agent.pipeline import Pipeline
+from agent.pipeline import LEVELS, Pipeline
 from agent.tap.tap import Tap
 from agent.uplink.outbox import Outbox
+from protocol.messages import Batch
 
 POLL = 0.1
 """Seconds for which the source is waited for at once."""
@@ -43,6 +44,8 @@ class Worker:
         self.finished = False
         self.eager = False  # no open rows: the link is down, and capture buffers have to stay empty
         self.restarts = 0
+        self.detail = LEVELS[0]
+        """The most that is to be told: `packets`, or only `flows`."""
         self._source, self._pipeline, self._outbox, self._log = source, pipeline, outbox, log
         self._own, self._record, self._tap = own, record, tap
         self._halt = False
@@ -84,6 +87,17 @@ class Worker:
             self._work.release()
         self._thread.start()
         return True
+
+    @property
+    def source(self) -> Source:
+        """What is captured from at present."""
+        return self._source
+
+    def change(self, make: Callable[[], Iterable[Batch]]) -> None:
+        """From another thread: change the pipeline between two blocks, and take what comes of it."""
+        with self._work:
+            if not self.finished:
+                self._put(make())
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -143,7 +157,8 @@ class Worker:
         if self.eager:
             self._put(self._pipeline.seal())
         pressed = getattr(self._source, "pressed", False)  # the ring fills up: before it drops, rows go
-        level = "flows" if pressed else self._outbox.level(self._pipeline.level)
+        plain = pressed or self.detail == "flows"
+        level = "flows" if plain else self._outbox.level(self._pipeline.level)
         if level != self._pipeline.level:
             self._log.warning(
                 "level", level=level, was=self._pipeline.level, outbox_bytes=self._outbox.bytes, ring_pressed=pressed

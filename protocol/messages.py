@@ -12,6 +12,8 @@
       | Answer -----------------------------> |
       | <------------------------------ Fetch |   the next part of the raw frames that match a filter
       | Fetched ----------------------------> |
+      | <-------------------------- Configure |   what to capture and how much of it to tell from now on
+      | Configured -------------------------> |
       | <------------------------------ Drain |   the hub is going: finish here, go elsewhere
       | Bye --------------------------------> |   all is acknowledged or counted; I leave
 
@@ -442,6 +444,46 @@ def _is_gap(value: Any) -> bool:
     return -_I63 <= first <= last < _I63 and -1 <= frames < _I63 and len(reason) <= MAX_WORD and reason.isprintable()
 
 
+CONFIGURE = "configure"
+"""The word of agents whose settings the hub may change while they run."""
+
+
+def _check_settings(settings: Any) -> None:
+    """Few words with short texts; which there are is for the agent to say."""
+    _check(len(settings) <= 16, "more than 16 settings")
+    fine = all(isinstance(k, str) and isinstance(v, str) and len(k) <= MAX_WORD for k, v in settings.items())
+    _check(fine, "settings are words with texts")
+    _check(all(len(value) <= MAX_FILTER for value in settings.values()), f"a setting is longer than {MAX_FILTER}")
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """What is to hold from now on, `filter`, `detail` and `l7`; what is not named is as the agent was started."""
+
+    id: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "a question's number has 64 bits")
+        _check_settings(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What holds now; with `refused`, one word, why nothing was changed, and `detail` for people."""
+
+    id: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        _check(_is_u64(self.id), "a question's number has 64 bits")
+        _check_settings(self.settings)
+        _check_words(MAX_WORD, refused=self.refused)
+        object.__setattr__(self, "detail", self.detail[:MAX_DETAIL])
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     """The hub is shutting down; `retry_after` seconds until it may be back."""
@@ -464,7 +506,7 @@ class Bye:
 
 Message: TypeAlias = (
     "Hello | Welcome | Refuse | Batch | Tombstone | Ack | Reject | Status | Echo | EchoReply | Ask | Answer | Fetch"
-    "| Fetched | Drain | Bye"
+    "| Fetched | Configure | Configured | Drain | Bye"
 )
 
 MESSAGES: dict[str, tuple[type[Any], str]] = {
@@ -482,6 +524,8 @@ MESSAGES: dict[str, tuple[type[Any], str]] = {
     "answer": (Answer, "agent"),
     "fetch": (Fetch, "hub"),
     "fetched": (Fetched, "agent"),
+    "configure": (Configure, "hub"),
+    "configured": (Configured, "agent"),
     "drain": (Drain, "hub"),
     "bye": (Bye, "agent"),
 }

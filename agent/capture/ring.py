@@ -13,6 +13,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from agent.capture import Block, CaptureError, Counters, Interface
 from agent.capture.bpf import REJECT, accept, compile_filter, fits, only_interfaces
@@ -22,6 +23,7 @@ from agent.capture.netlink import Links
 from agent.capture.pressure import Pressure
 from agent.capture.tpacket import RETIRE_MS, Frames, Ring
 
+LINKTYPE_ETHERNET = 1
 MAX_NAMES = 60_000
 """Interfaces that get a place of their own; a block has 16 bits for it. Later ones share one, called `OTHERS`."""
 OTHERS = "(others)"
@@ -63,6 +65,17 @@ class _Service:
         if self._single and self.members.present:
             with contextlib.suppress(OSError):  # it is gone again; the kernel will tell
                 self.ring.bind(self._target())
+
+    def filter_by(self, bpf: str | None) -> None:
+        """Let this through from now on. Raises CaptureError, the old program still there, where it is wrong."""
+        before = self._bpf, self._chosen, self._for_live
+        self._bpf, self._for_live = bpf, False
+        try:
+            self._compile()
+            self.follow()
+        except CaptureError:
+            self._bpf, self._chosen, self._for_live = before
+            raise
 
     def _attach_plain(self) -> None:
         """Without the test of the interface: what was not chosen is left out, and counted, in `sort_out`."""
@@ -129,14 +142,15 @@ class RingSource:
         self.interfaces: list[Interface] = []
         self.done = False
         self.on_change: Callable[[list[str], list[str]], None] = lambda came, went: None
+        self._bpf = bpf
         self.again = lambda: self._again(
             RingSource(
-                include, exclude, bpf=bpf, snaplen=snaplen, ring_bytes=ring_bytes, promisc=promisc, fanout=fanout
+                include, exclude, bpf=self._bpf, snaplen=snaplen, ring_bytes=ring_bytes, promisc=promisc, fanout=fanout
             )
         )
         """Gives a source like this one, not open, that goes on with the same list of interfaces."""
         self._include, self._exclude = include, exclude
-        self._bpf, self._snaplen, self._ring_bytes, self._promisc = bpf, snaplen, ring_bytes, promisc
+        self._snaplen, self._ring_bytes, self._promisc = snaplen, ring_bytes, promisc
         self._fanout = fanout
         literal = len(set(include)) == 1 and not set(include[0]) & set("*?[")
         self._single = literal and fanout is None  # who shares cannot be bound anew
@@ -147,6 +161,7 @@ class RingSource:
         self._pressure = Pressure()
         self._epoll = select.epoll()
         self._stopping = 0.0  # when it began
+        self._wanted: tuple[str | None, Future[None]] | None = None
         self._lock = threading.Lock()  # counters are asked from other threads
         self._discarded: dict[str, int] = {}
 
@@ -177,6 +192,41 @@ class RingSource:
             self.close()
             raise CaptureError(f"cannot follow the interfaces: {error}") from None
         self._epoll.register(self._links, select.EPOLLIN)
+
+    def filter_by(self, bpf: str | None, timeout: float) -> None:
+        """From another thread: take another filter. What passed the one before and lies in the ring is still read.
+
+        Raises CaptureError where it is wrong, TimeoutError where nobody reads; then the one before stays.
+        """
+        future: Future[None] = Future()
+        self._wanted = bpf, future
+        try:
+            future.result(timeout)
+        except TimeoutError:
+            if future.cancel():
+                raise
+            future.result()  # it was begun a moment ago
+
+    def _filter_anew(self) -> None:
+        """What `filter_by` asks for, in the thread that reads."""
+        if self._wanted is None or self.done or self._stopping:
+            return
+        (bpf, future), self._wanted = self._wanted, None
+        if not future.set_running_or_notify_cancel():
+            return
+        before, self._bpf = self._bpf, bpf
+        try:
+            if bpf and not self._services:
+                compile_filter(bpf, LINKTYPE_ETHERNET)  # for want of an interface to ask
+            for service in self._services:
+                service.filter_by(bpf)
+        except CaptureError as error:
+            self._bpf = before
+            for service in self._services:
+                service.filter_by(before)
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
     # -- interfaces ------------------------------------------------------------------------------------------------
 
@@ -250,6 +300,7 @@ class RingSource:
         self._pressure.look(max((service.ring.waiting() for service in self._services), default=0.0), now)
         while not self.done:
             self._follow()
+            self._filter_anew()
             block = self._take()
             if block is not None:
                 if len(block):

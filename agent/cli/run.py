@@ -141,7 +141,7 @@ def run(
     name = f"{node}/w{worker}" if worker else node
     spool, recorder = _spool(options["spool"], name), _recorder(options["recorder"], name)
     source = _source(kind, _split(interfaces) or ["*"], _split(exclude), options)
-    from agent.assemble import pipeline_of
+    from agent.assemble import look_of, pipeline_of
     from agent.capture import CaptureError
     from agent.capture.own import OwnTraffic
     from agent.daemon import Agent, AgentConfig
@@ -165,13 +165,16 @@ def run(
     log.info("capturing", interfaces=names, filter=options["bpf"] or "", hubs=list(hubs))
     source.on_change = lambda came, went: log.info("interfaces", came=came, went=went)
     own = None if options["include_self"] else OwnTraffic(source.interfaces, hub_endpoints(hubs))
+    keep_query = options["url_query"] == "keep"
     asked_for = ctx.get_parameter_source("metrics") is not ParameterSource.DEFAULT
     config = AgentConfig(
         link, options["buffer_bytes"], options["metrics"], metrics_must=asked_for,
         spool=spool, spool_bytes=options["spool_bytes"],
         recorder=recorder, recorder_bytes=options["recorder_bytes"], allow_capture=options["allow_capture"],
+        settings={"filter": options["bpf"] or "", "detail": "packets", "l7": options["l7"]},
+        make_engine=lambda mode: look_of(source, log, mode, keep_query),
     )  # fmt: skip
-    pipeline = pipeline_of(source, name, epoch, log, l7=options["l7"], keep_query=options["url_query"] == "keep")
+    pipeline = pipeline_of(source, name, epoch, log, l7=options["l7"], keep_query=keep_query)
     agent = Agent(config, source, pipeline, own, log)
     code = run_to_end(agent)
     left = {"left_packets": agent.outbox.pending_packets, "spooled_packets": agent.outbox.spooled_packets}

@@ -27,6 +27,7 @@ from protocol.messages import (
     Ack,
     Ask,
     Bye,
+    Configure,
     Drain,
     Echo,
     EchoReply,
@@ -201,7 +202,7 @@ class Connection:
             wall=time_ns(),
             stores=outbox.stores,
             connection=self.id,
-            answers=[*self.uplink.desk.words, *self.uplink.raw.words],
+            answers=[*self.uplink.desk.words, *self.uplink.raw.words, *self.uplink.settings.words],
         )
 
     async def _converse(self) -> None:
@@ -234,6 +235,7 @@ class Connection:
             EchoReply: self._on_echo,
             Ask: self._on_ask,
             Fetch: self._on_fetch,
+            Configure: self._on_configure,
             Drain: self._on_drain,
             Refuse: self._on_refuse,
         }
@@ -271,6 +273,9 @@ class Connection:
 
     def _on_fetch(self, fetch: Fetch) -> None:
         self._reply(self.uplink.raw.answer(self.id, fetch))
+
+    def _on_configure(self, configure: Configure) -> None:
+        self._reply(self.uplink.settings.answer(configure))
 
     def _reply(self, answer: Coroutine[Any, Any, Message]) -> None:
         """Send what comes of this, unless too much waits to be sent already."""

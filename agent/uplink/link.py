@@ -24,6 +24,7 @@ from agent.uplink.hubs import Hubs
 from agent.uplink.machine import FIRST, Command, Event, State, step
 from agent.uplink.outbox import Outbox
 from agent.uplink.quality import Quality
+from agent.uplink.settings import Settings
 from protocol.messages import Ack, Status, Welcome
 from protocol.ranges import Ranges
 
@@ -83,6 +84,7 @@ class Uplink:
         on_transition: Callable[[State, Event, State], None] = lambda a, e, b: None,
         desk: Desk | None = None,
         raw: Raw | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self.config = config
         self.outbox = outbox
@@ -91,6 +93,7 @@ class Uplink:
         self.quality = Quality()
         self.desk = desk or Desk({})
         self.raw = raw or Raw()
+        self.settings = settings or Settings()
         self.backoff = Backoff(cap=config.backoff_max)
         self.stopping = False
         self.drained = False

@@ -19,6 +19,7 @@ from hub.api.openapi import document
 from hub.api.problems import Problem, problem_of
 from hub.api.routes import ROUTES
 from hub.api.runner import Runner
+from hub.configure import Configurer
 from hub.fanout.asker import Asker
 from hub.pcap.fetcher import Fetcher
 from hub.tokens import Tokens
@@ -39,17 +40,19 @@ def create_app(
     asker: Asker | None = None,
     facts: Callable[[], dict[str, Any]] = dict,
     fetcher: Fetcher | None = None,
+    configurer: Configurer | None = None,
 ) -> Starlette:
     """The application. Nothing is started; `now_ns` is the clock (nanoseconds since 1970).
 
-    `asker` asks the agents, `fetcher` fetches frames from them; `facts` are the hub's own for `/v1/doctor`, made on a
-    thread.
+    `asker` asks the agents, `fetcher` fetches frames from them, `configurer` changes their settings; `facts` are the
+    hub's own for `/v1/doctor`, made on a thread.
     """
     runner = Runner(store.reader, limits.queries, limits.wait)
     asker = asker or Asker(register, now_ns)
     hub = Hub(
-        store, register, runner, tokens, ready, metrics, version, now_ns, limits, asker, facts, fetcher or Fetcher()
-    )
+        store, register, runner, tokens, ready, metrics, version, now_ns, limits, asker, facts, fetcher or Fetcher(),
+        configurer or Configurer(),
+    )  # fmt: skip
     hub.openapi = json.dumps(document(ROUTES, version)).encode()
     app = Starlette(
         routes=[Route(row.path, Gate(hub, row), methods=[row.method]) for row in ROUTES],

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from hub.api.allowance import Allowance
 from hub.api.audit import Refusals
 from hub.api.runner import Runner
+from hub.configure import Configurer
 from hub.fanout.asker import Asker
 from hub.pcap.fetcher import Fetcher
 from hub.store.reader import Reader
@@ -94,6 +95,7 @@ class Hub:
     asker: Asker
     facts: Callable[[], dict[str, Any]]
     fetcher: Fetcher = field(default_factory=Fetcher)
+    configurer: Configurer = field(default_factory=Configurer)
     allowance: Allowance = field(init=False)
     refusals: Refusals = field(default_factory=Refusals)
     followers: int = 0

@@ -117,6 +117,14 @@ CAPTURE = (
     Param("seconds", _whole, "seconds after which the capture ends; 0 = never", "0"),
     Param("deadline", _seconds, "seconds that an agent has for each part of its answer", "5"),
 )
+_AGENT = Param("agent", _text, "an agent, a node, or * for all", "*")
+CONFIGURE = (
+    _AGENT,
+    Param("filter", _text, "capture filter, pcap-filter(7); empty for none"),
+    Param("detail", _text, "packets, or flows alone", None, ("packets", "flows")),
+    Param("l7", _text, "how much to look into application protocols", None, ("off", "fast", "all")),
+)
+RESET = (_AGENT,)
 DOCTOR = (Param("deadline", _seconds, "seconds that agents have for their answer", "3"),)
 
 

@@ -16,6 +16,7 @@ from protocol.filter.errors import FilterError
 PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_filter": (400, "The filter is wrong"),
     "bad_parameter": (400, "A parameter is wrong"),
+    "bad_setting": (400, "An agent refuses the setting"),
     "bad_cursor": (400, "The cursor cannot be used"),
     "bad_token": (401, "The token is missing or wrong"),
     "not_allowed": (403, "The token has not the role that this takes"),

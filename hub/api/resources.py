@@ -17,7 +17,8 @@ from protocol.schema import TABLES, fields_of
 
 async def agents(hub: Hub, request: Request) -> Response:
     """Every agent: state, verdict, evidence."""
-    return JSONResponse({"agents": hub.register.agents(hub.now_ns())})
+    found = hub.register.agents(hub.now_ns())
+    return JSONResponse({"agents": [{**agent, **hub.configurer.of(agent["agent"])} for agent in found]})
 
 
 async def forget(hub: Hub, request: Request) -> Response:

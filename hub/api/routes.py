@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hub.api import answers, capture, doctor, follow, params, pcap, resources
+from hub.api import answers, capture, configure, doctor, follow, params, pcap, resources
 from hub.api.context import Handler
 from hub.api.frames import MEDIA_TYPE
 from hub.tokens import ADMIN, CAPTURE, READ
@@ -48,6 +48,9 @@ ROUTES = (
     Row("GET", "/v1/agents", READ, resources.agents, "one object per agent"),
     Row("DELETE", "/v1/agents/{name:path}", ADMIN, resources.forget, "forgets an agent that left"),
     Row("GET", "/v1/doctor", READ, doctor.doctor, "what is wrong and what to do", params.DOCTOR, kind="doctor"),
+    Row("GET", "/v1/configure", READ, configure.show, "what is wanted of agents, and what they do"),
+    Row("PUT", "/v1/configure", ADMIN, configure.change, "changes settings of running agents", params.CONFIGURE),
+    Row("DELETE", "/v1/configure", ADMIN, configure.reset, "takes such changes back", params.RESET),
     Row("GET", "/v1/ledger", READ, resources.ledger, "the books: what became of every packet"),
     Row("GET", "/v1/fields", READ, resources.fields, "what can be shown and filtered by"),
     Row("GET", "/v1/status", READ, resources.status, "version, store, readiness"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +64,12 @@ def _evidence(row: Row) -> str:
     return " ".join(filter(None, (value(evidence.pop("detector", None)), value(evidence))))
 
 
+def settings_cell(row: Row) -> str:
+    """`l7=fast filter='udp'`: what differs from everything; with what the agent refuses."""
+    told = [f"{name}={shlex.quote(value(text))}" for name, text in sorted((row.get("settings") or {}).items()) if text]
+    return " ".join([*told, *(["(refused)"] if row.get("settings_refused") else [])])
+
+
 def _time(name: str) -> Callable[[Row], str]:
     return lambda row: str(row.get(name) or "")[:19].replace("T", " ")
 
@@ -88,6 +95,7 @@ WIDE = (
     Column("verdict", _plain("verdict"), style="bold"),
     Column("level", _plain("level"), drop=4),
     Column("since (UTC)", _time("level_since"), drop=11),
+    Column("settings", settings_cell, drop=12),
     Column("rtt", _seconds("round_trip"), right=True, drop=1),
     Column("jitter", _seconds("jitter"), right=True, drop=3),
     Column("pings", _answered("pings", "pongs"), right=True, drop=6),

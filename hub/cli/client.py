@@ -33,7 +33,7 @@ QUEUED = 64
 """Chunks read ahead of whoever prints them."""
 
 _BUSY_CODES = ("busy", "too_many")
-_USAGE_CODES = ("bad_parameter", "bad_cursor", "wrong_store")
+_USAGE_CODES = ("bad_parameter", "bad_setting", "bad_cursor", "wrong_store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,11 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def change(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
+        """The JSON value that comes of PUT or DELETE at `path`. Raises CliError."""
+        with self.stream(path, params, method=method) as (_, chunks):
+            return httpx.Response(200, content=b"".join(chunks)).json()
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """The JSON value at `path`. Raises CliError."""

@@ -35,6 +35,7 @@ COMMANDS = {
         "hub.cli.doctor:doctor",
         "Check this machine, the hub and every agent; say what to do.",
     ),
+    "configure": ("hub.cli.configure:configure", "Show and change the settings of running agents."),
     "fields": ("hub.cli.fields:fields", "List the fields to show and filter by."),
     "completion": ("hub.cli.completion:completion", "Print the completion script of a shell."),
 }

@@ -315,13 +315,18 @@ def _known(agent: Agent, run: Run, now_ns: int) -> Known:
         finished=run.stored.final,
         silent_for=(now_ns - agent.seen_ns) / 1e9,
         state=status.state if status else "streaming",
-        level=status.level if status else "packets",
+        level="packets" if status is None or _as_wanted(status) else status.level,
         lag=lag_ns / 1e9 if isinstance(lag_ns, int | float) else 0.0,
         packets_age=(now_ns - agent.captured_ns) / 1e9 if agent.captured_ns else 0.0,
         contested=(now_ns - agent.taken_back_ns) / 1e9 if agent.taken_back_ns else None,
         stall=str(status.evidence.get("stall", ""))[:20] if status else "",
         restarts=restarts if status and isinstance(restarts := status.evidence.get("capture_restarts"), int) else 0,
     )
+
+
+def _as_wanted(status: Status) -> bool:
+    """Whether an agent tells of flows alone because it was configured so, and not under pressure."""
+    return status.evidence.get("detail") == status.level
 
 
 def _books(agent: Agent, run: Run, present: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from protocol.messages import (
     Answer,
     Batch,
     Bye,
+    Configured,
     Drain,
     Echo,
     EchoReply,
@@ -77,6 +78,7 @@ class Session:
             Echo: self._on_echo,
             Answer: self._on_answer,
             Fetched: self._on_fetched,
+            Configured: self._on_configured,
             Bye: self._on_bye,
         }
 
@@ -95,6 +97,7 @@ class Session:
             self.log.info("connection ended", reason=str(error) or "no message came in time")
         finally:
             self.abort()
+            self.ingest.configurer.left(self)
             if self.agent:
                 self.ingest.register.leave(self.agent, self, time_ns())
 
@@ -133,6 +136,7 @@ class Session:
                 api_port=self.ingest.api_port,
             )
         )
+        self.ingest.configurer.came(self)
         self.log.info("agent connected", node=self.node, peer=self._peer(), software=hello.software)
 
     async def _serve(self) -> None:
@@ -267,6 +271,9 @@ class Session:
 
     def _on_fetched(self, fetched: Fetched, size: int) -> None:
         self.ingest.fetcher.arrived(self, fetched)
+
+    def _on_configured(self, configured: Configured, size: int) -> None:
+        self.ingest.configurer.answered(self, configured)
 
     def _on_bye(self, bye: Bye, size: int) -> None:
         self.leaving = True

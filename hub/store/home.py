@@ -80,7 +80,7 @@ class Home:
     def _identity(self) -> str:
         path = self.directory / "nodetap.json"
         if not path.exists():
-            _write_durably(path, json.dumps({"id": secrets.token_hex(16), "schema": SCHEMA_VERSION}))
+            write_durably(path, json.dumps({"id": secrets.token_hex(16), "schema": SCHEMA_VERSION}))
         try:
             values = json.loads(path.read_text())
             store, schema = str(values["id"]), int(values["schema"])
@@ -94,7 +94,7 @@ class Home:
         return store
 
 
-def _write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
     """The file is there whole or not at all, also after a crash."""
     new = path.with_suffix(".new")
     with new.open("w") as file:

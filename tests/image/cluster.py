@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import ipaddress
 import json
 import os
 import socket
@@ -15,10 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import self_signed
 from pods import HUB_USER, Pod, empty_dir
 
 from tests.live.netns import Netns, pair
@@ -121,20 +116,8 @@ def _trusting() -> ssl.SSLContext:
 def _secret(folder: Path, address: str) -> Path:
     """A Secret's volume with `defaultMode: 0440` in a pod with fsGroup; the agent's root reads it as owner."""
     folder.mkdir(mode=0o755)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    files = {"tls.crt": certificate.public_bytes(serialization.Encoding.PEM), "tls.key": private, "token": b"secret\n"}
+    certificate, key = self_signed(addresses=[address])
+    files = {"tls.crt": certificate, "tls.key": key, "token": b"secret\n"}
     for file, text in files.items():
         (folder / file).write_bytes(text)
         (folder / file).chmod(0o440)

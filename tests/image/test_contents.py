@@ -26,19 +26,25 @@ for found in distributions():
 PARQUET = """
 import io, pyarrow, pyarrow.parquet
 pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), buffer := io.BytesIO(), compression="zstd")
-print(pyarrow.parquet.read_table(io.BytesIO(buffer.getvalue())).num_rows)
+print(pyarrow.parquet.read_table(io.BytesIO(buffer.getvalue()), use_threads=False).num_rows)
 """
 
 
 def inside(target: str, *command: str) -> str:
     """The output of a command in a fresh container without any network."""
-    words = (*ULIMITS, "--runtime", "runc", "--rm", "--read-only", "--network", "none", "--entrypoint", command[0])
+    words = (*ULIMITS, "--runtime", "runc", "--rm", "--read-only", "--network", "none", "--user", "0",
+             "--entrypoint", command[0])  # fmt: skip
     return podman("run", *words, IMAGE.format(target), *command[1:]).stdout
 
 
 @pytest.mark.parametrize("target", ["agent", "hub"])
 def test_there_is_no_compiler_and_nothing_that_installs(target: str) -> None:
-    words = ("-name gcc", "-o -name cc1", "-o -path /opt/nodetap/*/pip", "-o -path /opt/nodetap/*/tests")
+    words = (
+        "-type f -name gcc",
+        "-o -type f -name cc1",
+        "-o -path /opt/nodetap/*/pip",
+        "-o -path /opt/nodetap/*/tests",
+    )
     assert inside(target, "find", "/", "-xdev", *" ".join(words).split()) == ""
 
 

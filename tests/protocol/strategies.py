@@ -29,6 +29,8 @@ from protocol.messages import (
     Ask,
     Batch,
     Bye,
+    Configure,
+    Configured,
     Drain,
     Echo,
     EchoReply,
@@ -199,6 +201,7 @@ _ACK = st.builds(
 _STATUS = st.builds(
     Status, state=WORDS, level=WORDS, outbox_bytes=COUNT, outbox_batches=COUNT, wall=COUNT, evidence=PLAIN, ledger=PLAIN
 )
+SETTINGS = st.dictionaries(st.sampled_from(["filter", "detail", "l7"]), WORDS, max_size=3)
 MESSAGE_OF: dict[str, st.SearchStrategy[Message]] = {
     "hello": _HELLO,
     "welcome": _WELCOME,
@@ -228,6 +231,8 @@ MESSAGE_OF: dict[str, st.SearchStrategy[Message]] = {
         detail=STRINGS,
         gaps=st.lists(st.tuples(COUNT, st.just(2**63 - 1), st.integers(-1, 9), WORDS).map(list), max_size=3),
     ),
+    "configure": st.builds(Configure, id=U64, settings=SETTINGS),
+    "configured": st.builds(Configured, id=U64, settings=SETTINGS, refused=WORDS, detail=STRINGS),
     "drain": st.builds(Drain, retry_after=RETRY),
     "bye": st.builds(Bye, reason=STRINGS),
 }

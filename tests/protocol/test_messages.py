@@ -30,6 +30,8 @@ from protocol.messages import (
     Ask,
     Batch,
     Bye,
+    Configure,
+    Configured,
     Drain,
     Echo,
     EchoReply,
@@ -58,6 +60,8 @@ VALID: dict[type, dict[str, Any]] = {
     EchoReply: {"id": 1},
     Ask: {"id": 1, "about": "doctor"},
     Answer: {"id": 1},
+    Configure: {"id": 1},
+    Configured: {"id": 1},
     Fetch: {"id": 1, "part": 1},
     Fetched: {"id": 1, "part": 1},
     Drain: {},
@@ -81,6 +85,10 @@ PLAIN_BAD = [
     {"a": [0] * 5000},
     {"a": [[]] * 5000},
 ]
+SETTINGS_OK = [{}, {"filter": "x" * MAX_FILTER, "l7": ""}, {f"s{n}": "" for n in range(16)}]
+SETTINGS_BAD = [
+    {"filter": "x" * (MAX_FILTER + 1)}, {"l7": 1}, {"x" * (MAX_WORD + 1): ""}, {f"s{n}": "" for n in range(17)},
+]  # fmt: skip
 BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what it takes, what it refuses
     (
         Hello,
@@ -227,10 +235,16 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Fetched, "kept", [-I63, I63 - 1], [-I63 - 1, I63]),
     (Fetched, "overwritten", [-I63, I63 - 1], [-I63 - 1, I63]),
     (Fetched, "refused", ["", "busy"], ["x" * (MAX_WORD + 1), "\n"]),
+    (Configure, "id", [0, U64 - 1], [-1, U64]),
+    (Configure, "settings", SETTINGS_OK, SETTINGS_BAD),
+    (Configured, "id", [0, U64 - 1], [-1, U64]),
+    (Configured, "settings", SETTINGS_OK, SETTINGS_BAD),
+    (Configured, "refused", ["", "busy"], ["x" * (MAX_WORD + 1), "\n"]),
 ]
 NAMES = [f"{cls.__name__}.{name}" for cls, name, _, _ in BOUNDS]
 FREE = {  # any bytes; cut, see below
     "Batch.body", "Fetched.body", "Refuse.detail", "Reject.detail", "Answer.detail", "Fetched.detail", "Bye.reason",
+    "Configured.detail",
 }  # fmt: skip
 
 
@@ -251,7 +265,8 @@ def test_every_field_of_every_message_has_its_bounds_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "name"), [(Refuse, "detail"), (Reject, "detail"), (Answer, "detail"), (Fetched, "detail"), (Bye, "reason")]
+    ("cls", "name"),
+    [(Bye, "reason"), *((cls, "detail") for cls in (Refuse, Reject, Answer, Fetched, Configured))],
 )
 def test_a_line_for_people_is_cut(cls: type, name: str) -> None:
     assert getattr(cls(**{**VALID[cls], name: "é" * 5000}), name) == "é" * MAX_DETAIL

@@ -1,0 +1,68 @@
+"""`nodetap configure`: the capture filter and the level of detail of running agents, shown, changed and taken back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hub.cli import options
+from hub.cli.errors import NEGATIVE
+from hub.cli.screen import describe, note, print_table
+from hub.cli.session import connect
+from hub.cli.table import Column, Row, value
+
+COLUMNS = (
+    Column("agent", lambda row: value(row["agent"]), style="magenta"),
+    Column("filter", lambda row: _cell(row, "filter"), flexible=True, least=12),
+    Column("detail", lambda row: _cell(row, "detail")),
+    Column("l7", lambda row: _cell(row, "l7")),
+    Column("refused", lambda row: value(row["refused"]), flexible=True, least=12, style="red"),
+)
+
+
+def _cell(row: Row, name: str) -> str:
+    """A setting, with a star where it is not what the agent was started with."""
+    return value(row["settings"].get(name)) + ("*" if name in row["wanted"] else "")
+
+
+# Not from the environment, where an agent's own options may stand: nothing may change because of that.
+@click.command(epilog="Example: nodetap configure --agent node-7 --filter 'tcp port 443' --l7 fast")
+@options.option("--agent", default="*", envvar=None, metavar="NAME", help="An agent or a node; all without it.")
+@options.option("--filter", "filter_", envvar=None, metavar="BPF", help="Capture filter, pcap-filter(7); '' for none.")
+@options.option(
+    "--detail", envvar=None, type=click.Choice(["packets", "flows"]), help="Rows for packets, or flows alone."
+)
+@options.option("--l7", envvar=None, type=click.Choice(["off", "fast", "all"]), help="How much to look into protocols.")
+@options.option("--reset", is_flag=True, envvar=None, help="Take back what was changed for that name.")
+@options.output("table", "json")
+@click.pass_context
+def configure(ctx: click.Context, /, agent: str, filter_: str | None, reset: bool, output: str, **given: Any) -> int:
+    """Show and change the settings of running agents.
+
+    The hub keeps changes, and tells agents when they come back; what is not changed is as they were started, and so is
+    everything after --reset. What any agent refuses is changed nowhere. A star marks what was changed.
+    """
+    changes = {name: text for name, text in {"filter": filter_, **given}.items() if text is not None}
+    if reset and changes:
+        raise click.UsageError("--reset takes back everything: leave the other options out")
+    with connect(ctx) as client:
+        if not (reset or changes):
+            told = client.get("/v1/configure")
+        else:
+            told = client.change("DELETE" if reset else "PUT", "/v1/configure", {"agent": agent, **changes})
+    _print(told, output)
+    return NEGATIVE if any(row["refused"] for row in told["agents"]) else 0
+
+
+def _print(told: dict[str, Any], output: str) -> None:
+    if output == "json":
+        click.echo(describe(told))
+        return
+    if not print_table(COLUMNS, told["agents"]):
+        note("no agent that can be configured is connected")
+    connected = {name for row in told["agents"] for name in (row["agent"], row["node"], "*")}
+    for name in sorted(told["wishes"].keys() - connected):
+        note(f"kept for {name}, which is not connected")
+    if waiting := told.get("waiting"):
+        note(f"no answer yet from {', '.join(waiting)}")
