@@ -76,6 +76,7 @@ RULES: dict[str, dict[str, Any]] = {
     "tls.mode": {"enum": ["own", "certManager", "existing", "off"]},
     "tls.names": _TEXTS,
     "tls.days": _POSITIVE,
+    "token.agents.mode": {"enum": ["token", "serviceAccount"]},
     "networkPolicy.nodeCIDRs": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}},
     "networkPolicy.people": _OBJECTS,
     "prometheusRule.disabled": _TEXTS,

@@ -136,6 +136,7 @@ SETS: dict[str, Object] = {
         "token": {"existingSecret": "ours", "key": "hub-token", "agents": {"existingSecret": "ours-agents"}},
         "tls": {"mode": "existing", "existingSecret": "ours-tls"},
     },
+    "service accounts": {**ALL_MONITORS, "token": {"agents": {"mode": "serviceAccount"}}},
     "in clear": {**ALL_MONITORS, "tls": {"mode": "off"}},
     "a fence": {
         "networkPolicy": {

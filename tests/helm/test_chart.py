@@ -22,6 +22,7 @@ from tests.helm.crds import SCHEMAS
 
 pytestmark = needs_helm
 VERSIONS = all_versions()[-3:]
+CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "PriorityClass")
 
 
 def test_lint_has_nothing_to_say() -> None:
@@ -50,7 +51,7 @@ def test_names_are_unique_and_short_enough(values: Object) -> None:
     names = [(each["kind"], each["metadata"]["name"]) for each in render(values)]
     assert len(names) == len(set(names))
     for kind, name in names:
-        assert len(name) <= 52 or kind.startswith("ClusterRole"), name  # of which labels and pods' names are made
+        assert len(name) <= 52 or kind in CLUSTER_WIDE, name  # of which labels and pods' names are made
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -221,6 +222,21 @@ def test_roles_only_look() -> None:
     assert not [each for each in render(SETS["no volume, no rights"]) if each["kind"].startswith("ClusterRole")]
 
 
+def test_agents_with_service_accounts_hold_no_secret() -> None:
+    objects = render(SETS["service accounts"])
+    volumes = {volume["name"]: volume for volume in one(objects, "DaemonSet")["spec"]["template"]["spec"]["volumes"]}
+    (source,) = volumes["token"]["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == one(objects, "ConfigMap", "-hub")["data"]["NODETAP_AUDIENCE"]
+    assert not [volume for volume in volumes.values() if "secret" in volume]
+    tokens = _decoded(one(objects, "Secret", "nodetap-token"))
+    assert [line.split()[0] for line in tokens["roles"].splitlines()] == ["admin", "read"]
+    assert not [each for each in objects if each["metadata"]["name"].endswith("-agent-token")]
+    account = one(objects, "ConfigMap", "-hub")["data"]["NODETAP_AGENT_ACCOUNT"]
+    assert account == f"{NAMESPACE}/{one(objects, 'DaemonSet')['spec']['template']['spec']['serviceAccountName']}"
+    review = one(objects, "ClusterRole")["rules"][-1]
+    assert (review["resources"], review["verbs"]) == (["tokenreviews"], ["create"])
+
+
 def test_a_disruption_budget_never_holds_up_a_drain() -> None:
     spec = one(render({}), "PodDisruptionBudget")["spec"]
     assert spec["maxUnavailable"] == 1
@@ -313,6 +329,7 @@ def test_the_dashboard_and_the_rules_are_those_of_the_files() -> None:
         ({"hub": {"enabled": False}}, "agent.hubs"),
         ({"hub": {"enabled": False}, "agent": {"hubs": ["wss://h:1"]}}, "token.agents.existingSecret"),
         ({"hub": {"enabled": False}, "agent": {"hubs": ["wss://h:1"]}, "token": {"existingSecret": "t"}}, "tls.mode"),
+        ({"token": {"agents": {"mode": "serviceAccount"}}, "names": {"enabled": False}}, "names.enabled"),
         ({"networkPolicy": {"enabled": True}}, "nodeCIDRs"),
         ({"podMonitor": {"enabled": True}, "agent": {"metrics": {"address": "loopback"}}}, "loopback"),
         ({"agent": {"l7": "slow"}}, "l7"),

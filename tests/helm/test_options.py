@@ -80,6 +80,10 @@ def test_values_arrive_as_they_were_meant() -> None:
     assert (kept["spool_bytes"], str(kept["recorder"])) == (4 << 30, "/var/lib/nodetap/recorder")
     alone = parsed(SETS["agents alone"], "agent")
     assert alone["hubs"] == ("wss://hub.example.org:8470", "wss://hub2.example.org:8470")
+    assert parsed(SETS["no volume, no rights"], "hub")["kubernetes"] == "off"
+    reviewed = parsed(SETS["service accounts"], "hub")
+    assert (reviewed["kubernetes"], reviewed["agent_auth"]) == ("auto", "tokenreview")
+    assert reviewed["agent_accounts"] == ("observe/tap-nodetap-agent",)
     hub = parsed(SETS["a hub alone"], "hub")
     assert (hub["retain_bytes"], hub["retain_days"], hub["store"]) == (500 << 30, 30, "chdb:///data/store")
 

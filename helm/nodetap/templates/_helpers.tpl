@@ -83,6 +83,11 @@ key: {{ index (dict "hub" "roles" "reader" "read" "people" "token") $who }}
 {{- end }}
 {{- end -}}
 
+{{/* Of the whole cluster, hence with the namespace in its name. */}}
+{{- define "nodetap.priorityClass" -}}
+{{- default (printf "%s-%s-agent" .Release.Namespace (include "nodetap.fullname" .)) .Values.agent.priorityClass.name -}}
+{{- end -}}
+
 {{- define "nodetap.tlsSecret" -}}
 {{- if eq .Values.tls.mode "existing" -}}
 {{- .Values.tls.existingSecret -}}
