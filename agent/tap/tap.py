@@ -80,6 +80,7 @@ class Tap:
         self._thread: threading.Thread | None = None
         self._dropped = 0
         self._view = TapView()
+        self._told = False
 
     # -- the capture thread ----------------------------------------------------------------------------------------
 
@@ -198,7 +199,9 @@ class Tap:
             try:
                 found = _found(item.block, captures, sight)
             except Exception:
-                self._log.exception("bug in a live capture")
+                if not self._told:  # the next block is likely to bring it again
+                    self._told = True
+                    self._log.exception("bug in a live capture")
                 gaps.append(_whole(item.block, len(item.block)))
             if sight.skipped > skipped:
                 gaps.append(_whole(item.block, sight.skipped - skipped))

@@ -79,6 +79,7 @@ def test_a_file_with_its_completeness_behind_it(api: Served) -> None:
 @pytest.mark.parametrize(("params", "code"), [
     ({"filter": "tcp.prt == 1"}, "bad_filter"),
     ({"filter": "frame.number == 1"}, "bad_filter"),
+    ({"filter": 'tcp and k8s.src.pod == "a"'}, "bad_filter"),
     ({"since": "soon"}, "bad_parameter"),
     ({"seconds": "0"}, "bad_parameter"),
     ({"deadline": "99"}, "bad_parameter"),
