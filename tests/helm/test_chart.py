@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -17,7 +18,20 @@ import protocol
 from hub.cli.kubectl import found_of
 from hub.serve import DRAIN_TIMEOUT
 from hub.tokens import Tokens
-from tests.helm.chart import ALL_MONITORS, CHART, NAMESPACE, SETS, Object, helm, needs_helm, one, pods, refused, render
+from tests.helm.chart import (
+    ALL_MONITORS,
+    CHART,
+    NAMESPACE,
+    ROOT,
+    SETS,
+    Object,
+    helm,
+    needs_helm,
+    one,
+    pods,
+    refused,
+    render,
+)
 from tests.helm.crds import SCHEMAS
 
 pytestmark = needs_helm
@@ -349,3 +363,25 @@ def test_a_field_that_does_not_exist_would_be_found() -> None:
     wrong["spec"]["template"]["spec"]["hostNetworks"] = True
     with pytest.raises(jsonschema.ValidationError):
         validate(wrong, VERSIONS[-1], strict=True)
+
+
+def _mib(quantity: str) -> float:
+    units = {"Mi": 1.0, "Gi": 1024.0}
+    return float(quantity[:-2]) * units[quantity[-2:]]
+
+
+def test_resources_are_what_was_measured_and_room_for_the_outbox() -> None:
+    live = (ROOT / "docs" / "performance.md").read_text()
+    largest = float(re.search(r"^\| RssAnon, largest \| (\d+) MB", live, re.MULTILINE)[1])  # type: ignore[index]
+    idle = float(re.search(r"^\| idle: RssAnon \| (\d+) MB", live, re.MULTILINE)[1])  # type: ignore[index]
+    agent, data = one(render({}), "DaemonSet"), one(render({}), "ConfigMap", "-agent")["data"]
+    resources = agent["spec"]["template"]["spec"]["containers"][0]["resources"]
+    outbox = int(data["NODETAP_BUFFER_BYTES"]) / 2**20
+    assert idle + outbox < _mib(resources["requests"]["memory"]) < _mib(resources["limits"]["memory"])
+    assert 2 * (largest + outbox) < _mib(resources["limits"]["memory"])  # L7, and pages of files, have the other half
+
+    faults = (ROOT / "docs" / "reliability.md").read_text()
+    rest, most = map(float, re.search(r"memory (\d+) MiB idle and at most (\d+) MiB", faults).groups())  # type: ignore[union-attr]
+    resources = one(render({}), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert rest < _mib(resources["requests"]["memory"])
+    assert 2 * most < _mib(resources["limits"]["memory"])  # the engine takes half of it at most
