@@ -164,6 +164,23 @@ def _shown_default(option: click.Option) -> str:
     return "" if not isinstance(option.default, (str, int, float)) else str(option.default)
 
 
+def metrics_page() -> str:
+    """What Prometheus scrapes."""
+    from tools import metrics_page
+
+    header = ("metric", "kind", "labels", "meaning")
+    parts = [
+        "# Metrics\n",
+        "`/metrics` of the agent (`--metrics`) and of the hub's API, in Prometheus' text format. Counters begin",
+        "at 0 with each start. [Kubernetes](../kubernetes.md#watch) lists the alerts.\n",
+        "## `nodetap-agent`\n",
+    ]
+    for title, metrics in metrics_page.agent_metrics().items():
+        parts += [f"### {title}\n", table(header, metrics_page.rows(metrics))]
+    parts += ["## `nodetap-hub`\n", "`nodetap_hub_agent_*` are of connected agents, as those measure them.\n"]
+    return "\n".join([*parts, table(header, metrics_page.rows(metrics_page.hub_metrics()))])
+
+
 def pages() -> dict[str, Callable[[], str]]:
     """File name -> what makes its text."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -172,6 +189,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "messages.md": messages_page,
         "ledger.md": ledger_page,
         "link.md": link_page,
+        "metrics.md": metrics_page,
     }
     return made | {
         f"{name}.md": lambda name=name, where=where: program_page(name, where) for name, where in scripts.items()
