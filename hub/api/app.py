@@ -53,7 +53,7 @@ def create_app(
         store, register, runner, tokens, ready, metrics, version, now_ns, limits, asker, facts, fetcher or Fetcher(),
         configurer or Configurer(),
     )  # fmt: skip
-    hub.openapi = json.dumps(document(ROUTES, version)).encode()
+    hub.openapi = {guarded: json.dumps(document(ROUTES, version, guarded)).encode() for guarded in (False, True)}
     app = Starlette(
         routes=[Route(row.path, Gate(hub, row), methods=[row.method]) for row in ROUTES],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},

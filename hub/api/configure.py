@@ -21,7 +21,7 @@ async def change(hub: Hub, request: Request) -> Response:
     given = params.read(request, params.CONFIGURE, hub.now_ns())
     settings = {name: given[name] for name in ("filter", "detail", "l7") if given[name] is not None}
     if not settings:
-        raise Problem("bad_parameter", "nothing to change: give filter, detail or l7")
+        raise Problem("contradiction", "nothing to change: give filter, detail or l7")
     return await _changed(hub, request, given["agent"], settings)
 
 
@@ -34,7 +34,7 @@ async def reset(hub: Hub, request: Request) -> Response:
 async def _changed(hub: Hub, request: Request, name: str, settings: dict[str, str] | None) -> Response:
     configurer = hub.configurer
     if settings is not None and name not in configurer.wishes and len(configurer.wishes) >= MOST:
-        raise Problem("bad_parameter", f"{MOST} agents have settings of their own already: reset some")
+        raise Problem("contradiction", f"{MOST} agents have settings of their own already: reset some")
     asker = audit.who(request)
     try:
         waiting = await configurer.change(name, settings)

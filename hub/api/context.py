@@ -101,7 +101,7 @@ class Hub:
     followers: int = 0
     captures: int = 0
     live: int = 0
-    openapi: bytes = field(default=b"")
+    openapi: dict[bool, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.allowance = Allowance(self.limits.rate)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
+from hub.api import schemas
 from hub.api.problems import Problem
+from hub.api.schemas import Schema
 from hub.query.order import read_sort
 from hub.query.output import OUTPUTS
 from hub.query.window import point
@@ -21,13 +23,14 @@ Read = Callable[[str, int], Any]
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One query parameter: its name, how it is read, its default as text, and what people are told."""
+    """One query parameter: its name, how it is read, its default as text, and what people and programs are told."""
 
     name: str
     read: Read
     doc: str
     default: str | None = None
     choices: tuple[str, ...] = ()
+    schema: Schema = field(default_factory=lambda: schemas.TEXT)
 
 
 def _whole(text: str, now: int) -> int:
@@ -44,10 +47,15 @@ def _sort(text: str, now: int) -> tuple[tuple[str, bool], ...]:
     return read_sort(_names(text, now))
 
 
-def _seconds(text: str, now: int) -> float:
-    if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", text, re.ASCII) or not 0.1 <= float(text) <= 60:
-        raise ValueError("seconds from 0.1 to 60")
+def _number(text: str, least: float, most: float) -> float:
+    form = r"[0-9]{1,20}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?"
+    if not re.fullmatch(form, text, re.ASCII) or not least <= float(text) <= most:
+        raise ValueError(f"seconds from {least:g} to {most:g}")
     return float(text)
+
+
+def _seconds(text: str, now: int) -> float:
+    return _number(text, 0.1, 60)
 
 
 def _seconds_long(text: str, now: int) -> float:
@@ -66,66 +74,95 @@ def _backlog(text: str, now: int) -> int:
 
 
 def _lag(text: str, now: int) -> float:
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text, re.ASCII):
-        raise ValueError("seconds, 0 to 99999")
-    return float(text)
+    return _number(text, 0, 99_999)
 
 
 def _text(text: str, now: int) -> str:
     return text
 
 
-FILTER = Param("filter", _text, "a display filter")
-FIELDS = Param("fields", _names, "public names by comma, in the order wanted", "")
-SINCE = Param("since", point, "packet time: 15m, 2h, 1d, all, RFC 3339 with a zone, or nanoseconds", "15m")
-UNTIL = Param("until", point, "packet time, exclusive; as since")
-LIMIT = Param("limit", _whole, "the newest rows; 0 = all", "100")
+def _fields(*tables: str) -> Param:
+    doc = "public names by comma, in the order wanted; all where there are none"
+    return Param("fields", _names, doc, "", schema=schemas.names(*tables))
+
+
+def _sort_by(table: str) -> Param:
+    doc = "public names by comma, :desc for the largest first; limit are then the first. With by: what groups show"
+    return Param("sort", _sort, doc, "", schema=schemas.order(table))
+
+
+def _by(table: str) -> Param:
+    return Param("by", _names, "public names by comma: one row of sums per group", "", schema=schemas.keys(table))
+
+
+FILTER = Param(
+    "filter", _text, "a display filter; of the language the pattern is a small part", "", schema=schemas.FILTER
+)
+SINCE = Param(
+    "since", point, "packet time: 15m, 2h, 1d, all, RFC 3339 with a zone, or nanoseconds", "15m", schema=schemas.POINT
+)
+UNTIL = Param("until", point, "packet time, exclusive; as since", schema=schemas.POINT)
+LIMIT = Param("limit", _whole, "the newest rows; 0 = all", "100", schema=schemas.WHOLE)
 FORMAT = Param("format", _text, "how rows are printed", "ndjson", tuple(OUTPUTS))
 COMPLETENESS = Param("completeness", _text, "only: no rows, but how complete they would be", "with", ("with", "only"))
 EXPLAIN = Param("explain", _text, "yes: no rows, but the query that would find them", "no", ("no", "yes"))
-BY = Param("by", _names, "public names by comma: one row of sums per group", "")
-TOP = Param("top", _whole, "with by: the first groups, most bytes first, of calls most calls; 0 = all", "10")
-SORT = Param("sort", _sort, "public names by comma, :desc for the largest first; limit are then the first", "")
+TOP = Param(
+    "top", _whole, "with by: the first groups, most bytes first, of calls most calls; 0 = all", "10",
+    schema=schemas.WHOLE,
+)  # fmt: skip
+DEADLINE = Param(
+    "deadline", _seconds, "seconds that an agent has for each part of its answer", "5", schema=schemas.SECONDS
+)
 
-PACKETS = (FILTER, SINCE, UNTIL, LIMIT, FIELDS, SORT, FORMAT, COMPLETENESS, EXPLAIN)
-FLOWS = (*PACKETS, BY, TOP)
-CALLS = FLOWS
+
+def _rows(table: str) -> tuple[Param, ...]:
+    return FILTER, SINCE, UNTIL, LIMIT, _fields(table), _sort_by(table), FORMAT, COMPLETENESS, EXPLAIN
+
+
+PACKETS = _rows("packets")
+FLOWS = (*_rows("flows"), _by("flows"), TOP)
+CALLS = (*_rows("calls"), _by("calls"), TOP)
 FOLLOW = (
     Param("table", _text, "what to follow", "packets", ("packets", "flows", "calls")),
     FILTER,
-    FIELDS,
-    Param("cursor", _text, "go on after that row"),
-    Param("since", _backlog, "without a cursor: begin with the rows of that packet time or later"),
-    Param("heartbeat", _seconds, "seconds between heartbeats", "5"),
+    _fields("packets", "flows", "calls"),
+    Param("cursor", _text, "go on after that row", schema=schemas.CURSOR),
     Param(
-        "max_lag", _lag, "rows that came later than the connection are skipped once so many seconds old; 0 = never", "0"
+        "since", _backlog, "without a cursor: begin with the rows of that packet time or later", schema=schemas.POINT
     ),
-)
+    Param("heartbeat", _seconds, "seconds between heartbeats", "5", schema=schemas.SECONDS),
+    Param(
+        "max_lag", _lag, "rows that came later than the connection are skipped once so many seconds old; 0 = never",
+        "0", schema=schemas.LAG,
+    ),
+)  # fmt: skip
 PCAP = (
     FILTER,
     SINCE,
-    Param("until", point, "packet time, exclusive; as since; now where it is not given"),
-    Param("limit", _whole, "frames after which the answer is cut; 0 = all", "0"),
-    Param("bytes", _whole, "bytes of frames after which the answer is cut; 0 = all", str(1 << 30)),
-    Param("seconds", _seconds_long, "seconds after which the answer is cut", "300"),
-    Param("deadline", _seconds, "seconds that an agent has for each part of its answer", "5"),
+    Param("until", point, "packet time, exclusive; as since; now where it is not given", schema=schemas.POINT),
+    Param("limit", _whole, "frames after which the answer is cut; 0 = all", "0", schema=schemas.WHOLE),
+    Param(
+        "bytes", _whole, "bytes of frames after which the answer is cut; 0 = all", str(1 << 30), schema=schemas.WHOLE
+    ),
+    Param("seconds", _seconds_long, "seconds after which the answer is cut", "300", schema=schemas.LONG_SECONDS),
+    DEADLINE,
 )
 CAPTURE = (
     FILTER,
-    Param("limit", _whole, "frames after which the capture ends; 0 = never", "0"),
-    Param("bytes", _whole, "bytes of frames after which the capture ends; 0 = never", "0"),
-    Param("seconds", _whole, "seconds after which the capture ends; 0 = never", "0"),
-    Param("deadline", _seconds, "seconds that an agent has for each part of its answer", "5"),
+    Param("limit", _whole, "frames after which the capture ends; 0 = never", "0", schema=schemas.WHOLE),
+    Param("bytes", _whole, "bytes of frames after which the capture ends; 0 = never", "0", schema=schemas.WHOLE),
+    Param("seconds", _whole, "seconds after which the capture ends; 0 = never", "0", schema=schemas.WHOLE),
+    DEADLINE,
 )
-_AGENT = Param("agent", _text, "an agent, a node, or * for all", "*")
+_AGENT = Param("agent", _text, "an agent, a node, or * for all", "*", schema=schemas.AGENT)
 CONFIGURE = (
     _AGENT,
-    Param("filter", _text, "capture filter, pcap-filter(7); empty for none"),
+    Param("filter", _text, "capture filter, pcap-filter(7); empty for none", schema=schemas.BPF),
     Param("detail", _text, "packets, or flows alone", None, ("packets", "flows")),
     Param("l7", _text, "how much to look into application protocols", None, ("off", "fast", "all")),
 )
 RESET = (_AGENT,)
-DOCTOR = (Param("deadline", _seconds, "seconds that agents have for their answer", "3"),)
+DOCTOR = (Param("deadline", _seconds, "seconds that agents have for their answer", "3", schema=schemas.SECONDS),)
 
 
 def read(request: Request, params: Sequence[Param], now: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from hub.fanout.asker import TooMany
 from hub.query.follow import WrongCursor
-from hub.query.select import WrongQuestion
+from hub.query.select import Contradiction, WrongQuestion
 from hub.store.errors import QueryError, QueryTimeout, StoreBusy, StoreError
 from protocol.filter.errors import FilterError
 
@@ -17,12 +17,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_filter": (400, "The filter is wrong"),
     "bad_parameter": (400, "A parameter is wrong"),
     "bad_setting": (400, "An agent refuses the setting"),
-    "bad_cursor": (400, "The cursor cannot be used"),
     "bad_token": (401, "The token is missing or wrong"),
     "not_allowed": (403, "The token has not the role that this takes"),
     "not_found": (404, "There is no such path"),
     "no_such_agent": (404, "There is no such agent"),
     "method_not_allowed": (405, "The path does not take this method"),
+    "contradiction": (409, "The parameters do not go together"),
+    "bad_cursor": (409, "The cursor cannot be used"),
     "wrong_store": (409, "The cursor belongs to another store"),
     "agent_connected": (409, "The agent is connected"),
     "too_many": (429, "More than one client may ask"),
@@ -83,6 +84,8 @@ def problem_of(error: BaseException) -> Problem:
             return Problem("bad_filter", error.message, column=error.column, suggestion=error.suggestion)
         case WrongCursor():
             return Problem(error.code, str(error))
+        case Contradiction():
+            return Problem("contradiction", str(error))
         case WrongQuestion():
             return Problem("bad_parameter", str(error))
         case QueryTimeout():

@@ -90,4 +90,4 @@ async def metrics(hub: Hub, request: Request) -> Response:
 
 async def openapi(hub: Hub, request: Request) -> Response:
     """This API, described."""
-    return Response(hub.openapi, media_type="application/json")
+    return Response(hub.openapi[hub.tokens is not None], media_type="application/json")

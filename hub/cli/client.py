@@ -33,7 +33,7 @@ QUEUED = 64
 """Chunks read ahead of whoever prints them."""
 
 _BUSY_CODES = ("busy", "too_many")
-_USAGE_CODES = ("bad_parameter", "bad_setting", "bad_cursor", "wrong_store")
+_USAGE_CODES = ("bad_parameter", "contradiction", "bad_setting", "bad_cursor", "wrong_store")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from hub.query.order import Key, by_field, by_figure, no_such, ordering
 from hub.query.output import OUTPUTS, clickhouse_type, csv_header, expression, json_row
-from hub.query.select import Query, Question, WrongQuestion, chosen, where
+from hub.query.select import Contradiction, Query, Question, WrongQuestion, chosen, where
 from hub.query.sql import Params
-from protocol.schema import TABLES, Field
+from protocol.schema import TABLES, Field, fields_of
 
 _SECONDS = "Nullable(Float64)"
 FIGURES = {
@@ -43,9 +43,11 @@ def groups(question: Question) -> Query:
     if question.table not in FIGURES:
         raise WrongQuestion("only flows and calls can be grouped with by")
     if question.fields:
-        raise WrongQuestion("with by the fields are those of the groups: leave fields out")
+        raise Contradiction("with by the fields are those of the groups: leave fields out")
     table, keys, params = TABLES[question.table], chosen(question.table, question.by), Params()
     figures = FIGURES[table.name]
+    if twice := {key.name for key in keys} & {name for name, _, _ in figures}:
+        raise WrongQuestion(f"{', '.join(sorted(twice))} is worked out of each group: it cannot be grouped by")
     names = [f"g{index}" for index in range(len(keys))]
     selected = [
         *(f"{expression(table, key)} AS {name}" for name, key in zip(names, keys, strict=True)),
@@ -79,7 +81,8 @@ def _sorted(question: Question, keys: Sequence[Field]) -> list[Key]:
         elif name in fields:
             found += (Key(f"min({key.expression})", key.descending) for key in by_field(fields[name], descending))
         else:
-            raise no_such(f"these groups of {question.table}", name, [*fields, *figures])
+            error = no_such(f"these groups of {question.table}", name, [*fields, *figures])
+            raise Contradiction(str(error)) if name in fields_of(question.table) else error
     return found
 
 

@@ -24,6 +24,10 @@ class WrongQuestion(ValueError):
     """A question that cannot be asked; the text is one line for people."""
 
 
+class Contradiction(WrongQuestion):
+    """Each of its parts can be asked, together they cannot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked of one table. Times are nanoseconds since 1970, `until` exclusive; None is open.
