@@ -12,6 +12,9 @@ from hub.cli.screen import describe, note, print_table
 from hub.cli.session import connect
 from hub.cli.table import Column, Row, value
 
+SETTINGS = {"bpf": "filter", "detail": "detail", "l7_mode": "l7"}
+"""Option -> setting: `nodetap` means other things by --l7, and by filters."""
+
 COLUMNS = (
     Column("agent", lambda row: value(row["agent"]), style="magenta"),
     Column("filter", lambda row: _cell(row, "filter"), flexible=True, least=12),
@@ -26,24 +29,21 @@ def _cell(row: Row, name: str) -> str:
     return value(row["settings"].get(name)) + ("*" if name in row["wanted"] else "")
 
 
-# Not from the environment, where an agent's own options may stand: nothing may change because of that.
-@click.command(epilog="Example: nodetap configure --agent node-7 --filter 'tcp port 443' --l7 fast")
-@options.option("--agent", default="*", envvar=None, metavar="NAME", help="An agent or a node; all without it.")
-@options.option("--filter", "filter_", envvar=None, metavar="BPF", help="Capture filter, pcap-filter(7); '' for none.")
-@options.option(
-    "--detail", envvar=None, type=click.Choice(["packets", "flows"]), help="Rows for packets, or flows alone."
-)
-@options.option("--l7", envvar=None, type=click.Choice(["off", "fast", "all"]), help="How much to look into protocols.")
-@options.option("--reset", is_flag=True, envvar=None, help="Take back what was changed for that name.")
+@click.command(epilog="Example: nodetap configure --agent node-7 --bpf 'tcp port 443' --l7-mode fast")
+@options.option("--agent", default="*", metavar="NAME", help="An agent or a node; all without it.")
+@options.option("--bpf", metavar="FILTER", help="Capture filter, pcap-filter(7); '' for none.")
+@options.option("--detail", type=click.Choice(["packets", "flows"]), help="Rows for packets, or flows alone.")
+@options.option("--l7-mode", type=click.Choice(["off", "fast", "all"]), help="How much to look into protocols.")
+@options.option("--reset", is_flag=True, help="Take back what was changed for that name.")
 @options.output("table", "json")
 @click.pass_context
-def configure(ctx: click.Context, /, agent: str, filter_: str | None, reset: bool, output: str, **given: Any) -> int:
+def configure(ctx: click.Context, /, agent: str, reset: bool, output: str, **given: str | None) -> int:
     """Show and change the settings of running agents.
 
     The hub keeps changes, and tells agents when they come back; what is not changed is as they were started, and so is
     everything after --reset. What any agent refuses is changed nowhere. A star marks what was changed.
     """
-    changes = {name: text for name, text in {"filter": filter_, **given}.items() if text is not None}
+    changes = {SETTINGS[name]: text for name, text in given.items() if text is not None}
     if reset and changes:
         raise click.UsageError("--reset takes back everything: leave the other options out")
     with connect(ctx) as client:

@@ -53,7 +53,7 @@ def test_an_agent_is_configured_while_it_captures(tmp_path: Path) -> None:
             until("rows", lambda: len(found(hub, 1001)) == 5)
             assert "dns.qry.name" not in found(hub, 1001)[0]
 
-            hub.cli("configure", "--filter", "udp port 1002", "--l7", "fast")
+            hub.cli("configure", "--bpf", "udp port 1002", "--l7-mode", "fast")
             assert settings(hub) == {"filter": "udp port 1002", "detail": "packets", "l7": "fast"}
             send(left, right, 1001)
             send(left, right, 1002)
@@ -61,7 +61,7 @@ def test_an_agent_is_configured_while_it_captures(tmp_path: Path) -> None:
             assert all(row["dns.qry.name"] == ["host.example"] for row in found(hub, 1002))
             assert len(found(hub, 1001)) == 5
 
-            wrong = hub.cli("configure", "--filter", "no such word", check=False)
+            wrong = hub.cli("configure", "--bpf", "no such word", check=False)
             assert (wrong.returncode, "live: bad filter 'no such word'" in wrong.stderr) == (2, True), wrong.stderr
             assert settings(hub)["filter"] == "udp port 1002"
             assert "filter='udp port 1002'" in hub.cli("agents", "-o", "wide").stdout
