@@ -70,6 +70,7 @@ ROWS: tuple[tuple[str, tuple[tuple[str, int, str, tuple[tuple[str, str], ...]], 
         ("Loop", THIRD, "s", (
             ("histogram_quantile(0.99, sum by (le) (rate(nodetap_hub_loop_lag_seconds_bucket[RATE])))", "late, p99"),
         )),
+        ("Kubernetes' names", THIRD, "s", (("nodetap_hub_names_behind_seconds", "behind"),)),
         ("Certificate ends in", THIRD, "s", (
             ("nodetap_hub_certificate_not_after_timestamp_seconds - time()", "left"),
         )),

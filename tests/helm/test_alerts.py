@@ -93,6 +93,12 @@ CASES = (
     Case("NodetapBatchesRefused", _one('nodetap_hub_batches_refused_total{code="bad_column"}', "0x10 2x60"), 10, 4, (
         _one('nodetap_hub_batches_refused_total{code="bad_column"}', "2x60"),
     )),
+    Case("NodetapNamesBehind", {
+        "nodetap_hub_names_behind_seconds": "0+30x60", "nodetap_hub_names_listings": "3x60",
+    }, 20, 9, (
+        {"nodetap_hub_names_behind_seconds": "70x60", "nodetap_hub_names_listings": "7x60"},
+        {"nodetap_hub_names_behind_seconds": "0x60", "nodetap_hub_names_listings": "0x4 3x60"},
+    )),
     Case("NodetapClockOff", {
         'nodetap_hub_agent_clock_offset_seconds{agent="a"}': "-7.5x60",
         'nodetap_hub_agent_clock_offset_seconds{agent="b"}': "0.1x60",
