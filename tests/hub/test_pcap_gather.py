@@ -209,3 +209,39 @@ def test_whoever_does_not_read_holds_everything_up() -> None:
     most, waiting = asyncio.run(answer())
     assert most < 8
     assert waiting == 0
+
+
+@pytest.mark.parametrize(("silence", "within"), [(60.0, 4.0), (0.0, 8.0)])
+def test_who_is_known_to_be_silent_is_waited_for_less(silence: float, within: float) -> None:
+    """As long as it is silent, and for its first part; an answer makes it as good as others again."""
+
+    async def answer() -> None:
+        fetcher = Fetcher()
+        fetcher.habits.missed("a")
+        agents = {"a": Agent("a", fetcher, good(3))}
+        made = gather_of(fetcher, agents, 8.0, 30.0)
+        made.silent = lambda name: silence
+        assert [chunk async for chunk in made.chunks()]
+        assert made.missing == []
+        asked = [fetch.within for fetch in agents["a"].asked]
+        assert within - 1 < asked[0] <= within
+        assert all(7 < each <= 8 for each in asked[1:])
+        assert fetcher.habits.within("a", 8.0) == 8.0
+
+    asyncio.run(answer())
+
+
+def test_an_answer_that_comes_late_but_in_the_time_of_others_is_good_enough() -> None:
+    async def answer() -> None:
+        fetcher = Fetcher()
+        agent = Agent("a", fetcher, silent)
+        for full, within in ((8.0, 8.0), (0.0, 4.0)):
+            fetch = Fetch(fetcher.number(), 1, within=0.01)
+            with pytest.raises(TimeoutError):
+                await fetcher.fetch(agent, fetch, full)
+            assert fetcher.habits.within("a", 8.0) == 4.0
+            fetcher.arrived(agent, reply(fetch, 1, 1))
+            assert fetcher.habits.within("a", 8.0) == within
+            assert fetcher._overdue == {}
+
+    asyncio.run(answer())
