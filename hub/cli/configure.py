@@ -59,7 +59,8 @@ def _print(told: dict[str, Any], output: str) -> None:
     if output == "json":
         click.echo(describe(told))
         return
-    if not print_table(COLUMNS, told["agents"]):
+    columns = COLUMNS if any(row["refused"] for row in told["agents"]) else COLUMNS[:-1]
+    if not print_table(columns, told["agents"]):
         note("no agent that can be configured is connected")
     connected = {name for row in told["agents"] for name in (row["agent"], row["node"], "*")}
     for name in sorted(told["wishes"].keys() - connected):
