@@ -27,7 +27,7 @@ class Addresses:
 
     def _make(self, slots: int) -> None:
         self._shift = np.uint64(65 - slots.bit_length())
-        self._slots = np.zeros(slots, dtype=np.int32)
+        self._slots = np.zeros(slots, dtype=np.int64)
         self._words = np.zeros((slots // 2 + 1, 2), dtype=np.uint64)  # by number
         for address, number in self._known.items():
             self._place(address, number)
@@ -59,12 +59,12 @@ class Addresses:
             slot = (slot + 1) % len(self._slots)
         self._slots[slot] = number
 
-    def find(self, column: NDArray[np.uint8]) -> NDArray[np.int32]:
+    def find(self, column: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The numbers of a column of addresses, shape (rows, 16); 0 for those that are not known."""
         words: Any = np.ascontiguousarray(column).view(np.uint64)
         high, low = words[:, 0], words[:, 1]
         slots = ((high ^ low) * np.uint64(_MULTIPLIER) >> self._shift).view(np.int64)
-        found: NDArray[np.int32] = self._slots.take(slots)
+        found: NDArray[np.int64] = self._slots.take(slots)
         wrong = (self._words[:, 1].take(found) != low) | (self._words[:, 0].take(found) != high)
         wrong &= found != 0
         left = np.flatnonzero(wrong)

@@ -47,9 +47,9 @@ class _Intervals:
     sure: Ints = field(default_factory=lambda: np.zeros(1024, dtype=np.int64))
     leaving: Ints = field(default_factory=lambda: np.zeros(1024, dtype=np.int64))
     until: Ints = field(default_factory=lambda: np.zeros(1024, dtype=np.int64))
-    word: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.int32))
-    number: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.int32))
-    prev: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.int32))
+    word: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.int64))
+    number: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.int64))
+    prev: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.int64))
     weak: Any = field(default_factory=lambda: np.zeros(1024, dtype=np.bool_))
     count: int = 1
 
@@ -79,7 +79,7 @@ class Book:
 
     def __init__(self) -> None:
         self._addresses = Addresses()
-        self._heads = np.zeros(1024, dtype=np.int32)  # by an address' number: its newest interval
+        self._heads = np.zeros(1024, dtype=np.int64)  # by an address' number: its newest interval
         self._all = _Intervals()
         self._all.until[0] = self._all.since[0] = -FOREVER
         self._held: dict[str, dict[bytes, int]] = {}  # holder -> its addresses' intervals
@@ -214,19 +214,19 @@ class Book:
         used[numbers] = True
         if 2 * int(np.count_nonzero(used)) > len(used) or len(used) < 4096:
             return
-        new, table = np.zeros(len(used), dtype=np.int32), Addresses()
+        new, table = np.zeros(len(used), dtype=np.int64), Addresses()
         for address, number in self._addresses.items():
             if used[number]:
                 new[number] = table.add(address)
         self._addresses, self._all.number = table, new[self._all.number]
-        self._heads = np.zeros(max(1024, 2 * len(table)), dtype=np.int32)
+        self._heads = np.zeros(max(1024, 2 * len(table)), dtype=np.int64)
 
     def _rename(self) -> None:
         """Names that no interval has are forgotten."""
         used = np.zeros(len(self._words), dtype=np.bool_)
         used[: len(_FIXED)] = True
         used[self._all.word[1:]] = True
-        new = np.cumsum(used, dtype=np.int32) - 1
+        new = np.cumsum(used, dtype=np.int64) - 1
         self._words = [self._words[code] for code in np.flatnonzero(used).tolist()]
         self._codes = {text: code for code, text in enumerate(self._words)}
         self._all.word = new[self._all.word]
@@ -259,20 +259,20 @@ class Book:
         numbers = self._addresses.find(column)
         codes = self._answers(numbers, begin, end, sent)
         self._unknown(codes, numbers, column)
-        late = end > reached
-        if late.any():
+        if int(end.max()) > reached:
+            late = end > reached
             late &= (codes != EXTERNAL) & (codes != SPECIAL) & (codes != NOTHING)
             codes[late] = STALE
         return self._dict(codes)
 
-    def _answers(self, numbers: NDArray[np.int32], begin: Ints, end: Ints, sent: bool) -> NDArray[np.int32]:
+    def _answers(self, numbers: NDArray[np.int64], begin: Ints, end: Ints, sent: bool) -> NDArray[np.int64]:
         """The codes of words by row: per address where that is the same for all times, else per row."""
         here = np.zeros(len(self._addresses) + 1, dtype=np.bool_)
         here[numbers] = True
         here[0] = False
         present = np.flatnonzero(here)
         first, last = np.int64(begin.min()), np.int64(end.max())
-        answers = np.zeros(len(here), dtype=np.int32)
+        answers = np.zeros(len(here), dtype=np.int64)
         many = len(present)
         found, settled = self._resolve(present, np.broadcast_to(first, many), np.broadcast_to(last, many), sent)
         answers[present] = found
@@ -284,11 +284,11 @@ class Book:
             codes[rows] = self._resolve(numbers[rows], begin[rows], end[rows], sent)[0]
         return codes
 
-    def _resolve(self, numbers: Any, begin: Ints, end: Ints, sent: bool) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    def _resolve(self, numbers: Any, begin: Ints, end: Ints, sent: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Who had these addresses from `begin` to `end`, and whether that is so for every time between."""
         rows, at = self._all, self._heads.take(numbers)
         unwatched, count = self._unwatched(begin, end), len(at)
-        possible, certain = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.int32)
+        possible, certain = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         whole, more = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
         early, past = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
         left = np.flatnonzero(at)
@@ -315,7 +315,7 @@ class Book:
             one &= ~(early & past)
         code = np.where(one, possible, np.where(possible != 0, AMBIGUOUS, UNASSIGNED))
         code = np.where(unwatched & ~more, UNWATCHED, code)
-        code = np.where(~one & (certain != 0), certain, code).astype(np.int32)
+        code = np.where(~one & (certain != 0), certain, code).astype(np.int64)
         return code, one | (certain > AMBIGUOUS) | ((possible == 0) & ~unwatched)
 
     def _unwatched(self, begin: Ints, end: Ints) -> NDArray[np.bool_]:
@@ -324,7 +324,7 @@ class Book:
             found |= (begin < last) & (end >= first)
         return found
 
-    def _unknown(self, codes: NDArray[np.int32], numbers: NDArray[np.int32], column: NDArray[np.uint8]) -> None:
+    def _unknown(self, codes: NDArray[np.int64], numbers: NDArray[np.int64], column: NDArray[np.uint8]) -> None:
         """Addresses that nobody ever had: by the network they are of."""
         rows = np.flatnonzero(numbers == 0)
         if not len(rows):
@@ -338,7 +338,7 @@ class Book:
         classes[(high == 0) & (low == 0)] = NOTHING
         codes[rows] = classes
 
-    def _dict(self, codes: NDArray[np.int32]) -> Dict:
+    def _dict(self, codes: NDArray[np.int64]) -> Dict:
         """Codes of the book as codes of a dictionary of their own."""
         used = np.zeros(len(self._words), dtype=np.bool_)
         used[codes] = True
@@ -348,7 +348,7 @@ class Book:
         return Dict(new.take(codes), tuple(self._words[code] for code in places.tolist()))
 
 
-def _classes(networks: Iterable[IPv4Network | IPv6Network]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+def _classes(networks: Iterable[IPv4Network | IPv6Network]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Where classes of addresses begin, and which: keys are an IPv4 address, or the first half of an IPv6 one."""
     edges: dict[int, int] = {0: EXTERNAL}
     nets: list[tuple[int, int, int]] = []
@@ -365,4 +365,4 @@ def _classes(networks: Iterable[IPv4Network | IPv6Network]) -> tuple[NDArray[np.
         edges.setdefault(last, EXTERNAL)
     edges.pop(1 << 64, None)
     keys = sorted(edges)
-    return np.array(keys, dtype=np.uint64), np.array([edges[key] for key in keys], dtype=np.int32)
+    return np.array(keys, dtype=np.uint64), np.array([edges[key] for key in keys], dtype=np.int64)

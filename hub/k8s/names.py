@@ -74,7 +74,8 @@ class Names:
     def look(self) -> dict[str, float]:
         """Figures for the metrics."""
         with self._news:
-            behind = (time_ns() - self._reached(time_ns())) / 1e9 if self._whole else 0.0
+            now = time_ns()
+            behind = max(0, now - self._reached(now)) / 1e9 if self._whole else 0.0
             return {
                 "nodetap_hub_names_behind_seconds": round(behind, 3),
                 "nodetap_hub_names_intervals": len(self._book),

@@ -21,7 +21,8 @@ from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.store import BadBatch, QueryError, QueryTimeout, Store, StoreBusy, StoreError
 from protocol.columns import Dict
 from protocol.ledger import Report, settle
-from protocol.schema import TABLES
+from protocol.schema import NAMES, TABLES
+from protocol.schema import PARTS as NAME_PARTS
 
 PARTS = "SELECT partition, rows FROM system.parts WHERE active AND table = {table:String} ORDER BY name"
 
@@ -301,10 +302,11 @@ def test_a_second_directory_in_one_process_is_refused(store: Store, tmp_path: Pa
         Store(f"chdb://{tmp_path}/other").open(NOW)
 
 
-@pytest.mark.parametrize("wrong", ["clickhouse://host/db", "chdb://relative", "/var/lib", "file:///x"])
+@pytest.mark.parametrize("wrong", ["https://u:secret@host/db", "chdb://relative", "/var/lib", "file:///x"])
 def test_a_url_that_names_no_store_is_refused(wrong: str) -> None:
-    with pytest.raises(StoreError, match="use chdb:///DIR"):
+    with pytest.raises(StoreError, match="use chdb:///DIR") as error:
         Store(wrong)
+    assert "secret" not in str(error.value)
 
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -322,6 +324,17 @@ def test_columns_that_are_missing_are_added(store: Store) -> None:
     reopen(store)
     store.commit([packets(2, tunnel_id=np.full(10, 5, dtype="<u4"))], NOW)
     assert ask(store, "SELECT seq, max(tunnel_id) FROM packets GROUP BY seq ORDER BY seq") == [(1, 0), (2, 5)]
+
+
+def test_a_store_without_names_gets_them(store: Store) -> None:
+    store.commit([packets(1)], NOW)
+    for column in (*NAME_PARTS, *NAMES):
+        run_sql(store, f"ALTER TABLE packets DROP COLUMN {column.name}")
+    reopen(store)
+    names = Dict(np.arange(10, dtype="<u4") % 2, ("", "shop/web-1/web//n1/"))
+    store.commit([packets(2, k8s_src=names)], NOW)
+    sql = "SELECT seq, k8s_src_pod, k8s_dst_pod, count() FROM packets GROUP BY ALL ORDER BY ALL"
+    assert ask(store, sql) == [(1, "", "", 10), (2, "", "", 5), (2, "web-1", "", 5)]
 
 
 def test_a_newer_store_is_refused_by_its_columns(store: Store) -> None:
