@@ -166,7 +166,7 @@ def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         "table": table,
         "filter": combined(words, given, table),
         "fields": given["fields"],
-        "since": parse(given["since"], datetime.now()) if given["since"] else None,
+        "since": parse(given["since"], datetime.now()) if given["since"] is not None else None,
         "cursor": given["cursor"],
         "max_lag": f"{MAX_LAG[reader] if given['max_lag'] is None else given['max_lag']:.3f}",
     }

@@ -69,7 +69,7 @@ def map_(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     params = {
         "filter": combined(words, given, "flows"),
         "since": parse(given["since"], now),
-        "until": parse(given["until"], now) if given["until"] else None,
+        "until": parse(given["until"], now) if given["until"] is not None else None,
         "by": ",".join((*BY[given["by"]], *PROTOCOL, *SERVER_PORTS) if given["ports"] else BY[given["by"]]),
         "top": top + 1 if top else 0,
     }

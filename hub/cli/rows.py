@@ -86,7 +86,7 @@ def _params(words: Iterable[str], given: Options, table: str) -> Options:
     return {
         "filter": combined(words, given, table),
         "since": parse(given["since"], now),
-        "until": parse(given["until"], now) if given["until"] else None,
+        "until": parse(given["until"], now) if given["until"] is not None else None,
         "limit": given["limit"],
         "sort": given["sort"],
         "fields": ",".join(_names(given["fields"])) or None,

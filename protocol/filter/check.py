@@ -24,7 +24,7 @@ from protocol.filter.tree import (
     Slice,
     Value,
 )
-from protocol.filter.values import KINDS, BadValue, Literal, check_pattern
+from protocol.filter.values import KINDS, BadValue, Literal, check_pattern, unsigned
 from protocol.schema import TABLES, Has
 
 
@@ -80,9 +80,9 @@ def _literal(target: Value, raw: Raw, table: str) -> Literal:
     if isinstance(target, Operand) and (word := word_value(target.name, raw.text)) is not None:
         return word
     text = str(ord(raw.text)) if target.kind in ("uint", "int") and raw.quoted and len(raw.text) == 1 else raw.text
+    if isinstance(target, Operand) and target.kind == "uint" and not _is_flag(target, text):
+        return unsigned(text, _limit(target, table))
     value = KINDS["bool" if _is_flag(target, text) else target.kind].read(text)
-    if isinstance(target, Operand) and target.kind == "uint" and value >= (limit := _limit(target, table)):  # type: ignore[operator]
-        raise BadValue(f"a number from 0 to {limit - 1}")
     if target.kind == "ip" and isinstance(target, Operand):
         _check_family(target, value)
     return value
@@ -131,6 +131,8 @@ def _folded(sign: str, left: Raw, right: Raw, column: int) -> Raw:
 
 def _arithmetic(sign: str, left: Value, right: Value, column: int) -> Arithmetic:
     families = {KINDS[value.kind].family for value in (left, right)}
+    if families == {"mac"} and sign == "&":
+        left, right, families = _as_bytes(left), _as_bytes(right), {"bytes"}
     if families == {"bytes"} and sign == "&":
         return Arithmetic(sign, left, right, "bytes", 0)
     if families == {"time"} and sign in "+-":
@@ -138,6 +140,14 @@ def _arithmetic(sign: str, left: Value, right: Value, column: int) -> Arithmetic
     if families != {"number"} or "bool" in (left.kind, right.kind):
         raise FilterError("bad_operator", column, f"{sign} takes numbers{', or bytes' if sign == '&' else ''}")
     return Arithmetic(sign, left, right, "int", max(_bits(left), _bits(right)))
+
+
+def _as_bytes(value: Value) -> Value:
+    """A MAC address as its bytes."""
+    if isinstance(value, Constant):
+        assert isinstance(value.value, int)
+        return Constant("bytes", value.value.to_bytes(6, "big"))
+    return Slice(value, ((0, None),))
 
 
 def _bits(value: Value) -> int:
@@ -326,8 +336,8 @@ def quantified(node: Node, word: str) -> Node:
     """The same comparison, of any or of all values."""
     if isinstance(node, And):
         return And(tuple(quantified(item, word) for item in node.items))
-    if isinstance(node, Not):  # not in: where all values are no member, not any is one
-        return Not(quantified(node.item, "all" if word == "any" else "any"))
+    if isinstance(node, Not):  # not in: no value is a member, whatever stands in front (Wireshark 4.0)
+        return node
     if isinstance(node, Member):
         return Member(node.left, node.items, word)
     assert isinstance(node, Compare)

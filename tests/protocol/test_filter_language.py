@@ -37,6 +37,8 @@ from protocol.filter.tree import Node, Present
         ("tcp.port in {80,443, 8000..8010}", "tcp.port in {80, 443, 8000..8010}"),
         ("tcp.port in {80 .. 90}", "tcp.port in {80..90}"),
         ("udp.port not in {53}", "not udp.port in {53}"),
+        ("any udp.port not in {53}", "not udp.port in {53}"),
+        ("eth.dst & 01:00:00:00:00:00", "eth.dst[0:] & 01:00:00:00:00:00"),
         ("tcp or udp and not arp", "tcp or udp and not arp"),
         ("(tcp or udp) and arp", "(tcp or udp) and arp"),
         ("((tcp)||(udp))&&not(arp)", "(tcp or udp) and not arp"),
