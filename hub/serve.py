@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from time import monotonic, monotonic_ns, time_ns
 from typing import Any
 
@@ -91,7 +93,10 @@ def main(log_level: str, log_format: str) -> None:
     envvar="NODETAP_API",
     help="Where people ask (HTTP API, /metrics, /healthz, /readyz).",
 )
-@click.option("--store", required=True, envvar="NODETAP_STORE", help="chdb:///DIR, the embedded store in that folder.")
+@click.option("--store", required=True, envvar="NODETAP_STORE",
+              help="chdb:///DIR, the embedded store in that folder; or "
+              "clickhouse://USER[:PASSWORD]@HOST[,HOST]/DATABASE?cluster=NAME, which several hubs may share "
+              "(options: cluster, quorum, password_file, timeout, ca).")  # fmt: skip
 @click.option(
     "--token-file",
     envvar="NODETAP_TOKEN_FILE",
@@ -166,10 +171,15 @@ class Hub:
 
     async def run(self) -> int:
         """Serve until told to stop. The exit code."""
-        from hub.store.store import Store, StoreError
+        from hub.store.errors import StoreError
+        from hub.store.opening import store_of
 
-        store = Store(self.config.store, retain_days=self.config.retain_days, retain_bytes=self.config.retain_bytes)
+        config = self.config
         try:
+            store = store_of(
+                config.store, retain_days=config.retain_days, retain_bytes=config.retain_bytes,
+                api="{}:{}".format(*config.api),
+            )  # fmt: skip
             await asyncio.to_thread(store.open, time_ns())
         except StoreError as error:
             click.echo(f"Error: {error}", err=True)
@@ -185,7 +195,6 @@ class Hub:
     async def _serve(self, store: Any) -> int:
         from hub.ingest.agents import Register
         from hub.ingest.listener import Ingest
-        from hub.store.home import directory_of
         from hub.watchdog import HubWatchdog
 
         listener = _bind(*self.config.api)
@@ -200,10 +209,11 @@ class Hub:
         )  # fmt: skip
         deadline = self.config.commit_deadline
         watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, deadline, self.log)
-        ingest.metrics.show(self._gauges)
+        ingest.metrics.show(partial(self._gauges, store.directory))
         if names is not None:
             ingest.metrics.show(names.look)
-        ingest.configurer.open(directory_of(self.config.store) / "agents.json")
+        if store.directory is not None:
+            ingest.configurer.open(store.directory / "agents.json")
         port = await ingest.start(*self.config.agents, self.config.credentials.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))
@@ -212,7 +222,7 @@ class Hub:
         self._on_signals()
         self.log.info(
             "hub is up", agents=f"{self.config.agents[0]}:{port}", api="{}:{}".format(*listener.getsockname()[:2]),
-            store=self.config.store, store_id=store.id, commit=store.committed(),
+            store=str(store), store_id=store.id, commit=store.committed(),
         )  # fmt: skip
         self._warn_of_open_files()
         keepers = [asyncio.ensure_future(self._keep(store)), asyncio.ensure_future(self._renew(ingest, people))]
@@ -248,7 +258,6 @@ class Hub:
         from hub.api.app import create_app
         from hub.api.context import Limits
         from hub.doctor.facts import facts_of
-        from hub.store.home import directory_of
 
         def ready() -> tuple[bool, str]:
             if ingest.draining:
@@ -259,7 +268,7 @@ class Hub:
 
         def facts() -> dict[str, Any]:
             config = self.config
-            return facts_of(directory_of(config.store), store, ingest.writer, config.retain_days, config.retain_bytes)
+            return facts_of(store.directory, store, ingest.writer, config.retain_days, config.retain_bytes)
 
         app = create_app(
             store, register, tokens=ingest.tokens, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION,
@@ -280,12 +289,13 @@ class Hub:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
 
-    def _gauges(self) -> dict[str, float]:
-        """What metrics tell of the machine and of the certificate."""
-        from hub.store.home import directory_of
-
-        disk, ends = shutil.disk_usage(directory_of(self.config.store)), self.config.credentials.ends
-        gauges = {"nodetap_hub_disk_free_bytes": float(disk.free), "nodetap_hub_disk_size_bytes": float(disk.total)}
+    def _gauges(self, directory: Path | None) -> dict[str, float]:
+        """What metrics tell of the store's disk, where it is here, and of the certificate."""
+        gauges, ends = {}, self.config.credentials.ends
+        if directory is not None:
+            disk = shutil.disk_usage(directory)
+            gauges["nodetap_hub_disk_free_bytes"] = float(disk.free)
+            gauges["nodetap_hub_disk_size_bytes"] = float(disk.total)
         return gauges | ({"nodetap_hub_certificate_not_after_timestamp_seconds": ends} if ends else {})
 
     async def _keep(self, store: Any) -> None:

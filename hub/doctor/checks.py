@@ -227,6 +227,8 @@ def _writer(facts: Facts) -> Said:
 
 
 def _disk(facts: Facts) -> Said:
+    if facts["disk"] is None:
+        return OK, "the store is on servers of its own", ""
     free, total = facts["disk"]["free"], facts["disk"]["total"]
     level = by_limit(-free / total, -DISK_WARN, -DISK_BAD)
     todo = "free space there, or keep less with --retain-days and --retain-bytes"

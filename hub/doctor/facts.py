@@ -25,11 +25,13 @@ class Writer(Protocol):
         """Seconds since it last gave a sign while there was something to do."""
 
 
-def facts_of(directory: Path, store: Store, writer: Writer, days: int, most: int | None) -> dict[str, Any]:
-    """Bytes and seconds. `days` and `most` (bytes, None where there is no bound) are what is retained."""
-    disk = shutil.disk_usage(directory)
+def facts_of(directory: Path | None, store: Store, writer: Writer, days: int, most: int | None) -> dict[str, Any]:
+    """Bytes and seconds. `days` and `most` (bytes, None where there is no bound) are what is retained. Without
+    a directory, the store being elsewhere, there is no disk to look at.
+    """
+    disk = shutil.disk_usage(directory) if directory else None
     return {
-        "disk": {"free": disk.free, "total": disk.total},
+        "disk": {"free": disk.free, "total": disk.total} if disk else None,
         "writer": {"queued": writer.queued, "stuck": round(writer.stuck_for(), 3)},
         "retention": {"days": days, "bytes": most, "stored": sum(t["bytes"] for t in store.statistics().values())},
     }

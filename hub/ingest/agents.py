@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hub.ingest.verdict import Known, judge
-from hub.store.books import Entry, StoredEpoch, line_of
+from hub.store.books import Entry, Line, StoredEpoch, line_of
 from protocol.delivery import Receiver
 from protocol.ledger import Report, settle
 from protocol.messages import Hello, Positions, Status
@@ -48,10 +48,15 @@ class Run:
 
     def add(self, entry: Entry, commit: int, now_ns: int) -> None:
         """Count a batch or tombstone that is durable now."""
-        self.stored.add(line_of(entry, commit, now_ns))
-        self.receiver.commit([entry.message.seq])
-        self.report = self.stored.known
-        self._books = None
+        self.learn(line_of(entry, commit, now_ns))
+
+    def learn(self, line: Line) -> None:
+        """Count a line that is durable, once, whichever hub stored it."""
+        if line.seq not in self.stored.seqs:
+            self.stored.add(line)
+            self.receiver.commit([line.seq])
+            self.report = self.stored.known
+            self._books = None
 
     @property
     def books(self) -> dict[str, Any]:
@@ -216,6 +221,15 @@ class Register:
         for entry in entries:
             agent = self._agents.setdefault(entry.message.agent, Agent(entry.message.agent, entry.node))
             agent.run(entry.message.epoch).add(entry, commit, now_ns)
+        self.commit = max(self.commit, commit)
+
+    def learn(self, lines: Iterable[Line], commit: int) -> None:
+        """Other hubs over the same store stored these; up to that commit everything may be shown."""
+        for line in lines:
+            agent = self._agents.setdefault(line.agent, Agent(line.agent, line.node, source=line.source))
+            agent.run(line.epoch).learn(line)
+            if agent.live is None and line.stored_at >= agent.seen_ns:
+                agent.seen_ns, agent.epoch, agent.node = line.stored_at, line.epoch, line.node or agent.node
         self.commit = max(self.commit, commit)
 
     async def announce(self) -> None:

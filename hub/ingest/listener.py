@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl as ssl_module
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from time import monotonic, time_ns
@@ -24,8 +25,11 @@ from hub.ingest.session import Session
 from hub.ingest.writer import Naming, Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.pcap.fetcher import Fetcher
-from hub.store.store import Store
+from hub.store.books import Line
+from hub.store.errors import StoreError
+from hub.store.opening import AnyStore
 from hub.tokens import AGENT, Tokens
+from protocol.errors import RemoteError
 from protocol.limits import MAX_MESSAGE
 from protocol.messages import Batch
 
@@ -44,11 +48,13 @@ class Ingest:
     """Everything between the agents' sockets and the store, on the hub's loop (the writer has its own thread)."""
 
     def __init__(
-        self, store: Store, register: Register, log: Any, *, tokens: Tokens | None = None, api_port: int = 0,
+        self, store: AnyStore, register: Register, log: Any, *, tokens: Tokens | None = None, api_port: int = 0,
         names: Naming | None = None, accounts: Accounts | None = None,
     ) -> None:  # fmt: skip
         self.api_port = api_port
         self.store_id = store.id
+        self.alone = store.directory is not None  # no other hub can have the store
+        self._store = store
         self.register = register
         self.log = log
         habits = Habits()
@@ -90,6 +96,7 @@ class Ingest:
     async def start(self, host: str, port: int, tls: ssl_module.SSLContext | None) -> int:
         """Listen. Returns the port. Raises OSError where the address cannot be had."""
         self._loop = asyncio.get_running_loop()
+        self._store.listen(self.learn)
         self.writer.start()
         self._beating = asyncio.ensure_future(self._beat())
         self._server = await serve(
@@ -155,6 +162,25 @@ class Ingest:
     def window(self) -> tuple[int, int]:
         """Batches and bytes that an agent may have outstanding now: a share of one budget."""
         return self.budget.window()
+
+    async def take_over(self, agent: str) -> None:
+        """Know what other hubs stored of an agent that comes here, and what they were about to. Raises RemoteError."""
+        if not self.alone:
+            try:
+                lines = await asyncio.to_thread(self._store.takeover, agent, time_ns())
+            except StoreError as error:
+                raise RemoteError("busy", str(error)) from None
+            self.register.learn(lines, 0)
+
+    def learn(self, lines: list[Line], commit: int) -> None:
+        """From a thread of the store: what other hubs stored."""
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._learned, lines, commit)
+
+    def _learned(self, lines: list[Line], commit: int) -> None:
+        self.register.learn(lines, commit)
+        self.spawn(self.register.announce())
 
     def put(self, work: Work) -> None:
         """A batch or tombstone for the writer."""

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from hub import failpoints
 from hub.ingest.lanes import Lanes
 from hub.ingest.pace import Pace
-from hub.store.store import BadBatch, Entry, Store, StoreError
+from hub.store.books import Entry
+from hub.store.errors import BadBatch, StoreError
+from hub.store.opening import AnyStore
 from protocol.codec import unpack_body
 from protocol.columns import Columns
 from protocol.errors import WrongBatch
@@ -84,7 +86,9 @@ class Outcome:
 class Writer(threading.Thread):
     """Commits what is queued until told to stop. `on_done` is called from this thread after each commit."""
 
-    def __init__(self, store: Store, on_done: Callable[[Outcome], None], log: Any, names: Naming | None = None) -> None:
+    def __init__(
+        self, store: AnyStore, on_done: Callable[[Outcome], None], log: Any, names: Naming | None = None
+    ) -> None:
         super().__init__(name="writer", daemon=True)
         self._store, self._on_done, self._log = store, on_done, log
         self._names = names

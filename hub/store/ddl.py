@@ -75,21 +75,30 @@ def _column(column: Column) -> str:
     return f"`{column.name}` {column.clickhouse}" + (f" CODEC({codec})" if codec else "")
 
 
-def create(table: Table) -> str:
-    """`CREATE TABLE IF NOT EXISTS` of a table."""
+def body(table: Table) -> str:
+    """The columns of a table and its index, as they stand in `CREATE TABLE name (...)`."""
     lines = [_column(column) for column in shown_columns(table)]
     lines.append("INDEX by_commit commit TYPE minmax GRANULARITY 1")
+    return ", ".join(lines)
+
+
+def create(table: Table) -> str:
+    """`CREATE TABLE IF NOT EXISTS` of a table."""
     settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
     return (
-        f"CREATE TABLE IF NOT EXISTS {table.name} ({', '.join(lines)}) ENGINE = MergeTree "
+        f"CREATE TABLE IF NOT EXISTS {table.name} ({body(table)}) ENGINE = MergeTree "
         f"PARTITION BY ingest_day ORDER BY ({table.order_by}) SETTINGS {settings}"
     )
 
 
 def missing(table: Table, stored: Mapping[str, str]) -> list[str]:
     """The statements that add the columns a stored table lacks; `stored` maps its columns to their types."""
-    lacking = [column for column in shown_columns(table) if column.name not in stored]
-    return [f"ALTER TABLE {table.name} ADD COLUMN {_column(column)}" for column in lacking]
+    return [f"ALTER TABLE {table.name} ADD COLUMN {column}" for column in lacking(table, stored)]
+
+
+def lacking(table: Table, stored: Mapping[str, str]) -> list[str]:
+    """The columns that a stored table lacks, as they stand in a statement."""
+    return [_column(column) for column in shown_columns(table) if column.name not in stored]
 
 
 def unknown(table: Table, stored: Iterable[str]) -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import chdb
 import clickhouse_connect
 from clickhouse_connect.driver.binding import bind_query
 from clickhouse_connect.driver.exceptions import DatabaseError, ProgrammingError
@@ -72,6 +71,8 @@ class Engine:
 
     def streams(self) -> Any:
         """A bare handle for streamed answers: the client library streams but a few formats and no settings."""
+        import chdb  # 200 MB that a hub with a server as store does not need
+
         return chdb.connect(f"{self._path}?{urlencode(OPTIONS)}")
 
     def insert(self, client: Any, table: Table, parts: Sequence[Columns], rows: int) -> None:
@@ -86,12 +87,13 @@ class Engine:
             for buffer in native.block(columns, parts, rows):
                 file.write(buffer)
             client.command(
-                f"INSERT INTO {table.name} ({names}) FROM INFILE '{_quoted(file.name)}' "
+                f"INSERT INTO {table.name} ({names}) FROM INFILE '{quoted(file.name)}' "
                 f"SETTINGS {settings} FORMAT Native"
             )
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as it stands between the quotes of a literal."""
     return text.replace("\\", "\\\\").replace("'", "\\'")
 
 

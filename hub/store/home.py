@@ -11,10 +11,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 
+from hub.store.address import EXAMPLE
 from hub.store.ddl import SCHEMA_VERSION
 from hub.store.errors import StoreError
 
@@ -22,11 +24,14 @@ from hub.store.errors import StoreError
 def directory_of(url: str) -> Path:
     """The directory a store's url names. Raises StoreError."""
     scheme, _, rest = url.partition("://")
-    if scheme in ("clickhouse", "clickhouses", "http", "https"):
-        raise StoreError(f"a ClickHouse server as store is not built yet ({url}); use chdb:///DIR")
     if scheme != "chdb" or not rest.startswith("/"):
-        raise StoreError(f"{url!r} names no store; use chdb:///DIR with an absolute path")
+        raise StoreError(f"{_shown(url)!r} names no store; use chdb:///DIR with an absolute path, or {EXAMPLE}")
     return Path(rest)
+
+
+def _shown(url: str) -> str:
+    """A url without what may be a password."""
+    return re.sub(r"//[^/]*@", "//***@", url)
 
 
 class Home:

@@ -61,7 +61,7 @@ class Reader:
             self.end()  # with one answer open the handle gives an empty second one, without an error
             result = self._open = self._streams.send_query(text, fmt, params=values)
         except Exception as error:  # the handle raises RuntimeError, ChdbError
-            raise _query_error(error) from None
+            raise query_error(error) from None
         try:
             empty = fmt in BLOCK_FORMATS
             while (chunk := result.fetch()) is not None:
@@ -72,7 +72,7 @@ class Reader:
                 text, values = bound(f"SELECT * FROM ({sql}) LIMIT 0{ending}", params)
                 yield self._streams.query(text, fmt, params=values).bytes()
         except Exception as error:
-            raise _query_error(error) from None
+            raise query_error(error) from None
         finally:
             if self._open is result:
                 self.end()
@@ -84,7 +84,7 @@ class Reader:
         try:
             result = self._client.query(f"{sql}\nSETTINGS {self._settings(timeout, max_memory)}", parameters=params)
         except ClientError as error:
-            raise _query_error(error) from None
+            raise query_error(error) from None
         return [tuple(row) for row in result.result_rows]
 
     def end(self) -> None:
@@ -116,7 +116,8 @@ class Reader:
         self._client.close()
 
 
-def _query_error(error: BaseException) -> QueryError:
+def query_error(error: BaseException) -> QueryError:
+    """What the engine said, as an error of ours with its number."""
     text = one_line(error)
     match = _CODE.search(text)
     code = int(match[1]) if match else 0

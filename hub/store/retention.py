@@ -34,8 +34,13 @@ def parts(client: Any) -> list[Part]:
 
 def statistics(client: Any) -> dict[str, dict[str, int]]:
     """Per table: rows, bytes on disk, parts."""
+    return sums(parts(client))
+
+
+def sums(stored: list[Part]) -> dict[str, dict[str, int]]:
+    """Per table: rows, bytes on disk, parts."""
     out: dict[str, dict[str, int]] = {}
-    for part in parts(client):
+    for part in stored:
         table = out.setdefault(part.table, {"rows": 0, "bytes": 0, "parts": 0})
         table["rows"] += part.rows
         table["bytes"] += part.size
@@ -60,6 +65,21 @@ def surplus(stored: list[Part], retain_bytes: int) -> Iterator[Part]:
         if part not in newest:
             over -= part.size
             yield part
+
+
+def surplus_days(stored: list[Part], retain_bytes: int) -> list[tuple[str, str]]:
+    """(table, day) of the oldest days that have to go until the rest has at most `retain_bytes`; never a newest day."""
+    sizes: dict[tuple[str, str], int] = {}
+    for part in stored:
+        if part.table in TABLES:
+            sizes[part.day, part.table] = sizes.get((part.day, part.table), 0) + part.size
+    newest = {table: day for day, table in sorted(sizes)}
+    over, gone = sum(sizes.values()) - retain_bytes, []
+    for day, table in sorted(sizes):
+        if over > 0 and newest[table] != day:
+            over -= sizes[day, table]
+            gone.append((table, day))
+    return gone
 
 
 def retain(client: Any, today: int, retain_days: int, retain_bytes: int | None) -> list[str]:

@@ -31,14 +31,14 @@ _FOUND = {
     "packets": """
 SELECT commit, agent, epoch, seq, count(), count(), 0, max(frame_number), min(time), max(time),
     toUInt16(any(ingest_day))
-FROM packets WHERE commit > {commit:UInt64} GROUP BY commit, agent, epoch, seq""",
+FROM packets WHERE commit > {commit:UInt64}%s GROUP BY commit, agent, epoch, seq""",
     "flows": """
 SELECT commit, agent, epoch, seq, count(), sum(packets + packets_rev), sum(flow_only), 0, min(start), max(end),
     toUInt16(any(ingest_day))
-FROM flows WHERE commit > {commit:UInt64} GROUP BY commit, agent, epoch, seq""",
+FROM flows WHERE commit > {commit:UInt64}%s GROUP BY commit, agent, epoch, seq""",
     "calls": """
 SELECT commit, agent, epoch, seq, count(), 0, 0, 0, min(start), max(end), toUInt16(any(ingest_day))
-FROM calls WHERE commit > {commit:UInt64} GROUP BY commit, agent, epoch, seq""",
+FROM calls WHERE commit > {commit:UInt64}%s GROUP BY commit, agent, epoch, seq""",
 }
 
 
@@ -66,8 +66,10 @@ def load_books(client: Any) -> Books:
     return books
 
 
-def without_lines(client: Any, commit: int) -> Iterator[Found]:
-    """Batches whose rows belong to commits above `commit`."""
+def without_lines(client: Any, commit: int, where: str = "", **values: Any) -> Iterator[Found]:
+    """Batches whose rows belong to commits above `commit`; of those only that the condition `where` holds for."""
+    parameters = {"commit": commit, **values}
+    more = f" AND {where}" if where else ""
     for kind, sql in _FOUND.items():
-        for number, agent, epoch, seq, *values in client.query(sql, parameters={"commit": commit}).result_rows:
-            yield Found(number, agent, epoch, seq, kind, *values)
+        for number, agent, epoch, seq, *counted in client.query(sql % more, parameters=parameters).result_rows:
+            yield Found(number, agent, epoch, seq, kind, *counted)

@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from hub import failpoints
-from hub.store import ddl, native, retention
+from hub.store import ddl, retention
 from hub.store import rows as stored_rows
 from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
 from hub.store.engine import MAX_INSERT_ROWS, POISON, Engine, one_line
+from hub.store.entries import check, with_origin
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, StoreError
 from hub.store.home import Home, directory_of
 from hub.store.parts import Parts
 from hub.store.reader import Pool, Reader
-from protocol.columns import Columns, Dict, absent
-from protocol.messages import Batch
-from protocol.schema import NAMES, TABLES, Table
+from protocol.schema import TABLES, Table
 
 __all__ = [
     "BadBatch",
@@ -65,10 +64,18 @@ class Store:
         self._pool: Pool | None = None
         self._lock = threading.Lock()  # of the admin client
 
+    def __str__(self) -> str:
+        return f"chdb://{self.directory}"
+
     @property
     def id(self) -> str:
         """The store's random name, known once it is open."""
         return self._home.id
+
+    @property
+    def directory(self) -> Path | None:
+        """Where it is."""
+        return self._home.directory
 
     # -- open and close --------------------------------------------------------------------------------------------
 
@@ -131,7 +138,7 @@ class Store:
         out and repeat), StoreError where the store cannot go on now (repeat later).
         """
         for entry in entries:
-            _check(entry)
+            check(entry)
         try:
             if self._doubt:
                 self._recover({}, now_ns)
@@ -166,7 +173,7 @@ class Store:
 
     def _insert_rows(self, table: Table, entries: list[Entry], number: int, now_ns: int) -> None:
         if entries:
-            parts = [_with_origin(entry, number, day_of(now_ns)) for entry in entries]
+            parts = [with_origin(entry, number, day_of(now_ns)) for entry in entries]
             rows = sum(entry.rows for entry in entries)
             self._engine.insert(self._writer, table, parts, rows)
             self._parts.verify(self._writer, table.name)
@@ -189,6 +196,15 @@ class Store:
         for number in sorted({line.commit for line in lines}):
             self._insert_lines([line for line in lines if line.commit == number])
         self._doubt = False
+
+    # -- other hubs: there are none --------------------------------------------------------------------------------
+
+    def takeover(self, agent: str, now_ns: int) -> list[Line]:
+        """What other hubs stored of an agent that comes here now: nothing."""
+        return []
+
+    def listen(self, listener: Callable[[list[Line], int], object]) -> None:
+        """Be told what other hubs stored: never."""
 
     # -- questions -------------------------------------------------------------------------------------------------
 
@@ -215,17 +231,6 @@ class Store:
             return retention.statistics(self._admin)
 
 
-def _check(entry: Entry) -> None:
-    """Raise BadBatch where a batch's columns have not the shape its table needs."""
-    if not isinstance(entry.message, Batch):
-        return
-    try:
-        for column in TABLES[entry.message.kind].columns:
-            native.check(column, (entry.columns or {}).get(column.name), entry.rows)
-    except ValueError as error:
-        raise BadBatch(entry, str(error)) from None
-
-
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
     """Entries in order, cut before a table would get more rows than one insert takes."""
     group: list[Entry] = []
@@ -240,18 +245,3 @@ def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
             rows[kind] += entry.rows
     if group:
         yield group
-
-
-def _with_origin(entry: Entry, commit: int, day: int) -> Columns:
-    """A batch's columns with the hub's own, which are the same in every row (views of one value)."""
-    rows, message = entry.rows, entry.message
-    assert entry.columns is not None
-    return {
-        **{column.name: absent(column, rows) for column in NAMES},
-        **entry.columns,
-        "agent": Dict(np.zeros(rows, dtype="<u4"), (message.agent,)),
-        "epoch": np.broadcast_to(np.uint64(message.epoch), (rows,)),
-        "seq": np.broadcast_to(np.uint64(message.seq), (rows,)),
-        "commit": np.broadcast_to(np.uint64(commit), (rows,)),
-        "ingest_day": np.broadcast_to(np.uint16(day), (rows,)),
-    }

@@ -1,0 +1,441 @@
+"""The store on ClickHouse servers, which any number of hubs share. To its users the same as `hub.store.store.Store`.
+
+A commit is one insert for each batch's rows, under the token AGENT/EPOCH/SEQ, so that whoever else sends them stores
+nothing; then the rows are read back, as nothing else proves that they are there (a token alone does not); then one
+insert of lines into `batch_lines`. Every step may be repeated after any error, and by any hub: rows are stored once by
+their token, lines count once by their place. So a hub that was thought dead may wake up and go on.
+
+What another hub leaves behind is rows without lines. Whoever sees that it says nothing any more writes those, and so
+does the hub that one of its agents comes to.
+
+Threads: one calls `open`, `commit`, `close`; `takeover` and all the rest any. A thread of its own says every second up
+to where this hub's commits are whole, and reads what the others say and have stored.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep, time_ns
+from typing import Any
+
+import numpy as np
+from clickhouse_connect.driver.exceptions import Error as ClientError
+
+from hub import failpoints
+from hub.store import cluster_ddl as layout
+from hub.store import ddl, retention
+from hub.store import rows as stored_rows
+from hub.store.address import servers_of
+from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.engine import POISON, one_line, quoted
+from hub.store.entries import check, with_origin
+from hub.store.errors import BadBatch, StoreError
+from hub.store.hubs import BITS, EXPIRE, STEP, Numbers, Peers
+from hub.store.reader import Pool
+from hub.store.server import Server, store_error
+from hub.store.server_reader import ServerReader
+from protocol.columns import text_of
+from protocol.schema import TABLES, Table
+
+READERS = 8
+READER_WAIT = 5.0
+INSERTS = 8
+"""Inserts that run at once."""
+BEAT = 1.0
+SEE_AGAIN = 30
+"""Every so many beats what the others stored is read once more from OVERLAP before: some of it may have come late."""
+OVERLAP_MS = 120_000
+LOOKS = 15
+LOOK_AGAIN = 0.2
+"""How often, and after how many seconds, rows that cannot be read back yet are looked for: a replica may lag."""
+
+Listener = Callable[[list[Line], int], object]
+_LINE = ", ".join(f"toUInt16({c.name})" if c.name == "ingest_day" else c.name for c in ddl.BATCHES.columns)
+
+
+class ClusterStore:
+    """One store on ClickHouse servers. `id` is the same for all its hubs, and another once its tables are made anew."""
+
+    def __init__(self, url: str, *, retain_days: int = 7, retain_bytes: int | None = None, api: str = "") -> None:
+        self.servers = servers_of(url)
+        self._server = Server(self.servers)
+        self._retain_days, self._retain_bytes, self._api = retain_days, retain_bytes, api
+        self._books = Books()
+        self._numbers = Numbers(0)
+        self._places: dict[Place, int] = {}  # the numbers of entries that were tried
+        self._again: dict[Place, int] = {}  # tokens that the server took without the rows
+        self._peers = Peers()
+        self._shown = 0
+        self._seen = 0
+        self._beats = 0
+        self._said = 0.0
+        self._lock = threading.Lock()  # of books, numbers, places, shown
+        self._beat_lock = threading.Lock()
+        self._ending = threading.Event()
+        self._listener: Listener | None = None
+        make: Any = lambda: ServerReader(self._server)  # noqa: E731  the same to its users as a Reader
+        self._pool = Pool(make, READERS, READER_WAIT)
+        self._threads = ThreadPoolExecutor(INSERTS, thread_name_prefix="insert")
+        self._beating: threading.Thread | None = None
+        self.id = ""
+
+    def __str__(self) -> str:
+        return str(self.servers)
+
+    @property
+    def directory(self) -> Path | None:
+        """It has none here."""
+        return None
+
+    @contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (ClientError, OSError) as error:
+            raise store_error(self.servers, what, error) from None
+
+    # -- open and close --------------------------------------------------------------------------------------------
+
+    def open(self, now_ns: int) -> None:
+        """Make or extend the tables, load the books, tell the other hubs. Raises StoreError."""
+        with self._saying("cannot open the store"):
+            self._make_tables()
+            sql = "SELECT toString(uuid) FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
+            name = f"{layout.LINES}_local" if self.servers.cluster else layout.LINES
+            self.id = str(self._server.query(sql, {"name": name}).result_rows[0][0]).replace("-", "")
+            floors = self._floors()
+            self._books = stored_rows.load_books(self._server)
+            self._join(floors, now_ns)
+        self._beating = threading.Thread(target=self._beat_on, name="hubs", daemon=True)
+        self._beating.start()
+
+    def _make_tables(self) -> None:
+        cluster = self.servers.cluster
+        first, *others = layout.everything(self.servers.database, cluster)
+        self._server.command(first, use_database=False)
+        for statement in others:
+            self._server.command(statement)
+        for table in ddl.STORED.values():
+            stored = stored_rows.stored_columns(self._server, layout.target(table.name))
+            if unknown := ddl.unknown(table, stored):
+                raise StoreError(
+                    f"the store {self} was made by a newer nodetap ({table.name} has {unknown[0]}); "
+                    "upgrade the hub or choose another --store"
+                )
+            for statement in layout.extend(table, stored, cluster):
+                self._server.command(statement)
+
+    def _join(self, floors: dict[int, int], now_ns: int) -> None:
+        """Take a number that no hub has, and begin above everything that may be shown before others know of us."""
+        while (hub := 1 + secrets.randbelow(STEP - 1)) in floors:
+            continue
+        self._numbers = Numbers(hub)
+        self._numbers.start(now_ns, max([self._books.commit, *floors.values()]))
+        self._peers.saw(floors, monotonic())
+        self._seen = max(0, self._books.commit - (OVERLAP_MS << BITS))
+        self._say(now_ns)
+        self._show(now_ns)
+
+    def listen(self, listener: Listener) -> None:
+        """`listener` is told, on a thread of the store's, what other hubs stored, and what may be shown now."""
+        self._listener = listener
+
+    def close(self) -> None:
+        """Say goodbye where there is nothing in doubt, and close every connection."""
+        self._ending.set()
+        if self._beating is not None:
+            self._beating.join(self.servers.timeout)
+            self._beating = None
+            if not self._places:
+                with suppress(ClientError, OSError):
+                    self._say(time_ns(), left=1)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._pool.close()
+        self._server.close()
+
+    # -- what is held ----------------------------------------------------------------------------------------------
+
+    def epochs(self) -> list[StoredEpoch]:
+        """Every run the store knows; copies, the caller's to go on with."""
+        with self._lock:
+            return copy.deepcopy(list(self._books.runs.values()))
+
+    def committed(self) -> int:
+        """The newest commit below which everything is whole, whichever hub stored it."""
+        return self._shown
+
+    # -- commit ----------------------------------------------------------------------------------------------------
+
+    def commit(self, entries: Sequence[Entry], now_ns: int) -> int:
+        """As `Store.commit`: store what is not held yet; on the servers, and read back, when this returns."""
+        for entry in entries:
+            check(entry)
+        with self._lock:
+            fresh = self._books.fresh(entries)
+            for entry in fresh:
+                self._number(entry, now_ns)
+        with self._saying("cannot write to"):
+            if fresh:
+                self._insert(fresh, now_ns)
+                self._insert_lines([line_of(entry, self._places[entry.place], now_ns) for entry in fresh])
+        return self._shown
+
+    def _number(self, entry: Entry, now_ns: int) -> None:
+        """The number that an entry gets, or got when it was first tried: its rows may be stored under that."""
+        if entry.place not in self._places:
+            number = self._places[entry.place] = self._numbers.take(now_ns)
+            self._numbers.hold(number)
+
+    def _insert(self, entries: list[Entry], now_ns: int) -> None:
+        work = [(entry, self._threads.submit(self._insert_rows, entry, now_ns)) for entry in entries if entry.rows]
+        failed = [(entry, error) for entry, future in work if (error := future.exception()) is not None]
+        for entry, error in failed:
+            if isinstance(error, ClientError) and error.code in POISON:
+                self._forget([entry.place])
+                raise BadBatch(entry, one_line(error)) from None
+        for _, error in failed:
+            raise error
+        for table in TABLES.values():
+            if mine := [entry for entry, _ in work if entry.message.kind == table.name]:
+                self._read_back(table, mine)
+        failpoints.slow(sum(entry.rows for entry in entries))
+
+    def _insert_rows(self, entry: Entry, now_ns: int) -> None:
+        agent, epoch, seq = entry.place
+        columns = with_origin(entry, self._places[entry.place], day_of(now_ns))
+        again = self._again.get(entry.place, 0)
+        self._server.insert(
+            TABLES[entry.message.kind], [columns], entry.rows,
+            token=f"{agent}/{epoch:016x}/{seq}" + (f"/{again}" if again else ""),
+            comment=f"nodetap-insert {self._numbers.hub} {agent}",
+        )  # fmt: skip
+
+    def _read_back(self, table: Table, entries: list[Entry]) -> None:
+        """See that all rows are there, and under which commit: another hub may have been first. Raises StoreError."""
+        for _ in range(LOOKS):
+            found = self._find(table, entries)
+            short = [entry for entry in entries if found.get(entry.place, (0, 0))[0] < entry.rows]
+            if not short:
+                break
+            sleep(LOOK_AGAIN)
+        else:
+            self._disbelieve(short, found)
+            agent, epoch, seq = short[0].place
+            raise StoreError(
+                f"{self} took {len(short)} batches whose rows cannot be read back yet, the first being {seq} of "
+                f"{agent} ({epoch:016x}); trying again"
+            )
+        with self._lock:
+            for entry in entries:
+                self._renumber(entry.place, found[entry.place][1])
+
+    def _disbelieve(self, short: Iterable[Entry], found: dict[Place, tuple[int, int]]) -> None:
+        """A server by itself logs the token before it publishes the rows: killed between, it knows only the token.
+
+        It reads what it wrote, so none of the rows is there. On a cluster a replica may lag, and only waiting is safe.
+        """
+        if not self.servers.cluster:
+            for entry in short:
+                if entry.place not in found:
+                    self._again[entry.place] = self._again.get(entry.place, 0) + 1
+
+    def _find(self, table: Table, entries: list[Entry]) -> dict[Place, tuple[int, int]]:
+        """Place -> rows and their commit, of these entries and perhaps of others."""
+        times = [np.asarray((entry.columns or {})[table.time]) for entry in entries]
+        sql = (
+            f"SELECT agent, epoch, seq, count(), max(commit) FROM {table.name} "
+            f"WHERE {table.time} BETWEEN {{first:Int64}} AND {{last:Int64}} AND agent IN {{agents:Array(String)}} "
+            "AND epoch IN {epochs:Array(UInt64)} AND seq BETWEEN {low:UInt64} AND {high:UInt64} "
+            "GROUP BY agent, epoch, seq"
+        )
+        seqs = [entry.message.seq for entry in entries]
+        values = {
+            "first": min(int(time.min()) for time in times),
+            "last": max(int(time.max()) for time in times),
+            "agents": sorted({entry.message.agent for entry in entries}),
+            "epochs": sorted({entry.message.epoch for entry in entries}),
+            "low": min(seqs),
+            "high": max(seqs),
+        }
+        rows = self._server.query(sql, values).result_rows
+        return {(agent, epoch, seq): (count, commit) for agent, epoch, seq, count, commit in rows}
+
+    def _renumber(self, place: Place, number: int) -> None:
+        mine = self._places[place]
+        if number != mine:
+            self._numbers.release(mine)
+            self._numbers.hold(number)
+            self._places[place] = number
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        with self._lock:
+            for place in places:
+                self._numbers.release(self._places.pop(place))
+                self._again.pop(place, None)
+
+    def _insert_lines(self, lines: list[Line]) -> None:
+        comment = f"nodetap-lines {self._numbers.hub}"
+        self._server.insert(ddl.BATCHES, [columns_of_lines(lines)], len(lines), comment=comment)
+        with self._lock:
+            self._add(lines)
+        self._forget(place for line in lines if (place := (line.agent, line.epoch, line.seq)) in self._places)
+
+    def _add(self, lines: Iterable[Line]) -> list[Line]:
+        """Count those that are not counted yet, and return them."""
+        new = []
+        for line in lines:
+            if line.seq not in self._books.run(line.agent, line.epoch).seqs:
+                self._books.add([line])
+                new.append(line)
+        return new
+
+    # -- other hubs ------------------------------------------------------------------------------------------------
+
+    def takeover(self, agent: str, now_ns: int) -> list[Line]:
+        """An agent came here: what other hubs stored of it that was not known here. Raises StoreError.
+
+        What they have in flight for it is ended first. Ending may come too late, and a hub that was frozen may go on
+        after it wakes: then it stores what it would have stored, once.
+        """
+        if not self._peers.known:
+            return []
+        theirs = ", ".join(f"'nodetap-insert {hub} {quoted(agent)}'" for hub in list(self._peers.known))
+        with self._saying("cannot read"):
+            self._server.everywhere(f"KILL QUERY WHERE Settings['log_comment'] IN ({theirs}) ASYNC")
+            lines = self._learn("commit > {seen:UInt64} AND agent = {agent:String}", agent=agent)
+            return lines + self._clear_up(self._shown, "agent = {agent:String}", now_ns, agent=agent)
+
+    def _learn(self, where: str, **values: Any) -> list[Line]:
+        """Lines that are stored and not known here; `where` may speak of `seen`."""
+        sql = f"SELECT {_LINE} FROM {ddl.BATCHES.name} WHERE {where}"
+        rows = self._server.query(sql, {"seen": min(self._seen, self._shown), **values}).result_rows
+        with self._lock:
+            return self._add(Line(*row) for row in rows)
+
+    def _clear_up(self, above: int, where: str, now_ns: int, **values: Any) -> list[Line]:
+        """Write the lines of rows that have none, of commits above a number."""
+        ours = f"bitAnd(commit, {STEP - 1}) != {self._numbers.hub}"
+        held = (
+            f"(agent, epoch, seq) GLOBAL NOT IN (SELECT agent, epoch, seq FROM {ddl.BATCHES.name} WHERE rows > 0 "
+            "AND commit > {commit:UInt64})"
+        )
+        found = list(stored_rows.without_lines(self._server, above, f"{where} AND {ours} AND {held}", **values))
+        if not found:
+            return []
+        with self._lock:
+            lines = rebuild(found, self._books, {}, now_ns)
+        self._server.insert(ddl.BATCHES, [columns_of_lines(lines)], len(lines), comment="nodetap-lines")
+        with self._lock:
+            return self._add(lines)
+
+    def _beat_on(self) -> None:
+        while not self._ending.wait(BEAT):
+            with suppress(ClientError, OSError, StoreError):  # the writer says what is wrong
+                lines = self.beat(time_ns())
+                if self._listener is not None:
+                    self._listener(lines, self._shown)
+
+    def beat(self, now_ns: int) -> list[Line]:
+        """Say up to where our commits are whole, and hear the others; returns what they stored. Raises ClientError."""
+        with self._beat_lock:
+            self._say(now_ns)
+            self._peers.saw(self._floors(), monotonic())
+            lines = [line for hub in self._peers.expired(monotonic()) for line in self._bury(hub, now_ns)]
+            self._show(now_ns)
+            return lines + (self._news() if self._peers.known or lines else [])
+
+    def _say(self, now_ns: int, left: int = 0) -> None:
+        with self._lock:
+            if self._beats and monotonic() - self._said > EXPIRE / 2:
+                self._numbers.start(now_ns, self._shown)  # the others may have given us up
+            floor, self._said = self._numbers.floor(now_ns), monotonic()
+        self._beats += 1
+        self._tell(self._numbers.hub, floor, left, now_ns)
+
+    def _tell(self, hub: int, floor: int, left: int, now_ns: int) -> None:
+        columns: dict[str, Any] = {
+            "hub": np.array([hub], "<u2"),
+            "floor": np.array([floor], "<u8"),
+            "at": np.array([now_ns], "<i8"),
+            "left": np.array([left], "u1"),
+            "api": text_of([self._api]),
+        }
+        self._server.insert(layout.HUBS, [columns], 1, comment="nodetap-hubs")
+
+    def _floors(self) -> dict[int, int]:
+        """What every other hub that has not left said last."""
+        sql = f"SELECT hub, max(floor) AS f, argMax(left, (floor, left)) FROM {layout.HUBS.name} GROUP BY hub"
+        rows = self._server.query(sql).result_rows
+        return {hub: floor for hub, floor, left in rows if not left and hub != self._numbers.hub}
+
+    def _bury(self, hub: int, now_ns: int) -> list[Line]:
+        """Clear up after a hub that says nothing any more; it does not hold up the others from now on."""
+        floor = self._peers.known[hub].floor
+        self._server.everywhere(f"KILL QUERY WHERE startsWith(Settings['log_comment'], 'nodetap-insert {hub} ') ASYNC")
+        lines = self._clear_up(floor - 1, f"bitAnd(commit, {STEP - 1}) = {hub}", now_ns)
+        self._tell(hub, floor, 1, now_ns)
+        del self._peers.known[hub]
+        return lines
+
+    def _show(self, now_ns: int) -> None:
+        with self._lock:
+            whole = min([self._numbers.floor(now_ns), *self._peers.floors()]) - 1
+            self._shown = max(self._shown, whole)
+
+    def _news(self) -> list[Line]:
+        back = OVERLAP_MS << BITS if self._beats % SEE_AGAIN == 0 else 0
+        lines = self._learn(
+            f"commit > {max(0, self._seen - back)} AND commit <= {self._shown} "
+            f"AND bitAnd(commit, {STEP - 1}) != {self._numbers.hub}"
+        )
+        self._seen = self._shown
+        return lines
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def reader(self) -> AbstractContextManager[Any]:
+        """A reader for a `with` block. Raises StoreBusy where none comes free in time."""
+        return self._pool.borrow()
+
+    def retain(self, now_ns: int) -> list[str]:
+        """Drop the days older than retain_days, and the oldest while there is more than retain_bytes.
+
+        Returns what was dropped, one line each. All hubs do it; what is gone already is no error. Raises StoreError.
+        """
+        with self._saying("cannot drop old rows of"):
+            stored = self._parts()
+            gone = [(*pair, f"older than {self._retain_days} days")
+                    for pair in retention.expired(stored, day_of(now_ns), self._retain_days)]  # fmt: skip
+            if self._retain_bytes is not None:
+                why = f"over {self._retain_bytes} bytes"
+                gone += [(*pair, why) for pair in retention.surplus_days(stored, self._retain_bytes)]
+            for table, day, _ in gone:
+                self._server.command(layout.drop_partition(table, day, self.servers.cluster))
+            return [f"{table} {day}: {why}" for table, day, why in gone]
+
+    def _parts(self) -> list[retention.Part]:
+        """Every active part of one replica of each shard, the oldest first."""
+        cluster = self.servers.cluster
+        source = f"cluster('{cluster}', system.parts)" if cluster else "system.parts"
+        sql = (
+            f"SELECT table, partition, name, rows, bytes_on_disk FROM {source} "
+            f"WHERE active AND database = '{self.servers.database}' ORDER BY partition, min_block_number"
+        )
+        names = {layout.target(name): name for name in ddl.STORED}
+        rows = self._server.query(sql).result_rows
+        return [
+            retention.Part(names[name], *others)
+            for table, *others in rows
+            if (name := table.removesuffix("_local")) in names
+        ]
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Per table: rows, bytes on disk, parts, of one replica of each shard."""
+        with self._saying("cannot count the rows of"):
+            return retention.sums(self._parts())

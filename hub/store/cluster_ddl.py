@@ -1,0 +1,112 @@
+"""The same tables on ClickHouse servers: one server, or a cluster of shards and replicas.
+
+    one server   packets, flows, calls   MergeTree      batch_lines, hubs  ReplacingMergeTree
+    a cluster    packets_local, ...      Replicated...  packets, ...       Distributed, by agent
+    both         batches                 a view of batch_lines
+
+A server takes inserts of several hubs, and one batch may reach it through two of them: its rows carry one token, so
+that they are stored once; its line may come twice, so the table of lines keeps one a place, that of the batch with rows
+where there is any, and `batches` shows just that (FINAL). Lines have no partitions, as only rows of one partition are
+ever merged into one.
+
+Pure: text out. Columns come from `protocol.schema` by way of `hub.store.ddl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hub.store.ddl import BATCHES, STORED, body, lacking
+from protocol.schema import Column, Table
+
+LINES = "batch_lines"
+"""Where the lines of `batches` go."""
+WINDOW = 100_000
+"""Tokens that a shard remembers, for a week: far more than all batches that all hubs may have outstanding."""
+
+HUBS = Table(
+    "hubs",
+    (
+        Column("hub", "u2", "UInt16", "number of the hub: the low bits of its commits"),
+        Column("floor", "u8", "UInt64", "its commits below this one are whole"),
+        Column("at", "i8", "Int64", "when it said so, ns since 1970"),
+        Column("left", "u1", "UInt8", "1 once it has ended, or was given up and cleared up after"),
+        Column("api", "text", "String", "where people ask it"),
+    ),
+    (),
+    "hub",
+    "at",
+    "at",
+)
+"""What every hub says each second: up to where its commits are whole."""
+
+_COMMON = {"fsync_after_insert": 1, "fsync_part_directory": 1}
+_ALONE = {"non_replicated_deduplication_window": WINDOW}
+_REPLICATED = {"replicated_deduplication_window": WINDOW, "replicated_deduplication_window_seconds": 7 * 86_400}
+
+
+def target(table: str) -> str:
+    """Where rows of a table are inserted."""
+    return LINES if table == BATCHES.name else table
+
+
+def engine(table: Table) -> str:
+    """The engine of one shard's table, without Replicated."""
+    if table is BATCHES:
+        return "ReplacingMergeTree(rows)"  # the line of a batch stands against that of its tombstone
+    return "ReplacingMergeTree(floor)" if table is HUBS else "MergeTree"
+
+
+def create(table: Table, database: str, cluster: str = "") -> list[str]:
+    """The statements that make one table and what stands before it."""
+    name = target(table.name)
+    on = f" ON CLUSTER `{cluster}`" if cluster else ""
+    local = f"{name}_local" if cluster else name
+    statements = [_local(table, local, on)]
+    if cluster:
+        key = "hub" if table is HUBS else "agent"
+        distributed = f"Distributed(`{cluster}`, `{database}`, {local}, cityHash64({key}))"
+        statements.append(f"CREATE TABLE IF NOT EXISTS {name}{on} AS {local} ENGINE = {distributed}")
+    if table is BATCHES:
+        statements.append(view(on))
+    return statements
+
+
+def _local(table: Table, name: str, on: str) -> str:
+    columns = ", ".join(f"`{c.name}` {c.clickhouse}" for c in table.columns) if table is HUBS else body(table)
+    partition = "PARTITION BY ingest_day " if table not in (BATCHES, HUBS) else ""
+    settings = _COMMON | (_REPLICATED if on else _ALONE)
+    said = ", ".join(f"{key} = {value}" for key, value in settings.items())
+    return (
+        f"CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {'Replicated' if on else ''}{engine(table)} "
+        f"{partition}ORDER BY ({table.order_by}) SETTINGS {said}"
+    )
+
+
+def view(on: str, replace: bool = False) -> str:
+    """`batches`: each place once."""
+    words = "CREATE OR REPLACE VIEW" if replace else "CREATE VIEW IF NOT EXISTS"
+    return f"{words} {BATCHES.name}{on} AS SELECT * FROM {LINES} FINAL"
+
+
+def extend(table: Table, stored: Mapping[str, str], cluster: str = "") -> list[str]:
+    """The statements that add the columns a table on servers lacks; several hubs may say them at once."""
+    columns = lacking(table, stored)
+    on = f" ON CLUSTER `{cluster}`" if cluster else ""
+    names = [f"{target(table.name)}_local", target(table.name)] if cluster else [target(table.name)]
+    adding = [f"ALTER TABLE {name}{on} ADD COLUMN IF NOT EXISTS {column}" for name in names for column in columns]
+    return [*adding, view(on, replace=True)] if adding and table is BATCHES else adding
+
+
+def everything(database: str, cluster: str = "") -> list[str]:
+    """All statements that make a store."""
+    on = f" ON CLUSTER `{cluster}`" if cluster else ""
+    first = f"CREATE DATABASE IF NOT EXISTS `{database}`{on}"
+    tables = (*STORED.values(), HUBS)
+    return [first, *(statement for table in tables for statement in create(table, database, cluster))]
+
+
+def drop_partition(table: str, day: str, cluster: str = "") -> str:
+    """The statement that drops a day of a table."""
+    name = f"{table}_local ON CLUSTER `{cluster}`" if cluster else table
+    return f"ALTER TABLE {name} DROP PARTITION '{day}'"

@@ -1,0 +1,41 @@
+"""What every store does with an entry before it stores it.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hub.store import native
+from hub.store.books import Entry
+from hub.store.errors import BadBatch
+from protocol.columns import Columns, Dict, absent
+from protocol.messages import Batch
+from protocol.schema import NAMES, TABLES
+
+
+def check(entry: Entry) -> None:
+    """Raise BadBatch where a batch's columns have not the shape its table needs."""
+    if not isinstance(entry.message, Batch):
+        return
+    try:
+        for column in TABLES[entry.message.kind].columns:
+            native.check(column, (entry.columns or {}).get(column.name), entry.rows)
+    except ValueError as error:
+        raise BadBatch(entry, str(error)) from None
+
+
+def with_origin(entry: Entry, commit: int, day: int) -> Columns:
+    """A batch's columns with the hub's own, which are the same in every row (views of one value)."""
+    rows, message = entry.rows, entry.message
+    assert entry.columns is not None
+    return {
+        **{column.name: absent(column, rows) for column in NAMES},
+        **entry.columns,
+        "agent": Dict(np.zeros(rows, dtype="<u4"), (message.agent,)),
+        "epoch": np.broadcast_to(np.uint64(message.epoch), (rows,)),
+        "seq": np.broadcast_to(np.uint64(message.seq), (rows,)),
+        "commit": np.broadcast_to(np.uint64(commit), (rows,)),
+        "ingest_day": np.broadcast_to(np.uint16(day), (rows,)),
+    }

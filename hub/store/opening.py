@@ -1,0 +1,66 @@
+"""Which store a url means."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hub.store.address import is_server
+from hub.store.books import Entry, Line, StoredEpoch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class AnyStore(Protocol):
+    """What a hub needs of its store, whichever it is. `hub.store.store.Store` says what each does and raises."""
+
+    @property
+    def directory(self) -> Path | None:
+        """Where it is on this machine; None where it is elsewhere."""
+
+    @property
+    def id(self) -> str:
+        """The store's name, known once it is open."""
+
+    def open(self, now_ns: int) -> None:
+        """Make what is missing, settle what a crash left, load the books."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+    def epochs(self) -> list[StoredEpoch]:
+        """Every run the store knows."""
+
+    def committed(self) -> int:
+        """The newest commit that may be shown."""
+
+    def commit(self, entries: Sequence[Entry], now_ns: int) -> int:
+        """Store what is not held yet."""
+
+    def takeover(self, agent: str, now_ns: int) -> list[Line]:
+        """What other hubs stored of an agent that comes here now."""
+
+    def listen(self, listener: Callable[[list[Line], int], object]) -> None:
+        """Be told what other hubs stored, and what may be shown."""
+
+    def reader(self) -> AbstractContextManager[Any]:
+        """A reader for a `with` block."""
+
+    def retain(self, now_ns: int) -> list[str]:
+        """Drop what is too old or too much."""
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Per table: rows, bytes on disk, parts."""
+
+
+def store_of(url: str, *, retain_days: int = 7, retain_bytes: int | None = None, api: str = "") -> AnyStore:
+    """The store a url names, not open yet. Raises StoreError."""
+    if is_server(url):
+        from hub.store.cluster import ClusterStore
+
+        return ClusterStore(url, retain_days=retain_days, retain_bytes=retain_bytes, api=api)
+    from hub.store.store import Store
+
+    return Store(url, retain_days=retain_days, retain_bytes=retain_bytes)
