@@ -139,8 +139,8 @@ class Worker:
                 if block is not None and self._own:
                     block = self._own.drop(block)
                 if self._tap is not None:
-                    report, hurry = self._pipeline.report, self._pipeline.level != "packets"
-                    self._tap.put(block, report.kernel_dropped, hurry)
+                    hurry = getattr(self._source, "pressed", False) or self._pipeline.level != self.detail
+                    self._tap.put(block, self._pipeline.report.kernel_dropped, hurry)
                 if block is not None:
                     if self._record is not None:
                         self._record(block)

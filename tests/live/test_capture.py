@@ -231,6 +231,22 @@ def test_whoever_is_killed_leaves_nothing_running(tmp_path: Path, hub: Hub, sink
         agent.kill()
 
 
+def test_an_agent_that_was_told_to_send_flows_alone_gives_frames_all_the_same(
+    tmp_path: Path, hub: Hub, sink: int, captures: list[Capture]
+) -> None:
+    agent = allowing(tmp_path, hub, "a1", "--filter", f"udp port {sink}")
+    try:
+        hub.cli("configure", "--agent", "a1", "--detail", "flows")
+        until("it does", lambda: hub.agents()["a1"]["level"] == "flows")
+        captures.append(Capture(hub, tmp_path / "out.pcapng").begun(1))
+        send(sink, 5)
+        until("they are there", lambda: len(tshark(captures[0].path).splitlines()) == 5)
+        assert captures[0].end() == 0
+        assert captures[0].said.splitlines()[-1] == "complete: 5 frames, 1 agent"
+    finally:
+        agent.kill()
+
+
 def test_an_agent_that_is_killed_is_named_and_taken_up_when_it_is_back(
     tmp_path: Path, hub: Hub, sink: int, captures: list[Capture]
 ) -> None:
