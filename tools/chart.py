@@ -59,6 +59,8 @@ RULES: dict[str, dict[str, Any]] = {
     "agent.config": _ENVIRONMENT,
     "hub.config": _ENVIRONMENT,
     "hub.replicas": _POSITIVE,
+    "hub.clickhouse.url": {"type": "string", "pattern": r"^(clickhouses?://[^:/@]+@[^/@]+/\w+(\?.*)?)?$"},
+    "hub.clickhouse.passwordKey": {"type": "string", "minLength": 1},
     "hub.retainDays": _POSITIVE,
     "hub.retainBytes": {"type": ["integer", "null"], "minimum": 1},
     "hub.persistence.size": _QUANTITY,

@@ -137,6 +137,16 @@ SETS: dict[str, Object] = {
         "tls": {"mode": "existing", "existingSecret": "ours-tls"},
     },
     "service accounts": {**ALL_MONITORS, "token": {"agents": {"mode": "serviceAccount"}}},
+    "three hubs over ClickHouse": {
+        "hub": {
+            "replicas": 3,
+            "clickhouse": {
+                "url": "clickhouse://nodetap@ch-0.ch,ch-1.ch/nodetap?cluster=main",
+                "passwordSecret": "clickhouse",
+                "passwordKey": "nodetap",
+            },
+        }
+    },
     "in clear": {**ALL_MONITORS, "tls": {"mode": "off"}},
     "a fence": {
         "networkPolicy": {

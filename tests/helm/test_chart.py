@@ -164,6 +164,7 @@ def test_what_is_mounted_is_there(values: Object) -> None:
     made |= {("Secret", each["spec"]["secretName"]) for each in objects if each["kind"] == "Certificate"}
     token = values.get("token", {})
     theirs = {each.get("existingSecret") for each in (token, token.get("agents", {}), values.get("tls", {}))}
+    theirs.add(values.get("hub", {}).get("clickhouse", {}).get("passwordSecret"))
     for name, spec in pods(objects):
         volumes = {volume["name"] for volume in spec["volumes"]}
         if name.endswith("-hub"):
@@ -249,6 +250,18 @@ def test_agents_with_service_accounts_hold_no_secret() -> None:
     assert account == f"{NAMESPACE}/{one(objects, 'DaemonSet')['spec']['template']['spec']['serviceAccountName']}"
     review = one(objects, "ClusterRole")["rules"][-1]
     assert (review["resources"], review["verbs"]) == (["tokenreviews"], ["create"])
+
+
+def test_hubs_over_clickhouse_have_no_volume_and_no_password_in_sight() -> None:
+    objects = render(SETS["three hubs over ClickHouse"])
+    hubs = one(objects, "StatefulSet")["spec"]
+    assert hubs["replicas"] == 3
+    assert "volumeClaimTemplates" not in hubs
+    assert _mounted(hubs["template"]["spec"], "clickhouse") == ("clickhouse", ["nodetap"])
+    store = one(objects, "ConfigMap", "-hub")["data"]["NODETAP_STORE"]
+    assert store.endswith("?cluster=main&password_file=/etc/nodetap/clickhouse/password")
+    assert one(objects, "Service", "-hub-agents")["spec"]["publishNotReadyAddresses"] is False
+    assert one(render({}), "Service", "-hub-agents")["spec"]["publishNotReadyAddresses"] is True
 
 
 def test_a_disruption_budget_never_holds_up_a_drain() -> None:
@@ -338,7 +351,8 @@ def test_the_dashboard_and_the_rules_are_those_of_the_files() -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"hub": {"replicas": 2}}, "ClickHouse"),
+        ({"hub": {"replicas": 2}}, "hub.clickhouse.url"),
+        ({"hub": {"clickhouse": {"url": "clickhouse://user:secret@host/db"}}}, "url"),
         ({"tls": {"mode": "existing"}}, "tls.existingSecret"),
         ({"hub": {"enabled": False}}, "agent.hubs"),
         ({"hub": {"enabled": False}, "agent": {"hubs": ["wss://h:1"]}}, "token.agents.existingSecret"),

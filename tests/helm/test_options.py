@@ -12,6 +12,7 @@ import pytest
 from agent.cli import cli as agent_cli
 from agent.cli.link_options import check_hubs
 from hub.serve import main as hub_cli
+from hub.store.address import servers_of
 from tests.helm.chart import SETS, Object, needs_helm, one, render
 
 pytestmark = needs_helm
@@ -84,6 +85,8 @@ def test_values_arrive_as_they_were_meant() -> None:
     reviewed = parsed(SETS["service accounts"], "hub")
     assert (reviewed["kubernetes"], reviewed["agent_auth"]) == ("auto", "tokenreview")
     assert reviewed["agent_accounts"] == ("observe/tap-nodetap-agent",)
+    servers = servers_of(parsed(SETS["three hubs over ClickHouse"], "hub")["store"].partition("&")[0])
+    assert (servers.hosts, servers.user, servers.cluster) == ((("ch-0.ch", 8123), ("ch-1.ch", 8123)), "nodetap", "main")
     hub = parsed(SETS["a hub alone"], "hub")
     assert (hub["retain_bytes"], hub["retain_days"], hub["store"]) == (500 << 30, 30, "chdb:///data/store")
 

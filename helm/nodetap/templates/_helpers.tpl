@@ -83,6 +83,18 @@ key: {{ index (dict "hub" "roles" "reader" "read" "people" "token") $who }}
 {{- end }}
 {{- end -}}
 
+{{/* The --store of the hub. The password stays in its file. */}}
+{{- define "nodetap.store" -}}
+{{- $clickhouse := .Values.hub.clickhouse -}}
+{{- if not $clickhouse.url -}}
+chdb:///data/store
+{{- else if $clickhouse.passwordSecret -}}
+{{- printf "%s%spassword_file=/etc/nodetap/clickhouse/password" $clickhouse.url (ternary "&" "?" (contains "?" $clickhouse.url)) -}}
+{{- else -}}
+{{- $clickhouse.url -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Of the whole cluster, hence with the namespace in its name. */}}
 {{- define "nodetap.priorityClass" -}}
 {{- default (printf "%s-%s-agent" .Release.Namespace (include "nodetap.fullname" .)) .Values.agent.priorityClass.name -}}
