@@ -69,18 +69,25 @@ def limit(default: int, text: str) -> Callable[[Command], Command]:
     return option("--limit", type=click.IntRange(min=0), default=default, show_default=True, metavar="N", help=text)
 
 
-def rows(command: Command) -> Command:
-    """What every command that asks for stored rows has in common."""
-    for decorate in (
-        strict,
-        explain,
-        sort,
-        fields,
-        write,
-        output(*FORMATS),
-        limit(100, "The newest N rows, printed oldest first; 0 = all."),
-        until,
-        since,
-    ):
-        command = decorate(command)
-    return command
+def rows_in(*formats: str) -> Callable[[Command], Command]:
+    """What every command that asks for stored rows has in common; the formats it prints."""
+
+    def decorate(command: Command) -> Command:
+        for each in (
+            strict,
+            explain,
+            sort,
+            fields,
+            write,
+            output(*formats),
+            limit(100, "The newest N rows, printed oldest first; 0 = all."),
+            until,
+            since,
+        ):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+rows = rows_in(*FORMATS)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hub.cli import columns, options
 from hub.cli.client import Client, Head, explain
@@ -28,23 +29,43 @@ Options = dict[str, Any]
 TABLES, LINES, COPIED = ("table", "wide"), ("json", "ndjson"), ("csv", "parquet", "arrow")
 """Formats: laid out here, made of NDJSON here, passed on as the hub makes them."""
 BINARY = ("parquet", "arrow")
+FRAMES = "pcapng"
+"""Not of what is stored: the frames that agents recorded."""
 
 
 @click.command(epilog="Example: nodetap packets --since 5m tcp.port == 443 and ip.addr == 10.0.0.7")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
 @flags("packets")
-@options.rows
+@options.rows_in(*options.FORMATS, FRAMES)
 @click.pass_context
 def packets(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     """Show stored packets.
 
     FILTER is a display filter with Wireshark's names; its words are joined by spaces. `nodetap fields` lists the names.
+    With -o pcapng come the frames themselves, as `nodetap pcap` fetches them from agents that record.
     """
+    if given["output"] == FRAMES and not given["explain"]:
+        return _frames(ctx, words, given)
     wanted = columns.of_fields(_names(given["fields"]), "packets") or columns.DEFAULT.get(
         ("packets", given["output"]), ()
     )
     with connect(ctx) as client:
         return _ask(client, "packets", wanted, _params(words, given, "packets"), given)
+
+
+def _frames(ctx: click.Context, words: tuple[str, ...], given: Options) -> int:
+    """What `nodetap pcap` does: all frames in the window, the first N where --limit is given."""
+    from hub.cli.pcap import pcap
+
+    if given["fields"] or given["sort"]:
+        raise CliError("frames have no fields and one order: leave --fields and --sort out, or -o pcapng", USAGE)
+    default = ctx.get_parameter_source("limit") is ParameterSource.DEFAULT
+    text = combined(words, given, "packets")
+    asked = {name: given[name] for name in ("since", "until", "strict")}
+    code: int = ctx.invoke(
+        pcap, words=(text,) if text else (), path=given["write"] or "-", limit=0 if default else given["limit"], **asked
+    )
+    return code
 
 
 @click.command(epilog="Example: nodetap flows --since 1h --by ip.src,ip.dst --top 5")

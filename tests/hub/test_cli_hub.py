@@ -155,6 +155,17 @@ def test_parquet_and_arrow_are_whole(hub: Hub, tmp_path: Path, output: str, begi
     assert written.read_bytes() == done.stdout
 
 
+def test_pcapng_is_what_pcap_fetches(hub: Hub, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.pcapng", tmp_path / "other.pcapng"
+    asked = ("--since", "all", "tcp.port", "==", "443")
+    said = hub.cli("packets", "-o", "pcapng", "-w", str(one), *asked)
+    assert (said.stdout, said.stderr) == ("", hub.cli("pcap", "-w", str(other), *asked).stderr)
+    assert one.read_bytes() == other.read_bytes() != b""
+    done = hub.cli("packets", "-o", "pcapng", "--sort", "frame.len", *asked, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--sort" in done.stderr
+
+
 def test_a_file_is_there_once_it_is_whole(hub: Hub, holes: Hub, tmp_path: Path) -> None:
     asked = ("packets", "--since", "all", "-o", "csv", "-w", str(tmp_path / "packets.csv"))
     assert hub.cli(*asked, "tcp.prot == 1", check=False).returncode == 2
