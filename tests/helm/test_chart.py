@@ -60,6 +60,12 @@ def test_every_object_is_valid(values: Object) -> None:
             validate(each, version, strict=True)
 
 
+def test_the_oldest_version_that_is_promised_knows_every_object() -> None:
+    oldest = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"].removeprefix(">=").removesuffix("-0")
+    for each in render({}):
+        validate(each, oldest, strict=True)
+
+
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_names_are_unique_and_short_enough(values: Object) -> None:
     names = [(each["kind"], each["metadata"]["name"]) for each in render(values)]
