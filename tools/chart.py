@@ -145,17 +145,12 @@ def readme(values: dict[str, Any], said: dict[str, str]) -> str:
     """The chart's page."""
     rows = ["| value | default | meaning |", "| --- | --- | --- |"]
     for path, default in leaves(values):
-        meaning = said.get(path) or _said_above(path, said)
-        shown = json.dumps(default, ensure_ascii=False)
-        rows.append(f"| `{path}` | `{shown}` | {meaning} |".replace("|  |", "| |"))
+        meaning = said.get(path) or COMMON[path.rsplit(".", 1)[-1]]
+        rows.append(f"| `{path}` | `{json.dumps(default, ensure_ascii=False)}` | {meaning} |")
     return _PAGE.replace("VALUES", "\n".join(rows))
 
 
-def _said_above(path: str, said: dict[str, str]) -> str:
-    return _COMMON.get(path.rsplit(".", 1)[-1], "")
-
-
-_COMMON = {
+COMMON = {
     "enabled": "Whether there is one.",
     "pullPolicy": "When the image is pulled.",
     "size": "Its size.",
@@ -178,6 +173,7 @@ _COMMON = {
     "priorityClassName": "An existing priority class.",
     "terminationGracePeriodSeconds": "Seconds that a stop may take; the hub drains for 15.",
 }
+"""What needs no comment in `values.yaml`, by the last word of its path."""
 
 _PAGE = """<!-- Written by tools/chart.py (`make docs`): do not edit. -->
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -39,8 +40,10 @@ VERSIONS = all_versions()[-3:]
 CLUSTER_WIDE = ("ClusterRole", "ClusterRoleBinding", "PriorityClass")
 
 
-def test_lint_has_nothing_to_say() -> None:
-    done = helm("lint", "--strict", str(CHART))
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_lint_has_nothing_to_say(values: Object, tmp_path: Path) -> None:
+    (file := tmp_path / "values.json").write_text(json.dumps(values))
+    done = helm("lint", "--strict", str(CHART), "--values", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

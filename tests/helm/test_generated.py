@@ -38,5 +38,5 @@ def test_every_value_is_explained_and_every_rule_is_for_one() -> None:
     text = (tool.CHART / "values.yaml").read_text()
     values, said = yaml.safe_load(text), tool.comments_of(text)
     paths = {path for path, _ in tool.leaves(values)}
-    assert not [path for path in paths if not said.get(path) and path.rsplit(".", 1)[-1] not in tool._COMMON]
+    assert not [path for path in paths if not said.get(path) and path.rsplit(".", 1)[-1] not in tool.COMMON]
     assert set(tool.RULES) <= paths
