@@ -1,6 +1,6 @@
 """ClickHouse's HTTP interface over chDB, for tests: a process of its own that hubs use as if it were a server.
 
-    python server.py PORT DIRECTORY [CONTROL]
+    python server.py PORT DIRECTORY CONTROL
 
 What is the engine's own: the SQL, types, parameters, formats, errors and their numbers, MergeTree, ReplacingMergeTree,
 views with FINAL, KILL QUERY, and deduplication by token (that of MergeTree without replicas, whose log of tokens is as
@@ -13,6 +13,7 @@ effect, as nothing of ours needs one. Users and passwords: `default` with USER's
 CONTROL is a folder of switches that tests flip by making files:
     error         every insert fails with the ClickHouse error number that the file holds
     hold          an insert whose comment holds the file's text waits, with all its data here, until the file is gone
+    holding       is made when one waits
     lost          an insert whose comment holds the file's text is done, and its connection closed without an answer
 """
 
@@ -121,7 +122,7 @@ def _escaped(text: str) -> str:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     engine: Engine
-    control: Path | None = None
+    control: Path
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -195,6 +196,7 @@ class Handler(BaseHTTPRequestHandler):
         if code := self._switch("error"):
             raise EngineError(f"Code: {int(code)}. DB::Exception: as the test wants it")
         while (held := self._switch("hold")) and held in comment:
+            (self.control / "holding").touch()
             time.sleep(0.02)
         with tempfile.NamedTemporaryFile(dir=self.engine.tmp, buffering=0) as file:
             file.write(data)
@@ -208,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _switch(self, name: str) -> str:
         try:
-            return (self.control / name).read_text() if self.control else ""
+            return (self.control / name).read_text()
         except FileNotFoundError:
             return ""
 
@@ -244,7 +246,7 @@ class Listener(ThreadingHTTPServer):
 def main() -> None:
     port, directory = int(sys.argv[1]), Path(sys.argv[2])
     Handler.engine = Engine(directory)
-    Handler.control = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    Handler.control = Path(sys.argv[3])
     with Handler.engine.handle("default"):
         Listener(("127.0.0.1", port), Handler).serve_forever()
 
