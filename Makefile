@@ -9,7 +9,7 @@ HELM_VERSION := v4.3.1
 HELM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodetap/helm-$(HELM_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test faults-full soak image-test lint format bench bench-pcap fidelity fuzz fuzz-parsers docs helm lock lock-peers clean
+.PHONY: help install up test faults-full soak image-test lint format bench bench-pcap fidelity fuzz fuzz-parsers api-check docs helm lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,11 @@ fuzz-parsers: $(STAMP) ## the L7 parsers by coverage, with atheris (ARGS="dns --
 	@.bench/atheris/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		.bench/atheris/bin/python tools/fuzz_parsers.py $(ARGS)
+
+api-check: $(STAMP) ## schemathesis against the API of a hub with data (ARGS="-n 100")
+	@test -x .bench/schemathesis/bin/python || $(PYTHON) -m venv .bench/schemathesis
+	@.bench/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check schemathesis==4.32.5
+	$(BIN)/python tools/api_check.py $(ARGS)
 
 docs: $(STAMP) ## write the reference pages from the schema and the programs
 	$(BIN)/python tools/reference.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import time_ns
 from typing import Any
 
@@ -17,7 +17,7 @@ from hub.api.context import Hub, Limits, Register, Store
 from hub.api.gate import Gate
 from hub.api.openapi import document
 from hub.api.problems import Problem, problem_of
-from hub.api.routes import ROUTES
+from hub.api.routes import ROUTES, Row
 from hub.api.runner import Runner
 from hub.configure import Configurer
 from hub.fanout.asker import Asker
@@ -55,11 +55,19 @@ def create_app(
     )  # fmt: skip
     hub.openapi = {guarded: json.dumps(document(ROUTES, version, guarded)).encode() for guarded in (False, True)}
     app = Starlette(
-        routes=[Route(row.path, Gate(hub, row), methods=[row.method]) for row in ROUTES],
+        routes=[Route(path, Gate(hub, rows), methods=list(rows)) for path, rows in _by_path(ROUTES).items()],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
     )
     app.state.hub = hub
     return app
+
+
+def _by_path(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Path -> method -> route: one refusal names all methods of a path."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row.path, {})[row.method] = row
+    return found
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, closing
 from functools import partial
+from math import inf
 from threading import Event
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ async def follow(hub: Hub, request: Request) -> Response:
     place, since = await _start(hub, following, values)
     if hub.followers >= hub.limits.followers:
         raise Problem("busy", f"{hub.followers} follow already: ask again later")
-    stream = _Stream(hub, following, place, values["heartbeat"], values["max_lag"])
+    stream = _Stream(hub, following, place, values["heartbeat"], values["max_lag"], values["seconds"] or inf)
     return StreamingResponse(_body(hub, stream, since), media_type="application/x-ndjson")
 
 
@@ -100,12 +101,15 @@ async def _body(hub: Hub, stream: _Stream, since: int | None) -> AsyncGenerator[
 class _Stream:
     """One follower: where it is, and what it is sent."""
 
-    def __init__(self, hub: Hub, following: Following, place: Place, heartbeat: float, max_lag: float) -> None:
+    def __init__(
+        self, hub: Hub, following: Following, place: Place, heartbeat: float, max_lag: float, seconds: float
+    ) -> None:
         self.following = following
         self._hub = hub
         self._place = place
         self._heartbeat, self._due = heartbeat, 0.0
         self._max_lag = max_lag
+        self._seconds = seconds
         self._backlog = hub.store.committed()
         self._live = place.commit >= self._backlog
         """Whether it was up to date once: from then on it may skip."""
@@ -115,8 +119,9 @@ class _Stream:
         return cursors.encode(self.following.store, self.following.table, self._place)
 
     async def lines(self, since: int | None) -> AsyncGenerator[bytes, None]:
-        """Rows and heartbeats without end; the first heartbeat has the packet time at which the rows begin."""
+        """Rows and heartbeats; the first heartbeat has the packet time at which the rows begin, the last ends it."""
         loop = asyncio.get_running_loop()
+        end = loop.time() + self._seconds
         yield self._beat({"since": since})
         newest = self._backlog
         while True:
@@ -124,12 +129,16 @@ class _Stream:
                 async with aclosing(self._chunk(newest)) as lines:
                     async for line in lines:
                         yield line
-                        if loop.time() >= self._due:
+                        if loop.time() >= min(self._due, end):
                             yield self._beat()
-            wait = max(self._due - loop.time(), 0.0)
+                        if loop.time() >= end:
+                            return
+            wait = max(min(self._due, end) - loop.time(), 0.0)
             newest = max(newest, await self._hub.register.wait_commit(newest, wait))
-            if loop.time() >= self._due:
+            if loop.time() >= min(self._due, end):
                 yield self._beat()
+            if loop.time() >= end:
+                return
 
     def _beat(self, more: Mapping[str, Any] | None = None) -> bytes:
         self._due = asyncio.get_running_loop().time() + self._heartbeat

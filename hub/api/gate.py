@@ -1,11 +1,11 @@
 """In front of every handler: who asks, whether they may, and whether it is too much.
 
-An ASGI application of its own for each route, so that it sees the end of answers too. Problems are answered here.
+An ASGI application of its own for each path, so that it sees the end of answers too. Problems are answered here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 from time import monotonic
@@ -28,18 +28,19 @@ REFUSED = ("bad_token", "not_allowed")
 
 
 class Gate:
-    """One route of the API."""
+    """One path of the API: its routes by method."""
 
-    def __init__(self, hub: Hub, row: Row) -> None:
-        self._hub, self._row = hub, row
+    def __init__(self, hub: Hub, rows: Mapping[str, Row]) -> None:
+        self._hub, self._rows = hub, rows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
+        row = self._rows.get(request.method) or self._rows["GET"]  # of HEAD
         begun = False
         try:
-            with self._let_in(request):
-                response = await self._row.handler(self._hub, request)
+            with self._let_in(request, row):
+                response = await row.handler(self._hub, request)
                 begun = True
                 await response(scope, receive, send)
         except Exception as error:
@@ -48,23 +49,23 @@ class Gate:
             await self._told(request, error).response()(scope, receive, send)
 
     @contextmanager
-    def _let_in(self, request: Request) -> Iterator[None]:
+    def _let_in(self, request: Request, row: Row) -> Iterator[None]:
         """Around a request that may be made. Raises Problem for others."""
-        if self._row.role == OPEN:
+        if row.role == OPEN:
             yield
             return
         who, allowance = identify(self._hub, request), self._hub.allowance
         if wait := allowance.take(who.client, monotonic()):
             raise Problem("too_many", "you ask faster than this hub lets one: ask more slowly", retry=ceil(wait))
         request.state.who = who
-        permit(self._hub, who, self._row.role)
-        name = allowance.enter(who.client, self._row.kind, monotonic())
+        permit(self._hub, who, row.role)
+        name = allowance.enter(who.client, row.kind, monotonic())
         if name is None:
             raise Problem("too_many", "you have as many such requests open as one may: end some, or ask again later")
         try:
             yield
         finally:
-            allowance.leave(name, self._row.kind)
+            allowance.leave(name, row.kind)
 
     def _told(self, request: Request, error: Exception) -> Problem:
         problem = problem_of(error)

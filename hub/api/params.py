@@ -77,6 +77,12 @@ def _lag(text: str, now: int) -> float:
     return _number(text, 0, 99_999)
 
 
+def _name(text: str, now: int) -> str:
+    if not 1 <= len(text) <= 255:
+        raise ValueError("a name")
+    return text
+
+
 def _text(text: str, now: int) -> str:
     return text
 
@@ -130,6 +136,7 @@ FOLLOW = (
     Param(
         "since", _backlog, "without a cursor: begin with the rows of that packet time or later", schema=schemas.POINT
     ),
+    Param("seconds", _whole, "seconds after which the answer ends; 0 = never", "0", schema=schemas.WHOLE),
     Param("heartbeat", _seconds, "seconds between heartbeats", "5", schema=schemas.SECONDS),
     Param(
         "max_lag", _lag, "rows that came later than the connection are skipped once so many seconds old; 0 = never",
@@ -154,7 +161,7 @@ CAPTURE = (
     Param("seconds", _whole, "seconds after which the capture ends; 0 = never", "0", schema=schemas.WHOLE),
     DEADLINE,
 )
-_AGENT = Param("agent", _text, "an agent, a node, or * for all", "*", schema=schemas.AGENT)
+_AGENT = Param("agent", _name, "an agent, a node, or * for all", "*", schema=schemas.AGENT)
 CONFIGURE = (
     _AGENT,
     Param("filter", _text, "capture filter, pcap-filter(7); empty for none", schema=schemas.BPF),

@@ -48,7 +48,7 @@ FILTER: Schema = {
     "examples": ["tcp.port == 443 and ip.addr == 10.0.0.0/8", "dns or icmp"],
 }
 
-AGENT: Schema = {"type": "string", "pattern": "^([*]|[a-z0-9]([a-z0-9.-]{0,60}[a-z0-9])?)$"}
+AGENT: Schema = {"type": "string", "minLength": 1, "maxLength": 255}
 _PRIMITIVE = rf"(not )?(tcp|udp|icmp|arp|ip|ip6|(tcp |udp )?port {_PORT}|host {_ADDRESS})"
 BPF: Schema = {
     "type": "string",

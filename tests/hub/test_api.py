@@ -148,6 +148,14 @@ def test_a_wrong_filter_says_where_and_what_else(api: Served) -> None:
 def test_a_method_that_is_not_taken(api: Served) -> None:
     response = httpx.post(api.url + "/v1/packets")
     assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+    for path, methods in (("/v1/packets", {"GET", "HEAD"}), ("/v1/configure", {"GET", "HEAD", "PUT", "DELETE"})):
+        assert set(httpx.post(api.url + path).headers["allow"].split(", ")) == methods
+    assert httpx.head(api.url + "/v1/status").status_code == 200
+
+
+def test_following_for_a_while_ends_with_where_to_go_on(api: Served) -> None:
+    *_, last = lines(api.get("/v1/follow", since="all", seconds="1", heartbeat="60"))
+    assert last["nodetap.heartbeat"]["cursor"]
 
 
 # -- the small resources -------------------------------------------------------------------------------------------

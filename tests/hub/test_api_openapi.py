@@ -110,6 +110,8 @@ def values(schema: schemas.Schema) -> st.SearchStrategy[str]:
             return st.floats(schema["minimum"], schema["maximum"]).map(str)
         case "array":
             return st.lists(values(schema["items"]), max_size=6).map(",".join)
+    if "minLength" in schema:
+        return st.text(min_size=schema["minLength"], max_size=schema["maxLength"])
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     return st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii"))
