@@ -67,7 +67,7 @@ def play(pods: int, changes: float, seconds: float, start: int, faults: bool) ->
     player = Player(server, made)
     player.start()
     if faults:
-        threading.Thread(target=fail, args=(server, over), daemon=True).start()
+        threading.Thread(target=fail, args=(server, over, 6.0), daemon=True).start()
     print(server.url, flush=True)
     for _ in sys.stdin:  # each line asks how late the player was
         print(player.lateness() / 1e9, flush=True)

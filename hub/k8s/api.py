@@ -70,9 +70,9 @@ class Api:
             raise _refused(response)
         return response
 
-    def get(self, path: str, query: Mapping[str, str]) -> Any:
+    def get(self, path: str, query: Mapping[str, str], read: float = READ) -> Any:
         """A JSON answer. Raises Refused and ERRORS."""
-        return _whole(self._send("GET", path, READ, fields=dict(query)))
+        return _whole(self._send("GET", path, read, fields=dict(query)))
 
     def post(self, path: str, body: Any) -> Any:
         """A JSON answer to a JSON body. Raises Refused and ERRORS."""

@@ -2,8 +2,9 @@
 
 A row is named as of its packet's time, so the book must have heard of everything up to then, and a little longer:
 kubelets tell of an address some time after they gave it. `wait` therefore holds a commit back until the watches have
-passed its newest packet by SETTLE. While they are trusted that is at most SETTLE, and nothing where batches queue;
-where a watch is silent it is at most WAIT; where it has been gone for longer, nobody waits and rows are `stale`.
+passed its newest packet by SETTLE; where batches queue they are as old as that already. A watch that is busy is asked
+for a proof (`Reflector.asked`), a quiet one is trusted. Where none comes it is at most WAIT; where a watch has been
+gone for longer, nobody waits and rows are `stale`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from protocol.schema import TABLES, Table
 SETTLE = SECOND
 """How long after a change at the latest the API server tells of it: kubelet's report and the way here."""
 WAIT = 3 * SECOND
+ASK_AGAIN = 0.1
+PROOF = 1.0
+"""Seconds that the API server has to say how far it is."""
 FORGET = 30.0
 """Seconds between two sweeps of the book."""
 BEAT = 0.25
@@ -75,7 +79,7 @@ class Names:
         """Figures for the metrics."""
         with self._news:
             now = time_ns()
-            behind = max(0, now - self._reached(now)) / 1e9 if self._whole else 0.0
+            behind = max(0, now - self._trusted(now)) / 1e9 if self._whole else 0.0
             return {
                 "nodetap_hub_names_behind_seconds": round(behind, 3),
                 "nodetap_hub_names_intervals": len(self._book),
@@ -87,14 +91,31 @@ class Names:
     def wait(self, newest: int) -> None:
         """Until the book has heard of everything up to a packet's time; bounded, see above."""
         now = self._asof = time_ns()
-        wanted, deadline = min(newest, now) + SETTLE, monotonic() + WAIT / 1e9
+        wanted, deadline, asked = min(newest, now) + SETTLE, monotonic() + WAIT / 1e9, False
         with self._news:
             while (left := deadline - monotonic()) > 0 and not self._stopping.is_set():
                 now = time_ns()
-                reached = self._reached(now)
-                if reached >= wanted or reached < now - WAIT:
+                if self._reached(now) >= wanted or self._trusted(now) < now - WAIT:
                     return
-                self._news.wait(min(left, max(0.01, (wanted - reached) / 1e9)))
+                if now < wanted or asked:
+                    self._news.wait(min(left, max(0.005, (wanted - now) / 1e9)))
+                elif not (asked := self._ask(now)):
+                    self._news.wait(min(left, ASK_AGAIN))
+
+    def _ask(self, now: int) -> bool:
+        """Have the server say how far its pods are, while others go on; whether it did."""
+        pods = self._reflectors["pods"]
+        if not pods.busy:
+            return False
+        self._news.release()
+        try:
+            version = str(self._api.get(PATHS["pods"], {"limit": "1"}, PROOF)["metadata"]["resourceVersion"])
+        except (Refused, KeyError, TypeError, *ERRORS):
+            return False
+        finally:
+            self._news.acquire()
+        pods.asked(now, version)
+        return True
 
     def of(self, kind: str, columns: Columns) -> Columns:
         """The columns of names for the rows of a table; none where that fails: rows are not lost for their names."""
@@ -117,6 +138,9 @@ class Names:
     def _reached(self, now: int) -> int:
         return min(each.reached(now) for each in self._reflectors.values()) if self._whole else 0
 
+    def _trusted(self, now: int) -> int:
+        return min(each.trusted(now) for each in self._reflectors.values()) if self._whole else 0
+
     # -- threads ---------------------------------------------------------------------------------------------------
 
     def _run(self, kind: str) -> None:
@@ -134,13 +158,13 @@ class Names:
             self._stopping.wait(wait / 1e9)
 
     def _list(self, kind: str, reflector: Reflector) -> int:
-        first = not reflector.more
+        first, asked = not reflector.more, time_ns()
         answer = self._api.get(PATHS[kind], reflector.request())
         with self._news:
             if first:
                 self._listed[kind].clear()
             now = time_ns()
-            for event in reflector.page(answer, now):
+            for event in reflector.page(answer, asked):
                 self._apply(kind, event, now)
             self._news.notify_all()
         return 0
@@ -157,7 +181,7 @@ class Names:
                 with self._news:
                     now = time_ns()
                     for line in lines:
-                        before = reflector.reached(now)
+                        before = reflector.trusted(now)
                         if event := reflector.line(line, now):
                             self._apply(kind, event, now, before)
                     self._news.notify_all()

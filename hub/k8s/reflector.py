@@ -26,6 +26,10 @@ PATIENCE = (SECOND // 4, 60 * SECOND)
 """Least and most silence of a watch for which it is still trusted to be current; servers send a bookmark a minute."""
 SILENCE = (2 * SECOND, 90 * SECOND)
 """The same, after which it is replaced."""
+BUSY = SECOND
+"""A watch whose lines come more often is not trusted but tested: see `asked`."""
+UNSURE = 2 * SECOND
+"""How much older what a line tells may be than the line itself, unnoticed: times of objects are whole seconds."""
 REPLAY = SECOND // 2
 """How long after its beginning a watch may be silent and still have old events to bring."""
 
@@ -73,6 +77,12 @@ class Reflector:
     """How old the last line was when it came."""
     lines: int = 0
     """Lines of the present watch."""
+    snapshot: int = 0
+    """When the list that is being read was asked for."""
+    proven: int = 0
+    """The newest time of which is known that everything before it has come."""
+    pending: list[tuple[int, int]] = field(default_factory=list)
+    """Versions that the server had, and when it was asked."""
 
     def request(self) -> dict[str, str]:
         """The query of the next request: a page of the list, or a watch."""
@@ -87,17 +97,19 @@ class Reflector:
         """Whether the next request is for a list."""
         return not self.version
 
-    def page(self, answer: Mapping[str, Any], now: int) -> Iterator[Event]:
-        """A page of the list came."""
+    def page(self, answer: Mapping[str, Any], asked: int) -> Iterator[Event]:
+        """A page of the list came, which was asked for at that time. All pages are of the moment of the first."""
+        self.snapshot = self.snapshot if self.more else asked
         for item in answer.get("items") or ():
             yield Event("put", item)
         meta = answer["metadata"]
         self.more = str(meta.get("continue") or "")
         if self.more:
             return
-        missed = (self.heard - self.behind, now) if self.synced else None
+        missed = (self.heard - self.behind - UNSURE, self.snapshot) if self.synced else None
         self.version, self.synced, self.failures = str(meta["resourceVersion"]), True, 0
-        self.heard, self.behind = now, 0
+        self.heard = self.proven = self.snapshot
+        self.behind = 0
         self.listings += 1
         yield Event("reset", None, missed)
 
@@ -123,7 +135,8 @@ class Reflector:
         self.gap += (now - max(self.heard, self.opened or 0) - self.gap) // 8
         self.heard, self.failures = now, 0
         self.lines += 1
-        self.behind = max(0, now - at - 2 * SECOND) if at else 0  # `at` is rounded down, clocks differ
+        self.behind = max(0, now - at - UNSURE) if at else 0
+        self._prove()
 
     def ended(self, now: int) -> int:
         """The watch is over, in good order or not; nanoseconds to wait until the next request."""
@@ -158,8 +171,30 @@ class Reflector:
             return False
         return now - max(self.heard, self.opened) > _between(SILENCE, 16 * self.gap)
 
+    @property
+    def busy(self) -> bool:
+        """Whether lines come so often that the server can be asked for a proof."""
+        return self.gap < BUSY and self.version.isdecimal()
+
+    def asked(self, at: int, version: str) -> None:
+        """The server said that its version at that time, or later, was this: once a line of it or a later one has come,
+        everything before `at` has. On a busy watch that is at once."""
+        if version.isdecimal():
+            self.pending = [*self.pending[-9:], (at, int(version))]
+            self._prove()
+
+    def _prove(self) -> None:
+        if self.pending and self.version.isdecimal():
+            here = int(self.version)
+            self.proven = max([self.proven, *(at for at, version in self.pending if version <= here)])
+            self.pending = [each for each in self.pending if each[1] > here]
+
     def reached(self, now: int) -> int:
-        """Everything up to this time has come: now where the watch is trusted, else when it last spoke."""
+        """Everything up to this time has come."""
+        return self.proven if self.busy else self.trusted(now)
+
+    def trusted(self, now: int) -> int:
+        """The same by the look of it: now where the watch goes on as it did, else when it last spoke."""
         if not self.synced or not self.version:
             return self.heard
         behind = self.behind if now - self.heard < REPLAY else 0  # what was on its way has come

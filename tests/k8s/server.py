@@ -82,7 +82,9 @@ class ApiServer:
         (self.delete if what == "DELETED" else self.put)(kind, item)
 
     def _versioned(self, item: Json) -> Json:
-        return item | {"metadata": item["metadata"] | {"resourceVersion": str(self.version)}}
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        about = {"resourceVersion": str(self.version), "managedFields": [{"manager": "test", "time": now}]}
+        return item | {"metadata": item["metadata"] | about}
 
     def _record(self, kind: str, what: str, item: Json) -> None:
         self.version += 1
@@ -192,6 +194,8 @@ def _handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:
             if limit and begin + limit < len(items):
                 about["continue"] = f"{begin + limit}-{now}"
                 server.pages[kind, now] = items
+                for old in list(server.pages)[:-8]:
+                    del server.pages[old]
             else:
                 server.pages.pop((kind, now), None)
             self._json(200, {"kind": LISTS[kind], "apiVersion": "v1", "metadata": about, "items": shown})

@@ -54,11 +54,11 @@ def agents_token(folder: Path) -> str:
     return made
 
 
-def replay(hub: Hub, folder: Path, name: str = "replay") -> int:
+def replay(hub: Hub, folder: Path, name: str = "replay", patience: int = 30) -> int:
     """Replay frames of just now; the agent's exit code."""
     capture = write_pcap(folder / f"{name}.pcap", FRAMES, start_s=int(time.time()) - 3)
     agent = Agent(folder, "replay", str(capture), "--hub", hub.ws, "--token-file", str(folder / "token"),
-                  "--node", "n1", "--connect-timeout", "20", name=name)  # fmt: skip
+                  "--node", "n1", "--connect-timeout", str(patience), name=name)  # fmt: skip
     with ending(agent):
         return agent.wait(90)
 
@@ -129,7 +129,7 @@ def test_names_are_in_the_metrics(hub: Hub) -> None:
 
 def test_a_token_that_is_not_an_agents_is_refused(hub: Hub, server: ApiServer, tmp_path: Path) -> None:
     server.tokens[agents_token(tmp_path)] = good("watch:default")
-    assert replay(hub, tmp_path) != 0
+    assert replay(hub, tmp_path, patience=3) != 0
     assert any("no agent's account" in event.get("reason", "") for event in hub.events)
 
 

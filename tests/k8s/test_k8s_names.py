@@ -42,6 +42,7 @@ def names(server: ApiServer, tmp_path: Any) -> Iterator[Names]:
     made = Names(Api(Server(server.url, str(tmp_path / "token"))), structlog.get_logger())
     made.start()
     assert made.listed(30)
+    until("pods are watched", lambda: watches(server) > 0)
     yield made
     made.stop()
 
@@ -68,7 +69,7 @@ def watches(server: ApiServer) -> int:
 
 
 def lists(server: ApiServer) -> int:
-    return sum(path == "GET /api/v1/pods" and "watch=1" not in query for path, query in server.requests)
+    return sum(path == "GET /api/v1/pods" and "limit=250" in query for path, query in server.requests)
 
 
 def test_what_is_there_and_what_comes_is_named(server: ApiServer, names: Names) -> None:
@@ -85,7 +86,7 @@ def test_a_watch_goes_on_where_it_was_cut(server: ApiServer, names: Names) -> No
         server.cut()
         appears(server, names, number)
     assert lists(server) == before
-    assert watches(server) >= 4
+    assert watches(server) > 1
 
 
 @pytest.mark.parametrize("in_stream", [False, True])
@@ -176,7 +177,7 @@ class Player(threading.Thread):
         return late
 
 
-def faults(server: ApiServer, over: threading.Event) -> None:
+def faults(server: ApiServer, over: threading.Event, pause: float = 1.5) -> None:
     def both(*calls: Callable[[], Any]) -> None:
         with server.news:
             for call in calls:
@@ -189,7 +190,7 @@ def faults(server: ApiServer, over: threading.Event) -> None:
         lambda: server.faults.refuse.append((500, "")),
     ]
     number = 0
-    while not over.wait(1.5):
+    while not over.wait(pause):
         server.faults.silent = False
         kinds[number % len(kinds)]()
         number += 1
