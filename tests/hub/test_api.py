@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +328,23 @@ def test_a_question_that_takes_too_long_has_a_status(narrow: Served) -> None:
     slow = {"since": "all", "filter": "nodetap.info matches '(a.*b.*c.*){20}'", "fields": "frame.number"}
     response = narrow.get("/v1/packets", **slow)
     assert (response.status_code, response.json()["code"]) == (504, "query_timeout")
+
+
+def test_one_person_stops_neither_another_nor_what_is_stored(bulk: Served) -> None:
+    wait_for(lambda: bulk.busy == 0)
+    wanted = f"GET /v1/packets?{httpx.QueryParams(WANTED)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    address = bulk.url.removeprefix("http://").split(":")
+    with ExitStack() as open_:
+        for _ in range(8):  # asks for all there is and reads nothing of it
+            hog = socket.create_connection((address[0], int(address[1])), source_address=("127.0.0.3", 0))
+            open_.enter_context(hog).sendall(wanted)
+        hub = bulk.app.state.hub
+        wait_for(lambda: bulk.busy == 2 and hub.runner._turns.waiting == 6)
+        assert lines(bulk.get("/v1/packets", limit=1))[-1]["nodetap.completeness"]["cut"] is None
+        commit = bulk.commit(entry("packets", PACKETS[:1], 99, agent="hogged"))
+        assert bulk.get("/v1/status").json()["commit"] == commit
+        assert bulk.busy == 2
+    wait_for(lambda: bulk.busy == 0)
 
 
 def running(api: Served) -> int:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 from procs import Hub, ending, until
+
+from hub.cli.client import Head, busy, explain
+from hub.cli.completeness import sentence
+from hub.cli.errors import UNREACHABLE, USAGE, HubLost
 
 
 def test_what_a_token_may_not_is_one_line(tmp_path: Path) -> None:
@@ -43,3 +48,23 @@ def test_a_hub_that_is_busy_is_asked_again(tmp_path: Path) -> None:
         with httpx.Client() as client:
             until("the hub refuses", lambda: client.get(f"{hub.api}/v1/fields").status_code == 429, pause=0.0)
         assert hub.cli("agents").returncode == 0
+
+
+def test_a_cut_answer_is_said_to_be_one() -> None:
+    said = sentence({"agents": ["web-1"], "complete": False, "cut": "rows"})
+    assert said == "INCOMPLETE: cut: this hub sends no more rows in one answer (1 agent answered)"
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "seconds"), [("3", "busy", 3), ("1", "too_many", 1), ("2", "store_error", 0), ("", "busy", 0)]
+)
+def test_only_a_busy_hub_is_asked_again(after: str, code: str, seconds: int) -> None:
+    headers = {"retry-after": after} if after else {}
+    assert busy(Head(503, headers), f'{{"code": "{code}"}}'.encode()) == seconds
+
+
+def test_refusals_have_the_exit_codes_of_what_they_mean() -> None:
+    problems = [(403, "not_allowed", UNREACHABLE), (409, "contradiction", USAGE), (409, "bad_cursor", USAGE)]
+    for status, code, exit_code in problems:
+        assert explain({"status": status, "code": code, "detail": "x"}, "", "http://hub").code == exit_code
+    assert isinstance(explain({"status": 429, "code": "too_many", "detail": "x"}, "", "http://hub"), HubLost)
