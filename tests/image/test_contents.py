@@ -24,7 +24,7 @@ for found in distributions():
     print(found.metadata["Name"].lower().replace("_", "-").replace(".", "-"), found.version)
 """
 PARQUET = """
-import io, pyarrow, pyarrow.parquet
+import chdb, io, pyarrow, pyarrow.parquet
 pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), buffer := io.BytesIO(), compression="zstd")
 print(pyarrow.parquet.read_table(io.BytesIO(buffer.getvalue()), use_threads=False).num_rows)
 """
@@ -59,7 +59,6 @@ def test_the_agent_works_without_the_hub_and_its_database() -> None:
 
 def test_the_hub_works_without_the_agent() -> None:
     loaded = set(inside("hub", "python3", "-c", IMPORT_ALL, "hub", "protocol").split())
-    assert "chdb" in loaded
     assert not loaded & {"agent", "scapy"}
     assert inside("hub", "python3", "-c", PARQUET) == "1\n"
 
