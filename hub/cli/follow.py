@@ -165,7 +165,7 @@ def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     params = {
         "table": table,
         "filter": combined(words, given, table),
-        "fields": given["fields"],
+        "fields": given["fields"] or (None if ndjson else ",".join(columns.READ[table])),
         "since": parse(given["since"], datetime.now()) if given["since"] is not None else None,
         "cursor": given["cursor"],
         "max_lag": f"{MAX_LAG[reader] if given['max_lag'] is None else given['max_lag']:.3f}",

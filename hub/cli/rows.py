@@ -92,7 +92,7 @@ def ask_grouped(
         wanted = columns.of_fields(_names(given["fields"]), table) or columns.DEFAULT.get((table, given["output"]), ())
     else:
         wanted = columns.of_groups(_names(by), table)
-        params |= {"by": ",".join(_names(by)), "top": top}
+        params |= {"by": ",".join(_names(by)), "top": top, "fields": given["fields"]}
     with connect(ctx) as client:
         return _ask(client, table, wanted, params, given)
 
@@ -110,7 +110,8 @@ def _params(words: Iterable[str], given: Options, table: str) -> Options:
         "until": parse(given["until"], now) if given["until"] is not None else None,
         "limit": given["limit"],
         "sort": given["sort"],
-        "fields": ",".join(_names(given["fields"])) or None,
+        "fields": ",".join(_names(given["fields"]) or (columns.READ[table] if given["output"] in TABLES else ()))
+        or None,
     }
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.cli.columns import DEFAULT, of_fields
+from hub.cli.columns import DEFAULT, READ, of_fields
 from hub.cli.table import GAP, Column, clean, field_column, fit, layout, without_constant
+from protocol.schema import TABLES, fields_of
 
 ROW = {
     "frame.time_epoch": "1700000000.123456789",
@@ -89,3 +90,28 @@ def test_fields_have_their_own_columns() -> None:
     assert [c.strip() for c in chosen.header()] == ["ip.src", "vlan.id", "frame.len"]
     assert [c.strip() for c in chosen.cells({**ROW, "vlan.id": [7, 8]})] == ["192.168.100.200", "7,8", "1514"]
     assert field_column("absent").cell(ROW) == ""
+
+
+VALUES = {
+    "uint": st.integers(0, 1 << 16), "bool": st.integers(0, 1), "time": st.just("1.500000000"),
+    "ip": st.just("10.0.0.1"), "seconds": st.floats(0, 9), "mac": st.just("00:11:22:33:44:55"),
+    "text": st.text(min_size=1, max_size=5), "epoch": st.just("00112233445566aa"),
+    "uints": st.lists(st.integers(0, 99), min_size=1, max_size=2),
+    "texts": st.lists(st.text(max_size=3), min_size=1, max_size=2), "map": st.just({"a": "b"}),
+}  # fmt: skip
+
+
+@given(st.data(), st.sampled_from(sorted(DEFAULT)))
+def test_columns_read_what_is_asked_for(data: st.DataObject, which: tuple[str, str]) -> None:
+    """Without the other fields every cell is the same."""
+    table, _ = which
+    fields = [field for field in TABLES[table].fields if field.kind in VALUES]
+    names = data.draw(st.lists(st.sampled_from(fields), unique=True), "fields of the row")
+    row = {field.name: data.draw(VALUES[field.kind]) for field in names}
+    less = {name: value for name, value in row.items() if name in READ[table]}
+    assert [column.cell(less) for column in DEFAULT[which]] == [column.cell(row) for column in DEFAULT[which]]
+
+
+@pytest.mark.parametrize("table", READ)
+def test_what_is_asked_for_are_fields(table: str) -> None:
+    assert set(READ[table]) <= set(fields_of(table))
