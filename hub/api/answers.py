@@ -21,9 +21,12 @@ from hub.query.completeness import Window, completeness
 from hub.query.output import OUTPUTS, SETTINGS
 from hub.query.select import Query, Question
 from hub.query.sql import Params, compile_filter
-from hub.store.reader import BLOCK_FORMATS, Reader
+from hub.store.reader import Reader
 
 log = structlog.get_logger()
+
+SAYS = "ndjson"
+"""The format that ends with how complete it is; the others have no place for that, and break off where they are cut."""
 
 
 async def packets(hub: Hub, request: Request) -> Response:
@@ -92,13 +95,14 @@ def _point(nanoseconds: int | None) -> str:
 
 def _ask(query: Query, output: str, limits: Limits, reader: Reader) -> Iterator[bytes]:
     """The answer's bytes as the store makes them; closing it cancels the query."""
+    counted = output == SAYS  # where a cut can be told, rows are counted as they are sent
     chunks = reader.stream(
         query.sql,
         query.params,
         fmt=query.store_format,
         timeout=limits.timeout,
         max_memory=limits.max_memory,
-        settings=SETTINGS,
+        settings=SETTINGS if counted else {**SETTINGS, "max_result_rows": limits.rows},
     )
     with closing(chunks):
         yield from OUTPUTS[output].joined(chunks)
@@ -108,8 +112,8 @@ async def _body(
     hub: Hub, question: Question, head: bytes, first: bytes, rest: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer's bytes. NDJSON ends with its completeness or with what broke it off; the rest breaks off."""
-    says = question.output == "ndjson"
-    size = Size(hub.limits.rows, hub.limits.bytes, OUTPUTS[question.output].store_format not in BLOCK_FORMATS)
+    says = question.output == SAYS
+    size = Size(hub.limits.rows, hub.limits.bytes, lines=says)
     async with aclosing(_formatted(question.output, head, _sized(size, says, first, rest))) as chunks:
         try:
             async for chunk in chunks:

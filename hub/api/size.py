@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Size:
-    """What may still be sent of an answer: rows (lines; what is no text counts by bytes alone) and bytes.
+    """What may still be sent of an answer: rows, where each is a line, and bytes.
 
     `cut` says what ended it, `rows` or `bytes`; None while neither has.
     """

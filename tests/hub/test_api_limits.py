@@ -188,6 +188,18 @@ def test_what_cannot_say_so_breaks_off(limited: Served, output: str) -> None:
     assert limited.get("/v1/packets", limit=0, format=output).status_code == 200
 
 
+@pytest.mark.parametrize("output", ["json", "csv", "arrow", "parquet"])
+def test_nor_has_it_more_rows(limited: Served, output: str) -> None:
+    limited.app.state.hub.limits = Limits(rows=299)
+    try:
+        status = limited.get("/v1/packets", limit=0, format=output).status_code
+    except httpx.RemoteProtocolError:
+        status = 500
+    assert status == 500
+    limited.app.state.hub.limits = Limits(rows=300)
+    assert limited.get("/v1/packets", limit=0, format=output).status_code == 200
+
+
 def test_who_asks_too_fast_is_told_when_to_come_again(limited: Served) -> None:
     limited.app.state.hub.allowance = Allowance(0.01)
     answers = [limited.get("/v1/fields").status_code for _ in range(10)]
