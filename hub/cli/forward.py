@@ -88,7 +88,7 @@ class Forward:
 
     def _listen(self) -> bool:
         """Until kubectl has ended; whether the port was open."""
-        child, opened = self._child, False
+        child, opened, self._words = self._child, False, ""
         assert child is not None
         assert child.stdout is not None
         with child.stdout:

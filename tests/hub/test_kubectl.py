@@ -183,6 +183,27 @@ def test_follow_goes_on_where_the_forward_dies(cluster: Cluster, hub: Hub, tmp_p
         process.wait()
 
 
+def test_follow_goes_on_where_the_forward_stays_and_leads_nowhere(cluster: Cluster, hub: Hub, tmp_path: Path) -> None:
+    """As kubectl's does when the pod it led to is gone."""
+    replay(hub, tmp_path, 10, "node-0")
+    follow = Process(
+        cluster.command("follow", "--since", "all", "-o", "ndjson", "--fields", "frame.number"),
+        tmp_path / "rows", cluster.env,
+    )  # fmt: skip
+    with ending(follow):
+        until("the rows have come", lambda: len(follow.events) == 10)
+        first = cluster.forwarder
+        hub.stop()
+        until("another forward", lambda: cluster.forwarder != first)
+        again = hub.again()
+        with ending(again):
+            until("the hub is up", lambda: sum(event["event"] == "hub is up" for event in again.events) == 2)
+            replay(again, tmp_path, 10, "node-1")
+            until("the other rows have come", lambda: len(follow.events) == 20)
+            follow.send(signal.SIGINT)
+            assert follow.wait(20) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_forward_outlives_the_plugin(cluster: Cluster, hub: Hub, tmp_path: Path, number: signal.Signals) -> None:
     process = Process(cluster.command("agents", "--watch"), tmp_path / "watch.log", cluster.env)
