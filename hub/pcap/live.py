@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from time import monotonic_ns as _ns
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hub.fanout.plan import SILENT, Missing, late
 from hub.pcap.fetcher import Fetcher, Line, LineLost
@@ -29,6 +29,8 @@ TICK = 0.1
 """Seconds between two looks at what may go out."""
 LOOK = 0.5
 """Seconds between two looks at who is there."""
+SETTLE = 1.0
+"""Seconds that frames wait at the begin for agents that have not answered yet."""
 BEAT = 1.0
 """Seconds between two words on how it goes."""
 AGAIN = 1.0
@@ -82,24 +84,23 @@ class Live:
     _away: dict[str, int] = field(default_factory=dict)  # since when frames of these are missing
     _flying: dict[asyncio.Task[Fetched], tuple[str, int]] = field(default_factory=dict)
     _order: Reorder = field(default_factory=lambda: Reorder(0))
+    _settle: float = field(default_factory=lambda: monotonic() + SETTLE)  # until then frames wait for who is new
+    _looked: float = 0.0
+    _said: tuple[float, Any] = (0.0, None)  # when a word was said last, and of what
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The file with words on how it goes, but for what is said behind it. Closing it ends the capture."""
         stop = None if self.wish.seconds is None else monotonic() + self.wish.seconds
-        looked = said = 0.0
-        known: tuple[list[str], list[str], list[Missing]] | None = None
         try:
             self._enlist(monotonic())
             yield self.merge.begin()
             while not self.merge.cut and not self._over(now := monotonic(), stop):
-                if now >= looked + LOOK:
-                    looked = now
+                if now >= self._looked + LOOK:
                     self._enlist(now)
-                if data := await self._done(self.merge.held, partial(self.merge.release, *self._order.release(_ns()))):
+                if data := await self._ripe(now):
                     yield data
-                if now >= said + BEAT or known != (self.agents, self.waiting, self.missing):
-                    said, known = now, (self.agents, self.waiting, self.missing)
-                    yield self.progress()
+                if word := self._word(now):
+                    yield word
                 if self.merge.cut:
                     break
                 self._ask()
@@ -124,10 +125,28 @@ class Live:
         """Who was asked and has not said anything yet."""
         return sorted(name for name, seat in self._seats.items() if seat.trouble is None and seat.reached is None)
 
+    # -- inside: what goes out -------------------------------------------------------------------------------------
+
+    async def _ripe(self, now: float) -> bytes:
+        """The frames that may go out now."""
+        if self.waiting and now < self._settle:
+            return b""
+        self._settle = now
+        return await self._done(self.merge.held, partial(self.merge.release, *self._order.release(_ns())))
+
+    def _word(self, now: float) -> bytes:
+        """How it goes, where that has changed or is due."""
+        state = self.agents, self.waiting, self.missing
+        if now < self._said[0] + BEAT and state == self._said[1]:
+            return b""
+        self._said = now, state
+        return self.progress()
+
     # -- inside: who takes part ------------------------------------------------------------------------------------
 
     def _enlist(self, now: float) -> None:
         """Take up who is new or back, let go who left."""
+        self._looked = now
         lines, self.absent = self.look()
         for name in [name for name in self._seats if name not in lines]:
             self._leave(name)
