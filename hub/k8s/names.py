@@ -26,6 +26,8 @@ from protocol.schema import TABLES, Table
 SETTLE = SECOND
 """How long after a change at the latest the API server tells of it: kubelet's report and the way here."""
 WAIT = 3 * SECOND
+VAIN = SECOND // 4
+"""The same where the wait before was in vain."""
 ASK_AGAIN = 0.1
 PROOF = 1.0
 """Seconds that the API server has to say how far it is."""
@@ -50,6 +52,7 @@ class Names:
         self._news = threading.Condition()  # of all above
         self._stopping = threading.Event()
         self._asof = 0
+        self._vain = False
         self._whole = False
         self.unreadable = 0
         """Objects that could not be read."""
@@ -91,11 +94,13 @@ class Names:
     def wait(self, newest: int) -> None:
         """Until the book has heard of everything up to a packet's time; bounded, see above."""
         now = self._asof = time_ns()
-        wanted, deadline, asked = min(newest, now) + SETTLE, monotonic() + WAIT / 1e9, False
+        wanted, asked = min(newest, now) + SETTLE, False
+        deadline = monotonic() + (max(0, wanted - now) + (VAIN if self._vain else WAIT)) / 1e9
         with self._news:
             while (left := deadline - monotonic()) > 0 and not self._stopping.is_set():
                 now = time_ns()
-                if self._reached(now) >= wanted or self._trusted(now) < now - WAIT:
+                self._vain = self._reached(now) < wanted
+                if not self._vain or self._trusted(now) < now - WAIT:
                     return
                 if now < wanted or asked:
                     self._news.wait(min(left, max(0.005, (wanted - now) / 1e9)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from cluster import SECOND, deleted, finished, node, pod, running, service
 from numbered import write_pcap
-from procs import Agent, Hub, ending, until
+from procs import ROOT, Agent, Hub, ending, environment, program, until
 from server import ApiServer
 from tokens import good, token
 
@@ -54,9 +56,9 @@ def agents_token(folder: Path) -> str:
     return made
 
 
-def replay(hub: Hub, folder: Path, name: str = "replay", patience: int = 30) -> int:
-    """Replay frames of just now; the agent's exit code."""
-    capture = write_pcap(folder / f"{name}.pcap", FRAMES, start_s=int(time.time()) - 3)
+def replay(hub: Hub, folder: Path, name: str = "replay", patience: int = 30, at: float = 0.0) -> int:
+    """Replay frames of just now, or of `at`; the agent's exit code."""
+    capture = write_pcap(folder / f"{name}.pcap", FRAMES, start_s=int(at or time.time()) - 3)
     agent = Agent(folder, "replay", str(capture), "--hub", hub.ws, "--token-file", str(folder / "token"),
                   "--node", "n1", "--connect-timeout", str(patience), name=name)  # fmt: skip
     with ending(agent):
@@ -116,6 +118,34 @@ def test_map_by_names(hub: Hub, by: str, ends: tuple[str, str]) -> None:
     assert f'label="{ends[1]}"' in drawn
 
 
+def test_without_kubernetes_nothing_of_it_is_loaded() -> None:
+    code = (
+        "import sys, hub.serve; print(sorted(name for name in sys.modules if name.startswith(('hub.k8s', 'urllib3'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    assert done.stdout.strip() == "['hub.k8s', 'hub.k8s.options']"
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--kubernetes", "in-cluster"], "neither auto nor off nor a URL"),
+        (["--agent-auth", "tokenreview"], "--agent-account NAMESPACE/NAME"),
+        (["--agent-auth", "tokenreview", "--agent-account", "x"], "is not NAMESPACE/NAME"),
+        (["--agent-auth", "tokenreview", "--agent-account", "a/b"], "needs an API server"),
+    ],
+)
+def test_options_that_do_not_go_together(args: list[str], word: str, tmp_path: Path) -> None:
+    command = program("hub.serve", "serve", "--store", f"chdb://{tmp_path}/store", *args)
+    env = environment()
+    env.pop("KUBERNETES_SERVICE_HOST", None)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=env)
+    assert done.returncode == 2
+    assert word in done.stderr
+
+
 def test_raw_frames_have_no_names(hub: Hub) -> None:
     done = hub.cli("pcap", "k8s.pod", "==", "db-0", "-w", str(hub.folder / "x.pcapng"), check=False)
     assert done.returncode == 2
@@ -144,6 +174,6 @@ def test_a_pod_that_ended_is_still_named_in_rows_of_its_time(hub: Hub, server: A
     server.put("pods", running(young, "10.0.0.2", now + 20 * SECOND, now + 21 * SECOND))
     until("both are known", lambda: hub.metric("nodetap_hub_names_intervals") >= 5)
     before = len(hub.rows("--pod", "db-0"))
-    assert replay(hub, hub.folder, "second") == 0
+    assert replay(hub, hub.folder, "second", at=now / SECOND) == 0
     assert len(hub.rows("--pod", "db-0")) == before + FRAMES
     assert hub.rows("--pod", "other") == []
