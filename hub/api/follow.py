@@ -111,6 +111,7 @@ class _Stream:
         self._max_lag = max_lag
         self._seconds = seconds
         self._backlog = hub.store.committed()
+        self._reach = cursors.CHUNK_ROWS
         self._live = place.commit >= self._backlog
         """Whether it was up to date once: from then on it may skip."""
 
@@ -147,23 +148,24 @@ class _Stream:
 
     async def _chunk(self, newest: int) -> AsyncGenerator[bytes, None]:
         """The rows of the next commits, page by page; the place goes along."""
-        found = cursors.chunk(await _rows(self._hub, cursors.commits(self.following, self._place, newest)), newest)
+        commits = await _rows(self._hub, cursors.commits(self.following, self._place, newest))
+        found = cursors.chunk(commits, newest, self._reach)
         if found.lost_rows:
             yield _lost(found)
         if (lag := self._lag(found)) is not None:
             yield await self._skip(lag)
             yield self._beat()  # from where it goes on, whatever comes next
             return
-        page = Page(cursors.page(self.following, self._place, found.last))
-        while True:
+        whole, pages = False, 0
+        while not whole:
+            page = Page(cursors.page(self.following, self._place, found.last))
             async with aclosing(page.blocks(self._hub)) as blocks:
                 async for block in blocks:
                     self._place = cursors.last_place(block, self.following)
                     yield block
-            if page.whole:
-                break
-            page = Page(cursors.page(self.following, self._place, found.last))
+            whole, pages = page.whole, pages + 1
         self._place = self._place.passed(found.last)
+        self._reach = min(2 * self._reach, cursors.MOST_CHUNK_ROWS) if pages == 1 else cursors.CHUNK_ROWS
 
     def _lag(self, found: cursors.Chunk) -> float | None:
         """By how many seconds it is late, where that is more than it wants to be."""

@@ -25,8 +25,8 @@ PAGE_ROWS = 65_536
 """Rows of one page at most: what a busy node sends in a second."""
 PAGE_BYTES = 24 << 20
 """Bytes after which a page is cut at the next block: what a follower that does not read holds in the hub."""
-CHUNK_ROWS = 65_536
-"""Rows of the commits one page chooses from, if more than one commit."""
+CHUNK_ROWS, MOST_CHUNK_ROWS = 65_536, 1 << 20
+"""Rows of the commits one page chooses from, if more than one commit: more where a filter finds few of them."""
 CURSOR = "nodetap.cursor"
 
 _KEY = ("agent", "epoch", "seq", "n")
@@ -147,15 +147,15 @@ class Chunk:
     since: int | None = None
 
 
-def chunk(found: Sequence[tuple[int, int, int, int]], newest: int) -> Chunk:
-    """The first commits of `commits` with about CHUNK_ROWS rows; all where there are fewer."""
+def chunk(found: Sequence[tuple[int, int, int, int]], newest: int, rows_wanted: int = CHUNK_ROWS) -> Chunk:
+    """The first commits of `commits` with about so many rows; all where there are fewer."""
     stored = lost_commits = lost_rows = 0
     since = found[0][3] if found else None
     for commit, rows, present, _ in found:
         stored += present
         lost_commits += present < rows
         lost_rows += max(rows - present, 0)
-        if stored >= CHUNK_ROWS:
+        if stored >= rows_wanted:
             return Chunk(commit, lost_commits, lost_rows, since)
     return Chunk(found[-1][0] if len(found) >= 1000 else newest, lost_commits, lost_rows, since)
 
