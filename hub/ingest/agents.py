@@ -113,6 +113,11 @@ class Agent:
         return not run.stored.final and not (self.live is not None and run.stored.epoch == self.epoch)
 
 
+def _goes_on(told: Mapping[str, Any] | None, run: Run) -> bool:
+    """Whether a run is one that another hub says is connected to it."""
+    return told is not None and told.get("epoch") == f"{run.stored.epoch:016x}"
+
+
 STEP_NS = 500_000_000
 """A wall clock that moved by more than this against the steady one was set."""
 
@@ -127,6 +132,8 @@ class Register:
         self._sessions = 0
         self._committed = asyncio.Condition()
         self.commit = 0
+        self.elsewhere: dict[str, dict[str, Any]] = {}
+        """Agents that are connected to another hub over the same store, as it describes them; by name."""
         for epoch in stored:
             self._load(epoch)
 
@@ -258,11 +265,26 @@ class Register:
         """Each agent that has not expired, as `nodetap agents -o json` prints it."""
         self._heed_clock(now_ns)
         fresh = [a for a in self._agents.values() if a.live is not None or now_ns - a.seen_ns < EXPIRE_NS]
-        return [_describe(agent, now_ns) for agent in sorted(fresh, key=lambda a: a.name)]
+        here = {agent.name: _describe(agent, now_ns) for agent in fresh if self._told(agent) is None}
+        there = {name: told for name, told in self.elsewhere.items() if name not in here}
+        return [described for _, described in sorted((here | there).items())]
+
+    def connected(self, now_ns: int) -> list[dict[str, Any]]:
+        """Each agent that is connected here, likewise."""
+        self._heed_clock(now_ns)
+        return [_describe(agent, now_ns) for agent in self._agents.values() if agent.live is not None]
+
+    def _told(self, agent: Agent) -> dict[str, Any] | None:
+        """What another hub says of an agent that is not connected here, if one does."""
+        return self.elsewhere.get(agent.name) if agent.live is None else None
 
     def ledger(self, present: Mapping[tuple[str, int], int] | None = None) -> dict[str, Any]:
         """The books of every run. `present`: packet rows that are in the store by count, to hold against them."""
-        books = [_books(agent, run, present) for agent in self._agents.values() for run in agent.runs.values()]
+        books = [
+            _books(agent, run, present, agent.unreported(run) and not _goes_on(self._told(agent), run))
+            for agent in self._agents.values()
+            for run in agent.runs.values()
+        ]
         books.sort(key=lambda b: (b["agent"], b["first_stored"] or "", b["epoch"]))
         return {
             "balanced": all(b["balanced"] for b in books),
@@ -343,10 +365,9 @@ def _as_wanted(status: Status) -> bool:
     return status.evidence.get("detail") == status.level
 
 
-def _books(agent: Agent, run: Run, present: Mapping[tuple[str, int], int] | None) -> dict[str, Any]:
+def _books(agent: Agent, run: Run, present: Mapping[tuple[str, int], int] | None, unreported: bool) -> dict[str, Any]:
     stored, books = run.stored, run.books
     rows = stored.held.rows if present is None else present.get((agent.name, stored.epoch), 0)
-    unreported = agent.unreported(run)
     return {
         **books,
         "agent": agent.name,

@@ -25,7 +25,7 @@ from hub.ingest.session import Session
 from hub.ingest.writer import Naming, Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.pcap.fetcher import Fetcher
-from hub.store.books import Line
+from hub.store.books import News
 from hub.store.errors import StoreError
 from hub.store.opening import AnyStore
 from hub.tokens import AGENT, Tokens
@@ -40,6 +40,8 @@ MAX_CONNECTIONS = 2_000
 BACKLOG = 1_024
 """Connections that the kernel keeps for us: those it drops come again when it suits their kernel, not us."""
 BEAT = 0.05
+TELL = 3.0
+"""Seconds between two tellings of who is connected here, where other hubs have the same store."""
 ACTIVE = 2.0
 """Seconds after its last batch for which an agent counts as one that sends."""
 
@@ -55,6 +57,7 @@ class Ingest:
         self.store_id = store.id
         self.alone = store.directory is not None  # no other hub can have the store
         self._store = store
+        self._told = 0.0
         self.register = register
         self.log = log
         habits = Habits()
@@ -172,15 +175,19 @@ class Ingest:
                 raise RemoteError("busy", str(error)) from None
             self.register.learn(lines, 0)
 
-    def learn(self, lines: list[Line], commit: int) -> None:
-        """From a thread of the store: what other hubs stored."""
+    def learn(self, news: News) -> None:
+        """From a thread of the store: what it has to tell of other hubs."""
         assert self._loop is not None
         with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._learned, lines, commit)
+            self._loop.call_soon_threadsafe(self._learned, news)
 
-    def _learned(self, lines: list[Line], commit: int) -> None:
-        self.register.learn(lines, commit)
+    def _learned(self, news: News) -> None:
+        self.register.learn(news.lines, news.commit)
+        self.register.elsewhere = news.elsewhere
         self.spawn(self.register.announce())
+        if self.now() - self._told > TELL:
+            self._told = self.now()
+            self._store.tell(self.register.connected(time_ns()))
 
     def put(self, work: Work) -> None:
         """A batch or tombstone for the writer."""

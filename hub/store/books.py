@@ -79,6 +79,16 @@ class Line:
         return self.agent, self.epoch
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a store that several hubs share has to tell: lines that others stored, up to which commit everything may be
+    shown, and by name the agents that are connected elsewhere, as those hubs describe them."""
+
+    lines: list[Line]
+    commit: int
+    elsewhere: dict[str, dict[str, Any]]
+
+
 def day_of(now_ns: int) -> int:
     """Days since 1970-01-01 UTC."""
     return now_ns // DAY_NS

@@ -15,6 +15,7 @@ to where this hub's commits are whole, and reads what the others say and have st
 from __future__ import annotations
 
 import copy
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ from hub.store import cluster_ddl as layout
 from hub.store import ddl, retention
 from hub.store import rows as stored_rows
 from hub.store.address import servers_of
-from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.books import Books, Entry, Line, News, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
 from hub.store.engine import POISON, one_line, quoted
 from hub.store.entries import check, with_origin
 from hub.store.errors import BadBatch, StoreError
@@ -55,7 +56,7 @@ LOOKS = 15
 LOOK_AGAIN = 0.2
 """How often, and after how many seconds, rows that cannot be read back yet are looked for: a replica may lag."""
 
-Listener = Callable[[list[Line], int], object]
+Listener = Callable[[News], object]
 _LINE = ", ".join(f"toUInt16({c.name})" if c.name == "ingest_day" else c.name for c in ddl.BATCHES.columns)
 
 
@@ -75,6 +76,7 @@ class ClusterStore:
         self._seen = 0
         self._beats = 0
         self._said = 0.0
+        self._connected: list[dict[str, Any]] | None = None  # not yet told
         self._lock = threading.Lock()  # of books, numbers, places, shown
         self._beat_lock = threading.Lock()
         self._ending = threading.Event()
@@ -140,11 +142,15 @@ class ClusterStore:
         self._peers.saw(floors, monotonic())
         self._seen = max(0, self._books.commit - (OVERLAP_MS << BITS))
         self._say(now_ns)
-        self._show(now_ns)
+        self._shown = self._whole(now_ns)
 
     def listen(self, listener: Listener) -> None:
-        """`listener` is told, on a thread of the store's, what other hubs stored, and what may be shown now."""
+        """`listener` is told of the other hubs every second, on a thread of the store's."""
         self._listener = listener
+
+    def tell(self, agents: list[dict[str, Any]]) -> None:
+        """Who is connected here, as `nodetap agents` describes them; said with the next beat."""
+        self._connected = agents
 
     def close(self) -> None:
         """Say goodbye where there is nothing in doubt, and close every connection."""
@@ -338,8 +344,9 @@ class ClusterStore:
         while not self._ending.wait(BEAT):
             with suppress(ClientError, OSError, StoreError):  # the writer says what is wrong
                 lines = self.beat(time_ns())
+                self._tell_connected(time_ns())
                 if self._listener is not None:
-                    self._listener(lines, self._shown)
+                    self._listener(News(lines, self._shown, self._elsewhere()))
 
     def beat(self, now_ns: int) -> list[Line]:
         """Say up to where our commits are whole, and hear the others; returns what they stored. Raises ClientError."""
@@ -347,8 +354,10 @@ class ClusterStore:
             self._say(now_ns)
             self._peers.saw(self._floors(), monotonic())
             lines = [line for hub in self._peers.expired(monotonic()) for line in self._bury(hub, now_ns)]
-            self._show(now_ns)
-            return lines + (self._news() if self._peers.known or lines else [])
+            whole = self._whole(now_ns)
+            lines += self._news(whole)
+            self._shown = whole  # once the books have what is shown
+            return lines
 
     def _say(self, now_ns: int, left: int = 0) -> None:
         with self._lock:
@@ -368,6 +377,31 @@ class ClusterStore:
         }
         self._server.insert(layout.HUBS, [columns], 1, comment="nodetap-hubs")
 
+    def _tell_connected(self, now_ns: int) -> None:
+        told, self._connected = self._connected, None
+        if told is None:
+            return
+        count = len(told) + 1
+        columns: dict[str, Any] = {
+            "hub": np.full(count, self._numbers.hub, "<u2"),
+            "agent": text_of(["", *(agent["agent"] for agent in told)]),
+            "at": np.full(count, now_ns, "<i8"),
+            "told": text_of(["", *(json.dumps(agent, separators=(",", ":")) for agent in told)]),
+        }
+        self._server.insert(layout.PRESENCE, [columns], count, comment="nodetap-hubs")
+
+    def _elsewhere(self) -> dict[str, dict[str, Any]]:
+        """The agents that are connected to another hub that lives."""
+        if not self._peers.known:
+            return {}
+        sql = (
+            "SELECT agent, told FROM presence WHERE hub IN {hubs:Array(UInt16)} AND agent != '' "
+            "AND (hub, at) GLOBAL IN (SELECT hub, max(at) FROM presence GROUP BY hub) "
+            "ORDER BY JSONExtractString(told, 'since')"  # of two hubs that name one the later has it
+        )
+        rows = self._server.query(sql, {"hubs": list(self._peers.known)}).result_rows
+        return {agent: json.loads(told) for agent, told in rows}
+
     def _floors(self) -> dict[int, int]:
         """What every other hub that has not left said last."""
         sql = f"SELECT hub, max(floor) AS f, argMax(left, (floor, left)) FROM {layout.HUBS.name} GROUP BY hub"
@@ -383,18 +417,18 @@ class ClusterStore:
         del self._peers.known[hub]
         return lines
 
-    def _show(self, now_ns: int) -> None:
+    def _whole(self, now_ns: int) -> int:
         with self._lock:
-            whole = min([self._numbers.floor(now_ns), *self._peers.floors()]) - 1
-            self._shown = max(self._shown, whole)
+            return max(self._shown, min([self._numbers.floor(now_ns), *self._peers.floors()]) - 1)
 
-    def _news(self) -> list[Line]:
+    def _news(self, whole: int) -> list[Line]:
+        """What others stored up to there."""
         back = OVERLAP_MS << BITS if self._beats % SEE_AGAIN == 0 else 0
         lines = self._learn(
-            f"commit > {max(0, self._seen - back)} AND commit <= {self._shown} "
+            f"commit > {max(0, self._seen - back)} AND commit <= {whole} "
             f"AND bitAnd(commit, {STEP - 1}) != {self._numbers.hub}"
         )
-        self._seen = self._shown
+        self._seen = whole
         return lines
 
     # -- questions -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The same tables on ClickHouse servers: one server, or a cluster of shards and replicas.
 
-    one server   packets, flows, calls   MergeTree      batch_lines, hubs  ReplacingMergeTree
-    a cluster    packets_local, ...      Replicated...  packets, ...       Distributed, by agent
+    one server   packets, flows, calls   MergeTree      batch_lines, hubs, presence  ReplacingMergeTree
+    a cluster    packets_local, ...      Replicated...  packets, ...                 Distributed, by agent
     both         batches                 a view of batch_lines
 
 A server takes inserts of several hubs, and one batch may reach it through two of them: its rows carry one token, so
@@ -40,6 +40,27 @@ HUBS = Table(
 )
 """What every hub says each second: up to where its commits are whole."""
 
+PRESENCE = Table(
+    "presence",
+    (
+        Column("hub", "u2", "UInt16", "number of the hub"),
+        Column("agent", "text", "String", "name of an agent that is connected to it; empty in a line for none"),
+        Column("at", "i8", "Int64", "when it said so, ns since 1970: what it said last is what holds"),
+        Column("told", "text", "String", "the agent as the hub describes it, JSON"),
+    ),
+    (),
+    "hub, agent",
+    "at",
+    "at",
+)
+"""Who is connected to which hub."""
+
+OWN = {HUBS.name: HUBS, PRESENCE.name: PRESENCE}
+"""The tables that hubs have for each other."""
+
+_VERSIONS = {BATCHES.name: "rows", HUBS.name: "floor", PRESENCE.name: "at"}
+"""Of lines in the same place the one with the largest of these stays; that of a batch stands against its tombstone."""
+
 _COMMON = {"fsync_after_insert": 1, "fsync_part_directory": 1}
 _ALONE = {"non_replicated_deduplication_window": WINDOW}
 _REPLICATED = {"replicated_deduplication_window": WINDOW, "replicated_deduplication_window_seconds": 7 * 86_400}
@@ -52,9 +73,8 @@ def target(table: str) -> str:
 
 def engine(table: Table) -> str:
     """The engine of one shard's table, without Replicated."""
-    if table is BATCHES:
-        return "ReplacingMergeTree(rows)"  # the line of a batch stands against that of its tombstone
-    return "ReplacingMergeTree(floor)" if table is HUBS else "MergeTree"
+    version = _VERSIONS.get(table.name)
+    return f"ReplacingMergeTree({version})" if version else "MergeTree"
 
 
 def create(table: Table, database: str, cluster: str = "") -> list[str]:
@@ -64,7 +84,7 @@ def create(table: Table, database: str, cluster: str = "") -> list[str]:
     local = f"{name}_local" if cluster else name
     statements = [_local(table, local, on)]
     if cluster:
-        key = "hub" if table is HUBS else "agent"
+        key = "hub" if table.name in OWN else "agent"
         distributed = f"Distributed(`{cluster}`, `{database}`, {local}, cityHash64({key}))"
         statements.append(f"CREATE TABLE IF NOT EXISTS {name}{on} AS {local} ENGINE = {distributed}")
     if table is BATCHES:
@@ -73,13 +93,14 @@ def create(table: Table, database: str, cluster: str = "") -> list[str]:
 
 
 def _local(table: Table, name: str, on: str) -> str:
-    columns = ", ".join(f"`{c.name}` {c.clickhouse}" for c in table.columns) if table is HUBS else body(table)
-    partition = "PARTITION BY ingest_day " if table not in (BATCHES, HUBS) else ""
+    columns = ", ".join(f"`{c.name}` {c.clickhouse}" for c in table.columns) if table.name in OWN else body(table)
+    partition = "" if table.name in _VERSIONS else "PARTITION BY ingest_day "
+    ttl = " TTL toDateTime(intDiv(at, 1000000000)) + INTERVAL 1 DAY" if table.name in OWN else ""
     settings = _COMMON | (_REPLICATED if on else _ALONE)
     said = ", ".join(f"{key} = {value}" for key, value in settings.items())
     return (
         f"CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {'Replicated' if on else ''}{engine(table)} "
-        f"{partition}ORDER BY ({table.order_by}) SETTINGS {said}"
+        f"{partition}ORDER BY ({table.order_by}){ttl} SETTINGS {said}"
     )
 
 
@@ -102,7 +123,7 @@ def everything(database: str, cluster: str = "") -> list[str]:
     """All statements that make a store."""
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
     first = f"CREATE DATABASE IF NOT EXISTS `{database}`{on}"
-    tables = (*STORED.values(), HUBS)
+    tables = (*STORED.values(), *OWN.values())
     return [first, *(statement for table in tables for statement in create(table, database, cluster))]
 
 

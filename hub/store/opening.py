@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hub.store.address import is_server
-from hub.store.books import Entry, Line, StoredEpoch
+from hub.store.books import Entry, Line, News, StoredEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,8 +42,11 @@ class AnyStore(Protocol):
     def takeover(self, agent: str, now_ns: int) -> list[Line]:
         """What other hubs stored of an agent that comes here now."""
 
-    def listen(self, listener: Callable[[list[Line], int], object]) -> None:
-        """Be told what other hubs stored, and what may be shown."""
+    def listen(self, listener: Callable[[News], object]) -> None:
+        """Be told of the other hubs."""
+
+    def tell(self, agents: list[dict[str, Any]]) -> None:
+        """Who is connected here, for the other hubs to know."""
 
     def reader(self) -> AbstractContextManager[Any]:
         """A reader for a `with` block."""

@@ -24,7 +24,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from hub import failpoints
 from hub.store import ddl, retention
 from hub.store import rows as stored_rows
-from hub.store.books import Books, Entry, Line, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.books import Books, Entry, Line, News, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
 from hub.store.engine import MAX_INSERT_ROWS, POISON, Engine, one_line
 from hub.store.entries import check, with_origin
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, StoreError
@@ -203,8 +203,11 @@ class Store:
         """What other hubs stored of an agent that comes here now: nothing."""
         return []
 
-    def listen(self, listener: Callable[[list[Line], int], object]) -> None:
-        """Be told what other hubs stored: never."""
+    def listen(self, listener: Callable[[News], object]) -> None:
+        """Be told of other hubs: never."""
+
+    def tell(self, agents: list[dict[str, Any]]) -> None:
+        """Who is connected here, for other hubs: nobody asks."""
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -179,8 +179,8 @@ class Handler(BaseHTTPRequestHandler):
         if found and self._is_alias(found[1], values):
             return self._answer(200, b"")
         settings = settings_of(values)
-        if settings and re.match(r"\s*(SELECT|WITH)\b", sql) and " SETTINGS " not in sql:
-            sql += f"\nSETTINGS {settings}"
+        if settings and re.match(r"\s*(SELECT|WITH)\b", sql):
+            sql += f", {settings}" if re.search(r"\sSETTINGS\s[^)]*$", sql) else f"\nSETTINGS {settings}"
         params = {name.removeprefix("param_"): value for name, value in values.items() if name.startswith("param_")}
         return self._answer(200, self.engine.ask(values.get("database", ""), sql, fmt, params), fmt)
 

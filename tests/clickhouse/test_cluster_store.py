@@ -184,11 +184,23 @@ def test_an_agent_that_moves_finds_what_it_left_elsewhere(hubs: Hubs) -> None:
 def test_what_other_hubs_store_is_heard_and_may_be_shown(hubs: Hubs) -> None:
     one, two = hubs.one(), hubs.one()
     heard: list[int] = []
-    two.listen(lambda lines, _: heard.extend(line.seq for line in lines))
+    two.listen(lambda news: heard.extend(line.seq for line in news.lines))
     commit(one, packets(1), tombstone(2))
     until("it is heard", lambda: sorted(heard) == [1, 2])
     newest = ask(one, "SELECT max(commit) FROM batches")[0][0]
     until("both show it", lambda: min(one.committed(), two.committed()) >= newest)
+
+
+def test_who_is_connected_to_a_hub_is_known_to_the_others(hubs: Hubs) -> None:
+    one, two = hubs.one(), hubs.one()
+    heard: list[dict[str, Any]] = []
+    two.listen(lambda news: heard.append(news.elsewhere))
+    one.tell([{"agent": "b", "since": "2"}, {"agent": "é'\\", "since": "1"}])
+    until("it is heard", lambda: bool(heard) and sorted(heard[-1]) == ["b", "é'\\"])
+    one.tell([{"agent": "b", "since": "3"}])
+    until("one has left", lambda: heard[-1] == {"b": {"agent": "b", "since": "3"}})
+    one.close()
+    until("the hub has ended", lambda: heard[-1] == {})
 
 
 def test_a_server_that_remembers_a_token_without_its_rows_gets_them(hubs: Hubs, server: Server) -> None:
