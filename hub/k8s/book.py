@@ -126,15 +126,13 @@ class Book:
         if number >= len(self._heads):
             self._heads = np.concatenate([self._heads, np.zeros_like(self._heads)])
         head = int(self._heads[number])
-        taken = self._strong(head)
-        if holder.weak and taken:
+        if holder.weak and self._strong(head):
             return 0
         index = self._all.grow()
         if not holder.weak:
             self._void_weak(head)
         self._all.number[index], self._all.prev[index], self._all.weak[index] = number, head, holder.weak
-        self._all.until[index] = FOREVER
-        self._all.leaving[index] = FOREVER
+        self._all.sure[index] = self._all.leaving[index] = self._all.until[index] = FOREVER
         self._heads[number] = index
         return index
 
@@ -160,7 +158,7 @@ class Book:
         if code == len(self._words):
             self._words.append(holder.word)
         rows.word[index], rows.since[index] = code, holder.since
-        rows.sure[index] = holder.sure
+        rows.sure[index] = min(int(rows.sure[index]), holder.sure)  # a container that starts again is no news
         rows.leaving[index] = min(int(rows.leaving[index]), holder.leaving)
         rows.until[index] = min(int(rows.until[index]), holder.until)
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cluster import SECOND, Churn, churn, node, pod, running, service
+from cluster import SECOND, Churn, churn, finished, node, pod, running, service
 from naming import REASON, Rows, column, compare, words
 
 from hub.k8s.book import KEEP, Book
@@ -177,6 +177,14 @@ def test_old_intervals_are_forgotten_and_the_rest_stays(book: Book) -> None:
     assert ask(book, f"10.42.0.{20 + 4990 % 9}", START + 4993 * SECOND)[1] == "job-4990"
     assert ask(book, "10.42.0.20", now - KEEP - SECOND)[REASON] == "unwatched"
     assert ask(book, "10.42.0.7", now - KEEP - SECOND)[1] == "web-1"
+
+
+def test_who_was_certain_stays_so_after_its_end(book: Book) -> None:
+    hour, end = START - 3600 * SECOND, START + 60 * SECOND
+    apply(book, "pods", "MODIFIED", finished(ready("web-1", "10.42.0.7", hour, node="n1"), end), end)
+    book.missed(START + 10 * SECOND, START + 20 * SECOND)
+    assert ask(book, "10.42.0.7", START + 15 * SECOND)[1] == "web-1"
+    assert ask(book, "10.42.0.7", end + 5 * SECOND)[REASON] == "unassigned"
 
 
 def test_a_pod_that_gets_another_address_loses_the_first(book: Book) -> None:
