@@ -64,7 +64,7 @@ def whole(folder: Path, hub: Hub, frames: int, name: str) -> Iterator[None]:
 @pytest.mark.slow
 def test_every_row_once_and_in_order_through_three_restarts(tmp_path: Path) -> None:
     hub = Hub(tmp_path).ready()
-    live = Follower(tmp_path, hub, "--since", "all", "--give-up", "30", "--strict")
+    live = Follower(tmp_path, hub, "--since", "all", "--give-up", "120", "--strict")
     agent = replay(tmp_path, hub, FRAMES, RATE, "n1")
     try:
         for turn, how in enumerate(RESTARTS, 1):
