@@ -31,7 +31,7 @@ SILENCE = 10.0
                 help="Where to write it (pcapng); - is stdout.")  # fmt: skip
 @options.option("--max-bytes", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                 help="End after so many bytes of frames; 0 = never.")  # fmt: skip
-@options.option("--max-seconds", type=click.IntRange(0, 10**9), default=0, show_default=True, metavar="S",
+@options.option("--max-seconds", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
                 help="End after so many seconds; 0 = never.")  # fmt: skip
 @options.limit(0, "End after N frames; 0 = never.")
 @options.option("--deadline", type=click.FloatRange(0.1, 60), default=5.0, show_default=True, metavar="S",
