@@ -50,7 +50,7 @@ DOUBT_PATIENCE = 60.0
 """Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""
 UNREAD = frozenset({"bad_msgpack", "too_large", "bad_key", "unknown_type", "bad_column", "bad_utf8", "bad_zstd"})
 """Codes of refusals that speak of the bytes of a message."""
-MOST_ASKED = 8
+MOST_ASKED = 16
 """Questions that may wait for their answers to be sent; more are not heard."""
 
 
