@@ -47,7 +47,7 @@ def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     params = {
         "filter": " ".join(words) or None,
         "since": parse(given["since"], now),
-        "until": parse(given["until"], now) if given["until"] else None,
+        "until": None if given["until"] is None else parse(given["until"], now),
         "limit": given["limit"],
         "bytes": given["max_bytes"],
         "seconds": given["max_seconds"],

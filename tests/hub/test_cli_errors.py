@@ -104,8 +104,9 @@ def test_a_wrong_time(hub: Hub, capfd: pytest.CaptureFixture[str], text: str) ->
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("packets", "top")])
 def test_a_wrong_time_whatever_is_asked(hub: Hub, here: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
     for option in ("--since",) if command == "follow" else ("--since", "--until"):
-        code, err = refused(hub, capfd, *COMMANDS[command], f"{option}=yesterday")
-        assert (code, err.count("\n")) == (2, 1), err
+        for text in ("yesterday", ""):
+            code, err = refused(hub, capfd, *COMMANDS[command], f"{option}={text}")
+            assert (code, err.count("\n")) == (2, 1), err
     assert not list(here.iterdir())
 
 
