@@ -1,6 +1,7 @@
 """Log lines of all programs: one event a line, the same keys everywhere, JSON or for a terminal.
 
-The keys `agent`, `epoch` and `connection` are bound by whoever knows them and stand on each line that follows.
+What libraries say through `logging` becomes such lines too. The keys `agent`, `epoch` and `connection` are bound by
+whoever knows them and stand on each line that follows.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ class _Lines:
             sys.stderr.flush()
 
 
+class _Libraries(logging.Handler):
+    """What libraries say, as lines like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if type(error).__name__ == "CancelledError":  # uvicorn, of an answer that the hub's end broke off
+            return
+        more = {"exc_info": error} if error else {}
+        structlog.get_logger().log(record.levelno, record.getMessage()[:1000].strip(), library=record.name, **more)
+
+
 def configure(level: str = "info", fmt: str = "auto") -> None:
     """Set up structlog for this process: lines go to stderr. `auto` is console on a terminal and JSON elsewhere."""
     console = fmt == "console" or (fmt == "auto" and sys.stderr.isatty())
@@ -44,6 +56,7 @@ def configure(level: str = "info", fmt: str = "auto") -> None:
         logger_factory=structlog.PrintLoggerFactory(_Lines()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
 
 
 def logger(**values: Any) -> Any:

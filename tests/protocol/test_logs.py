@@ -1,7 +1,8 @@
-"""A log line that cannot be written is dropped; the program goes on."""
+"""Log lines: one each whoever speaks; one that cannot be written is dropped and the program goes on."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,3 +31,30 @@ def test_a_full_disk_under_the_log_ends_nothing() -> None:
             check=False,
         )
     assert done.stdout == b"alive\n"
+
+
+LIBRARY = """
+import asyncio, logging
+from protocol.logs import configure
+configure("info", "json")
+log = logging.getLogger("library")
+log.info("of no interest")
+log.warning("two\\nlines")
+for error in (asyncio.CancelledError(), ValueError("wrong")):
+    try:
+        raise error
+    except BaseException:
+        log.exception("it failed")
+"""
+
+
+def test_what_a_library_says_is_a_line_like_ours() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, env=environment(), timeout=20, check=True
+    )
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line["library"], line["event"]) for line in said] == [
+        ("warning", "library", "two\nlines"),
+        ("error", "library", "it failed"),
+    ]
+    assert "ValueError: wrong" in said[1]["exception"]
