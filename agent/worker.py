@@ -22,6 +22,8 @@ from protocol.messages import Batch
 
 POLL = 0.1
 """Seconds for which the source is waited for at once."""
+A_MOMENT = 0.2
+"""Seconds for a change of the pipeline that is under way while the thread is to be replaced."""
 MOST_HUNG = 6
 """Threads that may hang before a new one is no help any more."""
 
@@ -74,7 +76,7 @@ class Worker:
         """
         again = getattr(self._source, "again", None)
         self._hung = [thread for thread in self._hung if thread.is_alive()]
-        if again is None or len(self._hung) >= MOST_HUNG or not self._work.acquire(blocking=False):
+        if again is None or len(self._hung) >= MOST_HUNG or not self._work.acquire(timeout=A_MOMENT):
             return False
         try:
             self._source.stop()
