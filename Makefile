@@ -30,14 +30,16 @@ up: $(STAMP) ## hub and agent on this machine (READ="file.pcap ..." or INTERFACE
 
 # They measure how fast the machine does something, or fill it.
 ALONE := tests/faults/test_herd.py tests/faults/test_slow_hub.py
+# Most of the time these wait.
+WAITING := tests/faults tests/clickhouse/test_replicas.py tests/k8s/test_k8s_hub.py
 
 test: $(STAMP) ## the tests; what needs root, tshark or the corpus is skipped where it is missing
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/faults --ignore tests/live
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
-		tests/faults $(addprefix --ignore ,$(ALONE)) # most of the time these wait
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore ,$(WAITING)) --ignore tests/live
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
+		$(WAITING) $(addprefix --ignore ,$(ALONE))
 	$(BIN)/python -m pytest $(ALONE) tests/live
 endif
 

@@ -52,7 +52,11 @@ def check(server: Server, hub: Hub, frames: int, agents: list[str]) -> None:
         done = ledger["balanced"] and ledger["complete"] and all(b["row"] == frames for b in ledger["agents"])
         return list(ledger["agents"]) if done and len(ledger["agents"]) == len(agents) else []
 
-    assert sorted(b["agent"].split("/")[0] for b in until("the ledger is whole", books)) == agents
+    try:
+        whole = until("the ledger is whole", books, 120)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {hub.ledger()}") from None
+    assert sorted(b["agent"].split("/")[0] for b in whole) == agents
     store = ClusterStore(server.url())
     store.open(time_ns())
     try:

@@ -6,7 +6,7 @@ import json
 import threading
 from pathlib import Path
 
-from cluster import GRACE, ask, cluster
+from container_cluster import GRACE, ask, cluster
 from pods import removing
 from procs import until
 

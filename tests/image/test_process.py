@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, ask, cluster
+from container_cluster import Cluster, ask, cluster
 from pods import Pod, removing
 from procs import until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster import Cluster, cluster
+from container_cluster import Cluster, cluster
 from pods import Pod, removing
 from procs import until
 
