@@ -38,7 +38,7 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore ,$(WAITING)) --ignore tests/live
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		$(WAITING) $(addprefix --ignore ,$(ALONE))
 	$(BIN)/python -m pytest $(ALONE) tests/live
 endif
