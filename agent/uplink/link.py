@@ -104,7 +104,7 @@ class Uplink:
         self._connection: Connection | None = None
         self._hubs = Hubs(config.hubs)
         self._floor = 0.0
-        self._at_once = self._unread = False
+        self._at_once = False
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
@@ -266,7 +266,7 @@ class Uplink:
             connection.close()
 
     def _give_back(self) -> None:
-        item = self.outbox.disconnected(self._unread)
+        item = self.outbox.disconnected(self._connection is not None and self._connection.unread)
         if item is not None:
             self.log.error("batch given up: no hub can read it", seq=item.message.seq, packets=item.message.packets)
         self._free()
@@ -280,7 +280,7 @@ class Uplink:
 
     def _wait(self, delay: float) -> None:
         self._connection = None
-        self._floor, self._at_once, self._unread = 0.0, False, False
+        self._floor, self._at_once = 0.0, False
         reason = self.view.last_error
         self.log.info("reconnecting", wait_s=round(delay, 3), attempt=self.backoff.attempts, reason=reason)
         self._wake = self._later(delay, self._woken)
@@ -336,7 +336,7 @@ class Uplink:
         if connection is not self._connection or self.view.state is State.STOPPED:
             return
         self.view.last_error = reason
-        self._floor, self._unread = floor, connection.unread
+        self._floor = floor
         if self.view.state is not State.CONNECTING:
             self.log.warning("connection ended", connection=connection.id, hub=connection.hub, reason=reason)
             self.quality.end(str(event))

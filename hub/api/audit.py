@@ -1,7 +1,4 @@
-"""Who asks, and the log's lines about it: who changed what the hub knows, and who was refused.
-
-Who got raw frames to see stands in lines of `hub.api.frames`.
-"""
+"""Who asks, and the log's lines about it: who changed something, who got raw frames to see, who was refused."""
 
 from __future__ import annotations
 
@@ -49,8 +46,8 @@ def who(request: Request) -> Who:
     return found or Who(peer(request))
 
 
-def changed(asker: Who, what: str, **more: Any) -> None:
-    """A line about what somebody changed."""
+def did(asker: Who, what: str, **more: Any) -> None:
+    """A line about what somebody did."""
     log.info(what, **asker.to_map(), **more)
 
 

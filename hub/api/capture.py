@@ -12,7 +12,8 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hub.api import frames, params
+from hub.api import audit, frames, params
+from hub.api.audit import Who
 from hub.api.context import Hub
 from hub.api.problems import Problem, problem_of
 from hub.pcap.live import Live, Wish
@@ -35,7 +36,7 @@ class _Answer:
 
     hub: Hub
     live: Live
-    who: dict[str, Any]
+    who: Who
     agents: set[str] = field(default_factory=set)
     outcome: str = "aborted"
     begun: float = field(default_factory=monotonic)
@@ -59,7 +60,7 @@ async def capture(hub: Hub, request: Request) -> Response:
         hub.runner.thread,
         hub.now_ns(),
     )
-    answer = _Answer(hub, live, frames.asked_by(request))
+    answer = _Answer(hub, live, audit.who(request))
     live.progress = lambda: ending.pack({"nodetap.progress": completeness(answer)})
     return frames.Patient(_body(answer))
 
@@ -68,7 +69,7 @@ async def _body(answer: _Answer) -> AsyncGenerator[bytes, None]:
     """The file, and behind it how complete it is, or why it broke off."""
     hub, live = answer.hub, answer.live
     hub.live += 1
-    frames.audit("raw frames are captured", answer.who, filter=live.wish.filter)
+    audit.did(answer.who, "raw frames are captured", filter=live.wish.filter)
     try:
         async with aclosing(live.chunks()) as chunks:
             async for chunk in chunks:
@@ -82,8 +83,8 @@ async def _body(answer: _Answer) -> AsyncGenerator[bytes, None]:
         yield ending.pack({"nodetap.error": problem_of(error).to_map()})
     finally:
         hub.live -= 1
-        frames.audit(
-            "raw frames were captured", answer.who, filter=live.wish.filter, agents=sorted(answer.agents),
+        audit.did(
+            answer.who, "raw frames were captured", filter=live.wish.filter, agents=sorted(answer.agents),
             outcome=answer.outcome, frames=live.merge.frames, bytes=live.merge.bytes,
             seconds=round(monotonic() - answer.begun, 3),
         )  # fmt: skip

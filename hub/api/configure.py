@@ -39,9 +39,9 @@ async def _changed(hub: Hub, request: Request, name: str, settings: dict[str, st
     try:
         waiting = await configurer.change(name, settings)
     except Refused as error:
-        audit.changed(asker, "settings were refused", agent=name, settings=settings, reason=str(error)[:1000])
+        audit.did(asker, "settings were refused", agent=name, settings=settings, reason=str(error)[:1000])
         raise Problem("bad_setting", f"nothing was changed: {str(error)[:1000]}") from None
-    audit.changed(asker, "settings were changed", agent=name, settings=settings)
+    audit.did(asker, "settings were changed", agent=name, settings=settings)
     return JSONResponse({**_state(configurer), "waiting": waiting})
 
 

@@ -1,4 +1,4 @@
-"""What the routes that hand out raw frames share: whom to ask, who asked, and an answer that nobody holds up."""
+"""What the routes that hand out raw frames share: whom to ask, and an answer that nobody holds up."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import structlog
-from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from hub.api import params
-from hub.api.audit import who
 from hub.api.context import Hub
 from hub.api.problems import Problem
 from hub.fanout.plan import Missing, plan
@@ -61,16 +59,6 @@ def whom(hub: Hub, node: Any, about: str, cannot: str) -> tuple[dict[str, Any], 
 def silent_for(hub: Hub, name: str) -> float:
     """Seconds since anything came from an agent; 0 where nobody knows it any more."""
     return hub.register.silent_for(name, hub.now_ns()) if hub.register.live(name) is not None else 0.0
-
-
-def asked_by(request: Request) -> dict[str, str]:
-    """Who asks, for the log."""
-    return who(request).to_map()
-
-
-def audit(event: str, who: Mapping[str, Any], **more: Any) -> None:
-    """A line about who gets payload to see."""
-    log.info(event, **who, **more)
 
 
 def missed(merge: Merge) -> dict[str, Any]:

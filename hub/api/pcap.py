@@ -12,7 +12,8 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hub.api import frames, params
+from hub.api import audit, frames, params
+from hub.api.audit import Who
 from hub.api.context import Hub
 from hub.api.problems import Problem, problem_of
 from hub.fanout.plan import Missing
@@ -36,7 +37,7 @@ class _Answer:
 
     gather: Gather
     absent: list[Missing]
-    who: dict[str, Any]
+    who: Who
     outcome: str = "aborted"
     begun: float = field(default_factory=monotonic)
 
@@ -47,10 +48,10 @@ async def pcap(hub: Hub, request: Request) -> Response:
     node = frames.filter_of(values)
     if hub.captures >= MOST_AT_ONCE:
         raise Problem("busy", f"{MOST_AT_ONCE} captures are being fetched")
-    return frames.Patient(_body(hub, _plan(hub, values, node, frames.asked_by(request))))
+    return frames.Patient(_body(hub, _plan(hub, values, node, audit.who(request))))
 
 
-def _plan(hub: Hub, values: dict[str, Any], node: Any, who: dict[str, Any]) -> _Answer:
+def _plan(hub: Hub, values: dict[str, Any], node: Any, who: Who) -> _Answer:
     """Whom to ask, and who is missing already."""
     lines, absent = frames.whom(hub, node, PCAP, CANNOT)
     merge = Merge(
@@ -89,8 +90,8 @@ async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:
 
 def _log(event: str, answer: _Answer, **more: Any) -> None:
     question = answer.gather.question
-    frames.audit(
-        event, answer.who, filter=question.filter, since=format_ns(question.since),
+    audit.did(
+        answer.who, event, filter=question.filter, since=format_ns(question.since),
         until=format_ns(question.until), agents=sorted(answer.gather.lines), **more,
     )  # fmt: skip
 

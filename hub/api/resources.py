@@ -25,7 +25,7 @@ async def forget(hub: Hub, request: Request) -> Response:
     """Take an agent off the list."""
     name = request.path_params["name"]
     if hub.register.forget(name):
-        audit.changed(audit.who(request), "an agent was forgotten", agent=name)
+        audit.did(audit.who(request), "an agent was forgotten", agent=name)
         return Response(status_code=204)
     if any(agent["agent"] == name for agent in hub.register.agents(hub.now_ns())):
         raise Problem("agent_connected", f"{name[:80]} is connected: stop it first, then forget it")
