@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,10 +22,24 @@ ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 
 
+def _ports() -> Iterator[int]:
+    """Ports to listen on, no one twice in a row: below those that the kernel lends to any connection, so that none is
+    lent between the look and the start of the program; each worker of a test run has a range of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    first, last = 10_240 + worker * 2_750, 10_240 + (worker + 1) * 2_750
+    yield from itertools.cycle(random.sample(range(first, last), last - first))
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable: the ports come round")
 
 
 def until(what: str, look: Callable[[], T], timeout: float = 60.0, pause: float = 0.05) -> T:
