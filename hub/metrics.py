@@ -41,6 +41,7 @@ class _Live(Collector):
 
 GAUGES = {
     "nodetap_hub_sessions": "Agent connections open now",
+    "nodetap_hub_people_connections": "Connections of people and programs that ask, open now",
     "nodetap_hub_queued_works": "Batches, tombstones and echoes waiting for the writer",
     "nodetap_hub_writer_stuck_seconds": "Seconds since the writer last finished something while it had work",
     "nodetap_hub_commit": "Number of the newest commit",

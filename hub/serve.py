@@ -7,7 +7,6 @@ import contextlib
 import ipaddress
 import shutil
 import signal
-import socket
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -193,11 +192,12 @@ class Hub:
             await asyncio.to_thread(store.close)
 
     async def _serve(self, store: Any) -> int:
+        from hub.api.listener import bind
         from hub.ingest.agents import Register
         from hub.ingest.listener import Ingest
         from hub.watchdog import HubWatchdog
 
-        listener = _bind(*self.config.api)
+        listener = bind(*self.config.api)
         register = Register(store.epochs(), monotonic_ns)
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
@@ -253,10 +253,9 @@ class Hub:
         return names
 
     def _people(self, store: Any, register: Any, ingest: Any, watchdog: Any) -> Any:
-        import uvicorn
-
         from hub.api.app import create_app
         from hub.api.context import Limits
+        from hub.api.listener import Crowd, server
         from hub.doctor.facts import facts_of
 
         def ready() -> tuple[bool, str]:
@@ -275,14 +274,9 @@ class Hub:
             limits=Limits(**self.config.limits), asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
             configurer=ingest.configurer,
         )  # fmt: skip
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
-        )
-        config.load()
-        config.ssl = self.config.credentials.tls  # the context that is renewed, shared with the agents' listener
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the hub decides
-        return server
+        crowd = Crowd()
+        ingest.metrics.show(lambda: {"nodetap_hub_people_connections": crowd.connections})
+        return server(app, self.config.credentials.tls, crowd)
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -329,18 +323,6 @@ class Hub:
             return
         if dropped:
             self.log.info("dropped by retention", partitions=dropped)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
-    return listener
 
 
 if __name__ == "__main__":

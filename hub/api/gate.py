@@ -54,6 +54,8 @@ class Gate:
         if row.role == OPEN:
             yield
             return
+        if getattr(request.state, "crowded", False):
+            raise Problem("busy", "as many connections are open as this hub takes, of all or of you: ask again later")
         who, allowance = identify(self._hub, request), self._hub.allowance
         if wait := allowance.take(who.client, monotonic()):
             raise Problem("too_many", "you ask faster than this hub lets one: ask more slowly", retry=ceil(wait))

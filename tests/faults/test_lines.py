@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from figures import record
 from herd import Lateness
 from live.netns import Netns, pair
 from numbered import write_pcap
-from procs import Agent, Hub, ending, environment, free_port, program, until
+from procs import Agent, Hub, Process, ending, environment, free_port, program, until
 from proxy import Bad, proxy
 from test_states import LATE, events, moment
 
@@ -252,3 +254,45 @@ def test_a_line_closed_sooner_than_we_speak_is_named(tmp_path: Path) -> None:
             reasons = [e["reason"] for e in events(agent, "connection ended")]
             assert all("idle" in reason for reason in reasons), reasons
     record("13", "a proxy that closes what is idle for 0.4 s", "reconnects, the log names the idle close", reasons[0])
+
+
+# -- people --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_follower_whose_host_has_vanished_is_let_go(tmp_path: Path, machine: Lateness) -> None:
+    """Scenario 18, the other end: packets vanish, nobody is told. Two minutes, scaled to 6 s."""
+    silence = 120.0 if FULL else 6.0
+    with pair() as (left, right):
+        hub = Hub(tmp_path, "--api", f"{right.address}:8480", "--insecure", prefix=right.command(),
+                  first=f"import hub.api.listener as a; a.SILENCE = {silence}")  # fmt: skip
+        hub.api = f"http://{right.address}:8480"
+        with right.entered():
+            hub.ready()
+        command = program("hub.cli.main", "--hub-url", hub.api, "follow", "-o", "ndjson", "--give-up", "300")
+        follower = Process(left.command(*command), tmp_path / "follow.log")
+        with ending(hub, follower):
+            follows = partial(_connections, hub, right)
+            until("it follows", lambda: follows() == 1)
+            follower.send(signal.SIGSTOP)  # stopped and reachable it is kept: its kernel takes what is sent
+            time.sleep(silence / 2)
+            assert follows() == 1
+            with blackhole(left, right):
+                cut = time.monotonic()
+                until("it is let go", lambda: follows() == 0, silence + 30)
+                took = time.monotonic() - cut
+            follower.send(signal.SIGCONT)
+            until("it follows again", lambda: follows() == 1, 60)
+            assert "trying again" in follower.text
+    assert took <= silence + silence / 2 + LATE or machine.overrun
+    record(
+        "18", f"the host of a follower vanishes, with {silence:.0f} s of silence",
+        "the hub lets it go within that time and half of it more; the line whole again, it goes on by itself",
+        f"let go after {took:.1f} s",
+    )  # fmt: skip
+
+
+def _connections(hub: Hub, where: Netns) -> int:
+    """How many people and programs are connected besides who looks."""
+    with where.entered():
+        return int(hub.metric("nodetap_hub_people_connections")) - 1

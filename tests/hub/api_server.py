@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from hub.api import listener as listening
 from hub.api.app import create_app
 from hub.api.context import Limits
 from hub.ingest.agents import Register
@@ -72,7 +72,8 @@ def serve(folder: Path, token: str | None = None, limits: Limits | None = None) 
     """The API over a new store in `folder`, until the block ends."""
     store = Store(f"chdb://{folder}/store")
     store.open(NOW)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listening.bind("127.0.0.1", 0)
+    listener.listen()
     up = threading.Event()
     served: list[Served] = []
     server: list[uvicorn.Server] = []
@@ -90,8 +91,7 @@ def serve(folder: Path, token: str | None = None, limits: Limits | None = None) 
             now_ns=lambda: one.now[0],
             limits=limits or Limits(),
         )
-        config = uvicorn.Config(one.app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-        server.append(uvicorn.Server(config))
+        server.append(listening.server(one.app))
         served.append(one)
         up.set()
         await server[0].serve(sockets=[listener])
