@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from hub.store.books import Books, Found
+from hub.store.books import Books, Found, StoredEpoch
 from hub.store.ddl import BATCHES
 
-_ISLANDS = f"""
-SELECT agent, epoch, min(seq), max(seq) FROM (
-    SELECT agent, epoch, seq, seq - row_number() OVER (PARTITION BY agent, epoch ORDER BY seq) AS island
-    FROM {BATCHES.name})
-GROUP BY agent, epoch, island"""
-
-_SUMS = f"""
-SELECT agent, epoch, kind, reason, sum(rows), sum(packets), sum(flow_only) FROM {BATCHES.name}
-GROUP BY agent, epoch, kind, reason"""
-
-_RUNS = f"""
-SELECT agent, epoch,
-    argMaxIf(node, commit, node != ''), argMaxIf(source, commit, source != ''),
-    argMaxIf(ledger, seq, ledger != ''), maxIf(seq, ledger != ''),
-    max(final), min(stored_at), max(stored_at), maxIf(last, rows > 0), max(session), max(commit),
-    argMaxIf(recovered, seq, ledger != '')
-FROM {BATCHES.name} GROUP BY agent, epoch"""
+_BOOKS = f"""
+SELECT agent, epoch, min(seq), max(seq), kind, sum(rows), sum(packets), sum(flow_only), reason,
+    maxIf((commit, node), node != ''), maxIf((commit, source), source != ''),
+    maxIf((seq, ledger, recovered), ledger != ''),
+    max(final), min(stored_at), max(stored_at), maxIf(last, rows > 0), max(session), max(commit)
+FROM (
+    SELECT *, seq - row_number() OVER (PARTITION BY agent, epoch ORDER BY seq) AS island FROM {BATCHES.name})
+GROUP BY agent, epoch, island, kind, reason ORDER BY agent, epoch"""
+"""One question, so that all it says is of one moment: other hubs may be storing. An island is a run of seqs without a
+gap; the kinds of batches in it overlap."""
 
 _FOUND = {
     "packets": """
@@ -51,19 +46,23 @@ def stored_columns(client: Any, table: str) -> dict[str, str]:
 def load_books(client: Any) -> Books:
     """The books from the lines in `batches`."""
     books = Books()
-    for agent, epoch, *values in client.query(_RUNS).result_rows:
-        run = books.run(agent, epoch)
-        run.node, run.source, ledger, run.report_seq, final, run.first_stored, run.last_stored = values[:7]
-        run.report = json.loads(ledger) if ledger else {}
-        run.final = bool(final)
-        run.last_packet, run.session = values[7:9]
-        books.commit = max(books.commit, values[9])
-        run.recovered = bool(values[10])
-    for agent, epoch, first, last in client.query(_ISLANDS).result_rows:
-        books.run(agent, epoch).seqs.add(first, last)
-    for agent, epoch, kind, reason, rows, packets, flow_only in client.query(_SUMS).result_rows:
-        books.run(agent, epoch).held.add(kind, rows, packets, flow_only, reason)
+    for (agent, epoch), found in groupby(client.query(_BOOKS).result_rows, key=itemgetter(0, 1)):
+        groups = [group[2:] for group in found]
+        _load_run(books.run(agent, epoch), groups)
+        books.commit = max(books.commit, *(group[-1] for group in groups))
     return books
+
+
+def _load_run(run: StoredEpoch, groups: list[Any]) -> None:
+    for first, last, *sums in groups:
+        run.seqs.add(first, last)
+        run.held.add(*sums[:5])
+    nodes, sources, reports, finals, firsts, lasts, packets, sessions, _ = list(zip(*groups, strict=True))[7:]
+    run.node, run.source = max(nodes)[1], max(sources)[1]
+    run.report_seq, ledger, recovered = max(reports)
+    run.report, run.recovered = json.loads(ledger) if ledger else {}, bool(recovered)
+    run.final, run.session = bool(max(finals)), max(sessions)
+    run.first_stored, run.last_stored, run.last_packet = min(firsts), max(lasts), max(packets)
 
 
 def without_lines(client: Any, commit: int, where: str = "", **values: Any) -> Iterator[Found]:

@@ -191,6 +191,29 @@ def test_what_other_hubs_store_is_heard_and_may_be_shown(hubs: Hubs) -> None:
     until("both show it", lambda: min(one.committed(), two.committed()) >= newest)
 
 
+def test_a_hub_that_starts_while_another_stores_counts_each_line_once(hubs: Hubs) -> None:
+    one, ended = hubs.one(), threading.Event()
+
+    def store() -> None:
+        seq = 0
+        while not ended.is_set():
+            seq += 1
+            commit(one, packets(seq))
+
+    storing = threading.Thread(target=store)
+    storing.start()
+    try:
+        started = [hubs.one() for _ in range(8)]
+    finally:
+        ended.set()
+        storing.join(60)
+    ((rows,),) = ask(one, "SELECT count() FROM packets")
+    for hub in [one, *started]:
+        until("it heard of everything", lambda hub=hub: hub.committed() >= one._books.commit)
+        (run,) = hub.epochs()
+        assert (run.held.rows, run.seqs.count) == (rows, rows // 10)
+
+
 def test_who_is_connected_to_a_hub_is_known_to_the_others(hubs: Hubs) -> None:
     one, two = hubs.one(), hubs.one()
     heard: list[dict[str, Any]] = []

@@ -81,7 +81,6 @@ def connected(hub: Hub) -> bool:
     return [a["state"] for a in agents] == ["streaming"] and [b["unreported_since"] for b in books] == [None]
 
 
-@pytest.mark.skipif(not FULL, reason="NODETAP_FAULTS=full; known to fail now and then: see docs/scale.md")
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_replicas_killed_in_turn_under_load(tmp_path: Path) -> None:
