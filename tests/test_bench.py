@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from procs import Hub, ending, until
 
 from bench.capture import Capture
 from bench.decode import PEERS, Peer, entrants_of
+from bench.load import Load
 from bench.make_pcap import generated, ip_header, read_classic, write
 from bench.race import Entrant, race
+from bench.recording import LEAST, record
 from bench.wire import bytes_by_kind
+from protocol.codec import unpack_body
+from protocol.ledger import Held, Report, settle
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES = 900
@@ -93,3 +99,38 @@ def test_an_unknown_bench_is_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "no speed; there are decode, wire, end-to-end, questions, help" in done.stderr
+
+
+def test_a_recorded_batch_is_sent_with_new_numbers_and_times(capture: Capture) -> None:
+    segments = record(capture.path, 100.0)
+    assert len(segments) == LEAST
+    before, begin = Report(captured=1_000, rows=1_000, flow_packets=1_000), 10**18
+    casts = segments[1].casts
+    batches = [cast.sent("web", 5, n + 8, begin, before) for n, cast in enumerate(casts)]
+    columns = {kind: [unpack_body(b)[0] for b in batches if b.kind == kind] for kind in ("packets", "flows")}
+    numbers = np.concatenate([part["frame_number"] for part in columns["packets"]])
+    assert numbers.tolist() == [*range(1_001, 1_001 + FRAMES // LEAST)]
+    times = np.concatenate([part["time"] for part in columns["packets"]])
+    assert begin < times[0] <= times[-1] <= begin + segments[1].seconds * 1e9
+    assert (np.diff(times) >= 0).all()
+    assert all(begin < start.min() for start in (part["start"] for part in columns["flows"]))
+    assert [(b.agent, b.epoch, b.seq) for b in batches] == [("web", 5, n + 8) for n in range(len(batches))]
+    held = Held(rows=1_000, flow_packets=1_000)
+    for batch in batches:
+        held.add(batch.kind, batch.rows, batch.packets, batch.flow_only)
+        assert settle(Report.from_map(batch.ledger), held).balanced
+    assert settle(Report.from_map(batches[-1].ledger), held).pending == 0
+
+
+def test_agents_of_the_load_generator_keep_true_books(capture: Capture, tmp_path: Path) -> None:
+    hub = Hub(tmp_path).ready()
+    load = Load(tmp_path, hub.ws, capture.path, 3, 100.0)
+    with ending(hub, load):
+        load.all_streaming(60)
+        load.begin()
+        until("each sends", lambda: load.now("rows") > FRAMES)
+        load.pause()
+        told, books = load.told(), hub.ledger()
+    assert books["balanced"]
+    assert {b["agent"]: b["row"] for b in books["agents"]} == {agent["name"]: agent["rows"] for agent in told}
+    assert all(agent["drained"] and len(agent["waits"]) == agent["batches"] + 1 for agent in told)
