@@ -19,7 +19,10 @@ from hub.api.problems import Problem, problem_of
 from hub.fanout.plan import Missing
 from hub.pcap.gather import Gather, Question
 from hub.pcap.merge import Merge
+from hub.query.named import named, told
+from hub.query.select import Question as Asked
 from hub.query.window import format_ns
+from hub.store.errors import StoreError
 from protocol import ending
 from protocol.messages import PCAP
 
@@ -28,6 +31,8 @@ log = structlog.get_logger()
 MOST_AT_ONCE = 4
 """Answers at once: each holds frames of all agents in memory."""
 CANNOT = "no_recorder: it records no frames (nodetap-agent run --recorder DIR)"
+NAMING = 2.0
+"""Seconds that the store has to say who had which address."""
 _TIMES = (1 << 63) - 1
 
 
@@ -37,6 +42,7 @@ class _Answer:
 
     gather: Gather
     absent: list[Missing]
+    node: Any
     who: Who
     outcome: str = "aborted"
     begun: float = field(default_factory=monotonic)
@@ -64,7 +70,7 @@ def _plan(hub: Hub, values: dict[str, Any], node: Any, who: Who) -> _Answer:
     until = hub.now_ns() if values["until"] is None else values["until"]
     question = Question(values["filter"] or "", since, until, values["deadline"], values["seconds"])
     gather = Gather(hub.fetcher, lines, question, merge, lambda name: frames.silent_for(hub, name), hub.runner.thread)
-    return _Answer(gather, absent, who)
+    return _Answer(gather, absent, node, who)
 
 
 async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:
@@ -72,6 +78,7 @@ async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:
     hub.captures += 1
     _log("raw frames are fetched", answer)
     try:
+        await _name(hub, answer)
         async with aclosing(answer.gather.chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -86,6 +93,18 @@ async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:
         hub.captures -= 1
         _log("raw frames were fetched", answer, outcome=answer.outcome, frames=answer.gather.merge.frames,
              bytes=answer.gather.merge.bytes, seconds=round(monotonic() - answer.begun, 3))  # fmt: skip
+
+
+async def _name(hub: Hub, answer: _Answer) -> None:
+    """Say in the file whose addresses there are, where the hub knows and can tell soon."""
+    question = answer.gather.question
+    query = named(Asked("packets", answer.node, question.since, question.until, commit=hub.store.committed()))
+    try:
+        rows = await hub.runner.call(lambda reader: reader.rows(query.sql, query.params, timeout=NAMING))
+    except StoreError:
+        return
+    if text := told(rows):
+        answer.gather.merge.remark("", text)
 
 
 def _log(event: str, answer: _Answer, **more: Any) -> None:

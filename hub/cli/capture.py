@@ -14,6 +14,7 @@ from hub.cli.blocks import Blocks
 from hub.cli.client import explain
 from hub.cli.completeness import plural
 from hub.cli.errors import INCOMPLETE, UNREACHABLE, CliError, HubLost
+from hub.cli.flags import combined, flags
 from hub.cli.pcap import STDOUT, not_on_a_terminal, sentence
 from hub.cli.session import connect, unbroken, until_ctrl_c
 from hub.cli.target import target
@@ -27,6 +28,7 @@ SILENCE = 10.0
 
 @click.command(epilog="Example: nodetap capture tcp.port == 443 and not ip.addr == 10.0.0.7 -w - | wireshark -k -i -")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
+@flags("packets", raw=True)
 @options.option("-w", "--write", "path", default=STDOUT, show_default=True, metavar="FILE",
                 help="Where to write it (pcapng); - is stdout.")  # fmt: skip
 @options.option("--max-bytes", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -46,7 +48,7 @@ def capture(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     """
     until_ctrl_c()
     params = {
-        "filter": " ".join(words) or None,
+        "filter": combined(words, given, "packets"),
         "limit": given["limit"],
         "bytes": given["max_bytes"],
         "seconds": given["max_seconds"],

@@ -75,6 +75,8 @@ FLAGS = (
     _either("service", "service's address"),
 )
 
+NAMES = ("--pod", "--namespace", "--workload", "--service")
+"""Flags of what the hub alone knows."""
 AGENTS_L7 = ("off", "fast", "all")
 """What `nodetap-agent --l7` takes. Both read NODETAP_L7: these words in it are the agent's, and no protocols."""
 
@@ -85,13 +87,13 @@ def has(table: str, flag: Flag) -> bool:
     return all(part in known for name in flag.fields for part in EITHER.get(name, (name,)))
 
 
-def flags(*tables: str) -> Callable[[Command], Command]:
-    """The flags that one of the tables can have, and `--not`."""
+def flags(*tables: str, raw: bool = False) -> Callable[[Command], Command]:
+    """The flags that one of the tables can have, and `--not`; those for raw frames, whose agents know no names."""
 
     def decorate(command: Command) -> Command:
         command = option("--not", is_flag=True, help="Show what does not match FILTER and flags.")(command)
         for flag in reversed(FLAGS):
-            if any(has(table, flag) for table in tables):
+            if any(has(table, flag) for table in tables) and not (raw and flag.name in NAMES):
                 mine = {"callback": _without_agents_words} if flag.name == "--l7" else {}
                 decorated = option(flag.name, multiple=True, metavar=flag.metavar, help=flag.doc, **mine)
                 command = decorated(command)

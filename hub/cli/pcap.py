@@ -13,6 +13,7 @@ from hub.cli import options
 from hub.cli.client import explain
 from hub.cli.completeness import plural
 from hub.cli.errors import INCOMPLETE, USAGE, CliError, HubLost
+from hub.cli.flags import combined, flags
 from hub.cli.screen import progress
 from hub.cli.session import connect, until_ctrl_c
 from hub.cli.target import target
@@ -24,6 +25,7 @@ STDOUT = "-"
 
 @click.command(epilog="Example: nodetap pcap --since 10m ip.addr == 10.0.0.7 and tcp.port == 443 -w web.pcapng")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
+@flags("packets", raw=True)
 @options.option("-w", "--write", "path", required=True, metavar="FILE", help="Where to write it (pcapng); - is stdout.")
 @options.option("--max-bytes", type=click.IntRange(min=0), default=1 << 30, show_default=True, metavar="N",
                 help="Cut the answer after so many bytes of frames; 0 = never.")  # fmt: skip
@@ -45,7 +47,7 @@ def pcap(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     until_ctrl_c()
     now = datetime.now()
     params = {
-        "filter": " ".join(words) or None,
+        "filter": combined(words, given, "packets"),
         "since": parse(given["since"], now),
         "until": None if given["until"] is None else parse(given["until"], now),
         "limit": given["limit"],

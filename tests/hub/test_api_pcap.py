@@ -13,6 +13,7 @@ import httpx
 import pytest
 from api_server import NOW, Served, serve, wait_for
 from test_pcap_gather import Agent, good, silent
+from test_query_named import named_packets
 
 from hub.api.pcap import MOST_AT_ONCE
 from protocol import ending
@@ -119,3 +120,12 @@ def test_only_so_many_at_once(api: Served) -> None:
         refused = api.get("/v1/pcap")
         assert (refused.status_code, refused.json()["code"]) == (503, "busy")
     wait_for(lambda: hub.captures == 0)
+
+
+def test_the_file_says_whose_addresses_there_are(api: Served) -> None:
+    join(api, "a", good(1, 1))
+    made = named_packets((-1, "10.0.0.7", "shop/web-1/web//n1/", "192.0.2.1", "/////external"))
+    api.commit(made)
+    content = api.get("/v1/pcap", since="all", filter='nodetap.agent == "web-1" or tcp or not tcp').content
+    assert b"packets' times:\n10.0.0.7 is pod shop/web-1, workload web, node n1" in content
+    assert b"Names of" not in api.get("/v1/pcap", since="all", filter="ip.addr == 10.0.0.8").content

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.cli.calls import calls
+from hub.cli.capture import capture
 from hub.cli.errors import USAGE, CliError
 from hub.cli.flags import FLAGS, combined, has
+from hub.cli.pcap import pcap
 from hub.cli.rows import flows, packets
 from protocol.filter.grammar import parse
 
@@ -98,3 +100,10 @@ def test_the_agents_words_in_the_environment_are_no_protocols(monkeypatch: pytes
     assert packets.make_context("packets", ["--l7", "fast"]).params["l7"] == ("fast",)
     monkeypatch.setenv("NODETAP_L7", "dns, http")
     assert packets.make_context("packets", []).params["l7"] == ("dns", "http")
+
+
+@pytest.mark.parametrize("command", [pcap, capture])
+def test_raw_frames_have_all_but_the_names_that_the_hub_alone_knows(command: click.Command) -> None:
+    mine = {name for param in command.params for name in param.opts}
+    assert mine >= {"--ip", "--port", "--agent", "--l7", "--not"}
+    assert not mine & {"--pod", "--namespace", "--workload", "--service"}
