@@ -324,7 +324,7 @@ _RESPONSE = 1 << 15  # QR (RFC 1035, 4.1.1)
 L7_FIELDS = (
     Field("nodetap.l7", "l7", "text", 0, "application protocol"),
     Field("nodetap.info", "info", "text", 0, "one line about the frame"),
-    Field("nodetap.fields", "l7_fields", "map", 0, "fields of other application protocols, by Wireshark's names"),
+    Field("nodetap.fields", "l7_fields", "map", 0, "fields without a column; in filters one: nodetap.fields.NAME"),
     Field("dns.id", "dns_id", "uints", _DNS, "transaction id"),
     Field("dns.flags.response", "dns_flags", "uints", _DNS, "1 for a response", 15, 1),
     Field("dns.flags.opcode", "dns_flags", "uints", _DNS, "operation", 11, 4),

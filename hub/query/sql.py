@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeAlias
 
-from protocol.filter.names import ADDRESSES, FIRST, WHEN, protocol
+from protocol.filter.names import ADDRESSES, FIRST, WHEN, key_of, protocol
 from protocol.filter.tree import (
     SIGNED,
     And,
@@ -85,7 +85,8 @@ def several(item: Field) -> str:
     """The values of a field that can have several, as an array; a map's are its values."""
     column = f"`{item.column}`"
     if item.kind == "map":
-        return f"mapValues({column})"
+        key = key_of(item)  # has no quotes
+        return f"mapValues(mapFilter((k, v) -> k = '{key}', {column}))" if key else f"mapValues({column})"
     if item.only:
         column = f"arrayFilter(v -> bitAnd(v, {item.only}) = {item.only}, {column})"
     if item.bits:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from protocol.schema import EITHER, TABLES, Field, Has, fields_of
@@ -112,6 +113,8 @@ ADDRESSES = frozenset({"dns.a", "dns.aaaa"})
 FLAGS = frozenset({"dns.flags.response", "ip.flags.mf", "ipv6.fraghdr.more"})
 """Numbers that are 0 or 1, beside the fields of kind `bool`."""
 
+_KEYED = re.compile(r"(nodetap\.fields)\.([A-Za-z0-9_.-]+)", re.ASCII)
+
 _RR = {
     "A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33, "NAPTR": 35,
     "DS": 43, "RRSIG": 46, "NSEC": 47, "DNSKEY": 48, "TLSA": 52, "SVCB": 64, "HTTPS": 65, "AXFR": 252, "ANY": 255,
@@ -174,7 +177,15 @@ def fields_named(name: str, table: str) -> tuple[Field, ...]:
         return tuple(fields[side] for side in EITHER[name])
     if table == "packets" and name in DERIVED:
         return (DERIVED[name],)
+    if name not in fields and (keyed := _KEYED.fullmatch(name)) and keyed[1] in fields:
+        return (replace(fields[keyed[1]], name=name, doc=f"what {keyed[1]} has under {keyed[2]}"),)
     return (fields[name],) if name in fields else ()
+
+
+def key_of(field: Field) -> str:
+    """The key of a map that a field names, empty where it is the whole map: letters, digits, `_`, `.` and `-`."""
+    keyed = _KEYED.fullmatch(field.name) if field.kind == "map" else None
+    return keyed[2] if keyed else ""
 
 
 def names_of(table: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from protocol.columns import Array, ColumnValue, Dict, Lists, Maps, Text, Texts
-from protocol.filter.names import ADDRESSES, FIRST, kind_of
+from protocol.filter.names import ADDRESSES, FIRST, key_of, kind_of
 from protocol.filter.strings import Strings
 from protocol.filter.tree import SIGNED, Arithmetic, Constant, limits
 from protocol.schema import Field, Has
@@ -205,6 +205,10 @@ def ragged(item: Field, column: ColumnValue, present: Array) -> Values:
         assert isinstance(column, Texts | Maps)
         lengths = column.counts
         vector = Strings.of(column.strings if isinstance(column, Texts) else column.values)
+        if isinstance(column, Maps) and (key := key_of(item)):
+            known = np.array([each == key for each in column.keys.values], dtype=bool)
+            keep = np.flatnonzero(known[column.keys.codes])
+            lengths, vector = np.bincount(_rows(lengths)[keep], minlength=len(lengths)), vector.take(keep)
         if item.name in ADDRESSES:
             vector = _parsed(vector)
     lengths = lengths.astype(np.int64)

@@ -73,10 +73,16 @@ def literals(value: Value, table: str) -> st.SearchStrategy[Any]:
     }[kind]
 
 
+def _names(table: str) -> tuple[str, ...]:
+    """Every name, and of a map some of its keys."""
+    names = names_of(table)
+    return (*names, *(f"nodetap.fields.{key}" for key in ("eth0", "web-1") if "nodetap.fields" in names))
+
+
 @st.composite
 def values(draw: st.DrawFn, table: str) -> Value:
     """A field, or what is made of one."""
-    fields = [found for name in names_of(table) if (found := operand(name, table))]
+    fields = [found for name in _names(table) if (found := operand(name, table))]
     value: Value = draw(st.sampled_from(fields))
     family = KINDS[value.kind].family
     match draw(st.integers(0, 12)):
@@ -112,7 +118,7 @@ def sums(draw: st.DrawFn, table: str, value: Value) -> Arithmetic:
 @st.composite
 def comparisons(draw: st.DrawFn, table: str) -> Node:
     """One test."""
-    name = draw(st.sampled_from(names_of(table)))
+    name = draw(st.sampled_from(_names(table)))
     if operand(name, table) is None or draw(st.integers(0, 9)) == 0:
         from protocol.filter.grammar import parse
 

@@ -108,7 +108,8 @@ def values(field: Field, row: Mapping[str, Any]) -> list[Any]:
     if field.kind == "texts":
         return list(raw)
     if field.kind == "map":
-        return list(raw.values())
+        key = field.name.removeprefix("nodetap.fields").removeprefix(".")
+        return [value for name, value in raw.items() if key in ("", name)]
     if field.kind == "bool":
         return [raw >> field.shift & 1]
     if field.kind == "seconds":

@@ -193,3 +193,10 @@ def attempt(text: str) -> tuple[Node | None, FilterError | None]:
 def test_lark_is_imported_with_the_first_filter() -> None:
     code = "import sys, protocol.filter.grammar; sys.exit('lark' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_key_of_a_map_is_a_field_of_its_own() -> None:
+    assert str(parse('nodetap.fields.dns.srv.service == "sip"', "packets")) == 'nodetap.fields.dns.srv.service == "sip"'
+    for text, table in (("nodetap.fields. == 1", "packets"), ("nodetap.fields.x == 1", "flows")):
+        with pytest.raises(FilterError, match="have no field"):
+            parse(text, table)
