@@ -56,6 +56,7 @@ def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
         by=values.get("by", ()),
         top=values.get("top", 0),
         sort=values["sort"],
+        sketch=values.get("sketch") == "yes",
         commit=hub.store.committed(),
     )
 

@@ -127,7 +127,11 @@ def _rows(table: str) -> tuple[Param, ...]:
 
 PACKETS = _rows("packets")
 FLOWS = (*_rows("flows"), _by("flows"), TOP)
-CALLS = (*_rows("calls"), _by("calls"), TOP)
+SKETCH = Param(
+    "sketch", _text, "yes: groups have call.latency_sketch too, of which quantiles of several hubs' groups can be made",
+    "no", ("no", "yes"),
+)  # fmt: skip
+CALLS = (*_rows("calls"), _by("calls"), TOP, SKETCH)
 FOLLOW = (
     Param("table", _text, "what to follow", "packets", ("packets", "flows", "calls")),
     FILTER,

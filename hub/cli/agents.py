@@ -13,11 +13,11 @@ from urllib.parse import quote
 import click
 
 from hub.cli import options
-from hub.cli.completeness import warn_of_clocks
+from hub.cli.completeness import warn_of_clocks, warn_of_hubs
 from hub.cli.errors import INCOMPLETE, HubLost
 from hub.cli.screen import describe, note, print_table
 from hub.cli.session import connect, until_ctrl_c
-from hub.cli.table import Column, Row, value
+from hub.cli.table import Column, Row, value, with_hub
 from hub.doctor.finding import size
 from hub.query.clocks import clocks_off
 
@@ -133,10 +133,12 @@ def agents(ctx: click.Context, watch: bool, output: str, strict: bool) -> int:
     with connect(ctx) as client:
         if watch:
             return _watch(client, output)
-        found = client.get("/v1/agents")["agents"]
+        answer = client.get("/v1/agents")
+        found, missing = answer["agents"], answer.get("hubs_missing", ())
         _print(found, output)
         warn_of_clocks(clocks_off(found))
-        return INCOMPLETE if strict and not all(agent.get("verdict") in GOOD for agent in found) else 0
+        warn_of_hubs(missing)
+        return INCOMPLETE if strict and (missing or not all(agent.get("verdict") in GOOD for agent in found)) else 0
 
 
 @agents.command()
@@ -158,7 +160,7 @@ def _print(found: Sequence[Row], output: str) -> None:
     elif not found:
         note("no agent has ever said hello to this hub")
     else:
-        print_table(COLUMNS if output == "table" else WIDE, found)
+        print_table(with_hub(COLUMNS if output == "table" else WIDE, found), found)
 
 
 def live_table(found: Sequence[Row]) -> RenderableType:
@@ -169,11 +171,12 @@ def live_table(found: Sequence[Row]) -> RenderableType:
     from hub.cli.table import clean
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
+    columns = with_hub(COLUMNS, found)
+    for column in columns:
         table.add_column(column.header, justify="right" if column.right else "left", no_wrap=not column.flexible)
     for agent in found:
         style = STYLES.get(str(agent.get("verdict")), "bold red")
-        table.add_row(*(Text(clean(c.cell(agent)), style if c.header == "verdict" else c.style) for c in COLUMNS))
+        table.add_row(*(Text(clean(c.cell(agent)), style if c.header == "verdict" else c.style) for c in columns))
     return table
 
 

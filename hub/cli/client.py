@@ -7,6 +7,7 @@ the hub's `/healthz` is asked over a connection of its own, and only if that too
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import ssl
 import sys
@@ -29,6 +30,7 @@ PROBE = 3.0
 """Seconds that the hub has to answer that."""
 PATIENCE = 15.0
 """Seconds for which a hub that is busy is asked again, as it says when."""
+MOMENT = 0.01
 QUEUED = 64
 """Chunks read ahead of whoever prints them."""
 
@@ -89,6 +91,8 @@ class Client:
         }
         self.most = ""
         """What the hub says of its longest answers."""
+        self.deadline = math.inf
+        """Seconds that a hub which is well may take for the begin of its answer, and between two pieces of it."""
         self._http = httpx.Client(timeout=httpx.Timeout(None, connect=CONNECT), **self._options)
 
     def __enter__(self) -> Client:
@@ -96,6 +100,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def each(self) -> list[Client]:
+        """The hubs that are asked, one by one."""
+        return [self]
 
     def close(self) -> None:
         """Close the connections."""
@@ -131,7 +140,7 @@ class Client:
         With `silence` the answer is one that never pauses longer than that many seconds (heartbeats).
         """
         given = {k: v for k, v in (params or {}).items() if v is not None}
-        patience = time.monotonic() + PATIENCE
+        patience = time.monotonic() + min(PATIENCE, self.deadline)
         while True:
             pump = _Pump(self, method, path, given, silence)
             try:
@@ -149,10 +158,10 @@ class Client:
                 sys.stderr.write(f"nodetap: the hub is busy; asking again in {pause:g} s\n")
             time.sleep(pause)
 
-    def alive(self) -> bool:
+    def alive(self, within: float = PROBE) -> bool:
         """Whether the hub answers at all, over a new connection."""
         try:
-            with httpx.Client(timeout=PROBE, **self._options) as http:
+            with httpx.Client(timeout=within, **self._options) as http:
                 http.get("/healthz")
         except httpx.HTTPError:
             return False
@@ -208,12 +217,17 @@ class _Pump:
         return False
 
     def _next(self) -> Any:
+        silence = self._silence or SILENCE
+        end = time.monotonic() + self._client.deadline
         while True:
             try:
-                item = self._items.get(timeout=self._silence or SILENCE)
+                item = self._items.get(timeout=max(min(silence, end - time.monotonic()), MOMENT))
             except queue.Empty:
-                if self._silence is not None or not self._client.alive():
-                    raise self._client.unresponsive(f"nothing for {self._silence or SILENCE:g} s") from None
+                left = end - time.monotonic()
+                if left <= MOMENT:
+                    raise self._client.unresponsive(f"nothing for {self._client.deadline:g} s") from None
+                if self._silence is not None or not self._client.alive(min(PROBE, left)):
+                    raise self._client.unresponsive(f"nothing for {silence:g} s") from None
                 continue
             if isinstance(item, httpx.HTTPError):
                 raise self._client.lost(item) from item

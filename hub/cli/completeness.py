@@ -17,6 +17,8 @@ def plural(count: int, noun: str) -> str:
 def sentence(answer: Mapping[str, Any]) -> str:
     """The last line of a table: `complete: 3 agents, no gaps`, or `INCOMPLETE: ` and what is not there, and why."""
     agents = plural(len(answer.get("agents", ())), "agent")
+    if "hubs" in answer:
+        agents += f" of {plural(sum('reason' not in hub for hub in answer['hubs']), 'hub')}"
     if answer.get("complete"):
         return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer)])
     troubles = [*_cut(answer), *_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
@@ -41,7 +43,18 @@ def _cut(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _missing(answer: Mapping[str, Any]) -> list[str]:
-    return [f"{part.get('agent')} missing ({part.get('reason')})" for part in answer.get("missing", ())]
+    return [f"{_named(part)} missing ({part.get('reason')})" for part in answer.get("missing", ())]
+
+
+def _named(part: Mapping[str, Any]) -> str:
+    """An agent, or a hub of several."""
+    return str(part["agent"]) if "agent" in part else f"hub {part.get('hub')}"
+
+
+def warn_of_hubs(missing: Iterable[Mapping[str, str]]) -> None:
+    """Lines on stderr about hubs that are missing from what several were asked."""
+    for part in missing:
+        click.echo(f"nodetap: hub {part['hub']} missing ({part['reason']})", err=True)
 
 
 def _gaps(answer: Mapping[str, Any]) -> list[str]:

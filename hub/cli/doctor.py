@@ -16,7 +16,7 @@ import click
 import protocol
 from hub.cli import options
 from hub.cli.completeness import plural
-from hub.cli.errors import INCOMPLETE, NEGATIVE
+from hub.cli.errors import INCOMPLETE, NEGATIVE, CliError
 from hub.cli.screen import describe, note, terminal_width
 from hub.cli.session import connect
 from hub.cli.table import clean, fit
@@ -55,13 +55,25 @@ def doctor(ctx: click.Context, deadline: float, output: str, strict: bool) -> in
     no answer.
     """  # fmt: skip
     with connect(ctx) as client:
-        findings = examine("here", _facts(client, ctx.find_root().obj), HERE)
+        findings = list(_here(client, ctx.find_root().obj))
         answer = client.get("/v1/doctor", {"deadline": f"{deadline:.3f}"})
     findings += [Finding(**found) for found in answer["findings"]]
     _print(findings, answer, output)
     if strict and answer["missing"]:
         return INCOMPLETE
     return NEGATIVE if any(finding.level == BAD for finding in findings) else 0
+
+
+def _here(client: Client, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is found from here of each hub. Raises CliError where there is one hub, and it does not answer."""
+    for each in client.each:
+        try:
+            facts = _facts(each, settings)
+        except CliError:
+            if each is client:
+                raise
+            continue  # of several hubs one is missing: their answer says so
+        yield from examine("here", facts, HERE)
 
 
 def _facts(client: Client, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def _facts(client: Client, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "url": client.url,
         "round_trip": trip,
-        "token": settings["token_file"] is not None,
+        "token": bool(settings["token_file"]),
         "software": protocol.VERSION,
         "hub_software": status["version"],
         "clock_offset": _beyond(offset, trip / 2),

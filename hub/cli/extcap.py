@@ -9,6 +9,7 @@ import click
 from hub.cli import options
 from hub.cli.errors import NEGATIVE, CliError
 from hub.cli.options import DEFAULT_HUB_URL
+from hub.cli.session import only
 
 _WHERE = options.option("--dir", "where", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                         help="Wireshark's folder for such programs.  [what tshark says]")  # fmt: skip
@@ -29,11 +30,10 @@ def install(ctx: click.Context, /, where: Path | None) -> int:
     """
     from hub.extcap import launcher
 
-    shared = ctx.find_root().obj
     settings = {
         f"NODETAP_{name.upper()}": value if name == "hub_url" else str(Path(value).absolute())
         for name in ("hub_url", "token_file", "tls_ca")
-        if (value := shared[name]) and value != DEFAULT_HUB_URL
+        if (value := _one(ctx, name)) and value != DEFAULT_HUB_URL
     }
     place = where or launcher.folder()
     try:
@@ -44,6 +44,11 @@ def install(ctx: click.Context, /, where: Path | None) -> int:
         ) from None
     click.echo(f"{path}\nWireshark shows the agents as interfaces when it is started again.")
     return 0
+
+
+def _one(ctx: click.Context, name: str) -> str | None:
+    """A global option, which Wireshark's one interface list has one of."""
+    return only(ctx, name) if name != "tls_ca" else ctx.find_root().obj[name]
 
 
 @extcap.command()

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from hub.cli import options
+from hub.cli.completeness import warn_of_hubs
 from hub.cli.errors import INCOMPLETE, NEGATIVE
 from hub.cli.screen import describe, note, print_table
 from hub.cli.session import connect
-from hub.cli.table import Column, Row, value
+from hub.cli.table import Column, Row, value, with_hub
 
 
 def _count(name: str) -> Any:
@@ -66,6 +67,7 @@ def ledger(ctx: click.Context, output: str, strict: bool) -> int:
         click.echo(describe({name: item for name, item in books.items() if name != "agents"}), err=True)
     else:
         print_books(books)
+    warn_of_hubs(hub for hub in books.get("hubs", ()) if "reason" in hub)
     if not books["balanced"]:
         return NEGATIVE
     return INCOMPLETE if strict and not books["complete"] else 0
@@ -74,7 +76,7 @@ def ledger(ctx: click.Context, output: str, strict: bool) -> int:
 def print_books(books: Mapping[str, Any]) -> None:
     """The ledger as a table, its two words below."""
     rows: Sequence[Row] = books["agents"]
-    print_table(COLUMNS, rows)
+    print_table(with_hub(COLUMNS, rows), rows)
     note(verdict(books), "dim" if books["balanced"] and books["complete"] else "bold red")
 
 

@@ -84,8 +84,12 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@option("--hub-url", default=DEFAULT_HUB_URL, show_default=True, metavar="URL", help="The hub's API.")
-@option("--token-file", type=click.Path(dir_okay=False), help="File that holds the bearer token.")
+@option("--hub-url", multiple=True, default=(DEFAULT_HUB_URL,), show_default=True, metavar="URL",
+        help="The hub's API. Of several hubs: repeat it, and they are asked as one.")  # fmt: skip
+@option("--hub-deadline", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True, metavar="S",
+        help="With several hubs: seconds that each has to begin its answer, and to go on.")  # fmt: skip
+@option("--token-file", type=click.Path(dir_okay=False), multiple=True,
+        help="File that holds the bearer token: one for all hubs, or one for each.")  # fmt: skip
 @option("--tls-ca", type=click.Path(dir_okay=False), help="Certificates that may sign the hub's.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True)
 @option("--log-format", type=click.Choice(["auto", "console", "json"]), default="auto", show_default=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hub.cli.errors import USAGE, CliError
+
 if TYPE_CHECKING:
     from hub.cli.client import Client
 
@@ -18,13 +20,33 @@ GRACE = 0.5
 
 
 def connect(ctx: click.Context) -> Client:
-    """A client with the global options of this call. Raises CliError where they are wrong."""
+    """A client with the global options of this call, of all hubs as one. Raises CliError where they are wrong."""
     from hub.cli.client import Client, Settings
     from protocol.logs import configure
 
     options = ctx.find_root().obj
     configure(options["log_level"], options["log_format"])
-    return Client(Settings(options["hub_url"], options["token_file"], options["tls_ca"]))
+    urls = list(dict.fromkeys(url.rstrip("/") for url in options["hub_url"]))
+    files = options["token_file"]
+    if len(files) not in (0, 1, len(urls)):
+        raise CliError(
+            f"{len(files)} token files for {len(urls)} hubs: give one for all, or one for each in their order", USAGE
+        )
+    tokens = files if len(files) == len(urls) else (files or (None,)) * len(urls)
+    clients = [Client(Settings(url, token, options["tls_ca"])) for url, token in zip(urls, tokens, strict=True)]
+    if len(clients) == 1:
+        return clients[0]
+    from hub.cli.regions.hubs import Regions
+
+    return Regions(clients, options["hub_deadline"])
+
+
+def only(ctx: click.Context, name: str) -> str | None:
+    """A global option that may be repeated, where there is one of it. Raises CliError (usage) where there are more."""
+    values = ctx.find_root().obj[name]
+    if len(values) > 1:
+        raise CliError(f"this is for one hub: give one --{name.replace('_', '-')}", USAGE)
+    return values[0] if values else None
 
 
 def until_ctrl_c() -> None:

@@ -139,6 +139,14 @@ def value(item: Any) -> str:
     return str(item)
 
 
+HUB = Column("hub", lambda row: value(row.get("hub")), drop=1, style="blue")
+
+
+def with_hub(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """The columns, and behind the first the hub, where rows are those of several."""
+    return [*columns[:1], *([HUB] if any("hub" in row for row in rows) else []), *columns[1:]]
+
+
 def without_constant(columns: Sequence[Column], rows: Sequence[Row], header: str) -> list[Column]:
     """The columns, with that of `header` first to go where it says the same in every row."""
     return [

@@ -23,7 +23,7 @@ from hub.cli.children import Child, program
 from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, HubLost
 from hub.cli.ledger import print_books
 from hub.cli.screen import note
-from hub.cli.session import until_ctrl_c
+from hub.cli.session import only, until_ctrl_c
 
 if TYPE_CHECKING:
     from hub.cli.client import Client
@@ -112,7 +112,7 @@ def up(ctx: click.Context, /, **given: Any) -> int:
     ends as soon as all is stored.
     """
     shared = ctx.find_root().obj
-    plan = Plan(**given, log_level=shared["log_level"], token_file=shared["token_file"])
+    plan = Plan(**given, log_level=shared["log_level"], token_file=only(ctx, "token_file"))
     if plan.read and (plan.interface or plan.exclude):
         raise CliError("up reads files or captures: give --read or --interface, not both", USAGE)
     for file in plan.read:

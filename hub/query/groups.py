@@ -9,6 +9,7 @@ from hub.query.output import OUTPUTS, clickhouse_type, csv_header, expression, j
 from hub.query.select import Contradiction, Query, Question, WrongQuestion, chosen, where
 from hub.query.sql import Params
 from protocol.schema import TABLES, Field, fields_of
+from protocol.sketch import LOG_GAMMA, SKETCH
 
 _SECONDS = "Nullable(Float64)"
 FIGURES = {
@@ -34,6 +35,11 @@ FIGURES = {
     ),
 }
 """What is worked out of each group: public name, expression, type."""
+_SKETCHED = (
+    SKETCH,
+    f"toJSONString(sumMapIf([toInt32(ceil(log(greatest(latency, 1)) / {LOG_GAMMA!r}))], [toUInt64(1)], latency >= 0))",
+    "String",
+)
 FIRST = {"flows": "sum(bytes + bytes_rev)", "calls": "count()"}
 """Without `sort` the groups with the most of this come first."""
 
@@ -45,7 +51,7 @@ def groups(question: Question) -> Query:
     if question.fields:
         raise Contradiction("with by the fields are those of the groups: leave fields out")
     table, keys, params = TABLES[question.table], chosen(question.table, question.by), Params()
-    figures = FIGURES[table.name]
+    figures = (*FIGURES[table.name], *([_SKETCHED] if question.sketch and table.name == "calls" else []))
     if twice := {key.name for key in keys} & {name for name, _, _ in figures}:
         raise WrongQuestion(f"{', '.join(sorted(twice))} is worked out of each group: it cannot be grouped by")
     names = [f"g{index}" for index in range(len(keys))]

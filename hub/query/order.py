@@ -58,8 +58,9 @@ def by_field(field: Field, descending: bool) -> tuple[Key, ...]:
     if field.kind == "bool":
         value = f"bitTest({value}, {field.shift})"
     condition = present(field)
-    absent = () if condition == "1" else (Key(f"NOT ({condition})"),)
-    return *absent, Key(value, descending)
+    if condition == "1":
+        return (Key(value, descending),)
+    return Key(f"NOT ({condition})"), Key(f"if({condition}, {value}, defaultValueOfArgumentType({value}))", descending)
 
 
 def by_figure(value: str, descending: bool) -> tuple[Key, ...]:

@@ -46,6 +46,7 @@ class Question:
     by: tuple[str, ...] = ()
     top: int = 10
     sort: tuple[tuple[str, bool], ...] = ()
+    sketch: bool = False  # with groups of calls: what quantiles of several hubs are made of
     commit: int | None = None  # the newest commit that may be shown
 
 

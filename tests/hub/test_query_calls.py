@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from hub.store.store import Store
 from protocol.filter.grammar import parse
 from protocol.ledger import Held
 from protocol.schema import PARTS, Has
+from protocol.sketch import SKETCH, bucket_of
 
 NOW = 1_700_000_000 * 10**9
 
@@ -98,3 +100,11 @@ def test_calls_without_lines_are_found_again_and_count_no_packets(called: Store)
     (run,) = called.epochs()
     assert (list(run.seqs), run.held) == ([(1, 1)], Held())
     assert len(ask(called, by=("nodetap.l7",))) == 1
+
+
+def test_sketches_of_latencies_are_told_when_asked_for(called: Store) -> None:
+    latencies = [row["call.latency"] for row in ask(called, limit=0) if "call.latency" in row]
+    (group,) = ask(called, by=("nodetap.iface",), sketch=True)
+    buckets, counts = json.loads(group[SKETCH])
+    assert dict(zip(buckets, counts, strict=True)) == dict(Counter(bucket_of(round(s * 1e9)) for s in latencies))
+    assert SKETCH not in ask(called, by=("nodetap.iface",))[0]

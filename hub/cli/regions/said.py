@@ -1,0 +1,107 @@
+"""What several hubs say of themselves, as one: completeness, agents, books, findings. Pure.
+
+An `Outcome` is what a hub answered, or why it did not. Where a hub is missing nothing is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Outcome: TypeAlias = "dict[str, Any] | str"
+Outcomes: TypeAlias = "Mapping[str, Outcome]"
+"""By the hub's URL."""
+Answer: TypeAlias = "dict[str, Any]"
+
+
+def _answers(outcomes: Outcomes) -> dict[str, Answer]:
+    return {url: told for url, told in outcomes.items() if not isinstance(told, str)}
+
+
+def missing(outcomes: Outcomes) -> list[dict[str, str]]:
+    """The hubs that did not answer, or not to the end, and why."""
+    return [{"hub": url, "reason": told} for url, told in outcomes.items() if isinstance(told, str)]
+
+
+def _all(answers: Mapping[str, Answer], name: str) -> list[Any]:
+    """The members of a list of all hubs, objects with the hub they are from."""
+    return [
+        {**item, "hub": url} if isinstance(item, dict) else item
+        for url, told in answers.items()
+        for item in told.get(name, ())
+    ]
+
+
+def completeness(outcomes: Outcomes) -> Answer:
+    """How complete the answers are together, and each by itself under `hubs`."""
+    answers = _answers(outcomes)
+    first = next(iter(answers.values()), {})
+    lost: dict[str, int] = {}
+    for told in answers.values():
+        for reason, packets in told.get("lost", {}).items():
+            lost[reason] = lost.get(reason, 0) + packets
+    return {
+        "since": first.get("since"),
+        "until": first.get("until"),
+        "agents": sorted(_all(answers, "agents")),
+        "missing": [*missing(outcomes), *_all(answers, "missing")],
+        "gaps": _all(answers, "gaps"),
+        "lost": lost,
+        "flow_only": sum(told.get("flow_only") or 0 for told in answers.values()),
+        "clocks": _all(answers, "clocks"),
+        "cut": next((told["cut"] for told in answers.values() if told.get("cut")), None),
+        "complete": len(answers) == len(outcomes) and all(told.get("complete") for told in answers.values()),
+        "hubs": [_hub(url, told) for url, told in outcomes.items()],
+    }
+
+
+def _hub(url: str, told: Outcome) -> Answer:
+    if isinstance(told, str):
+        return {"hub": url, "complete": False, "reason": told}
+    return {"hub": url, "complete": bool(told.get("complete")), "agents": len(told.get("agents", ()))}
+
+
+def agents(outcomes: Outcomes) -> Answer:
+    """Every agent of every hub, with its hub."""
+    found = _all(_answers(outcomes), "agents")
+    return {"agents": sorted(found, key=lambda agent: str(agent["agent"])), "hubs_missing": missing(outcomes)}
+
+
+def ledger(outcomes: Outcomes) -> Answer:
+    """The books of all hubs."""
+    answers = _answers(outcomes)
+    return {
+        "balanced": all(told["balanced"] for told in answers.values()),
+        "complete": len(answers) == len(outcomes) and all(told["complete"] for told in answers.values()),
+        "agents": _all(answers, "agents"),
+        "hubs": [
+            *(
+                {"hub": url, "balanced": told["balanced"], "complete": told["complete"]}
+                for url, told in answers.items()
+            ),
+            *({**each, "complete": False} for each in missing(outcomes)),
+        ],
+    }
+
+
+def doctor(outcomes: Outcomes) -> Answer:
+    """The findings about all hubs and their agents; a hub that does not answer is one."""
+    answers = _answers(outcomes)
+    silent = missing(outcomes)
+    findings = [
+        {"level": "bad", "where": each["hub"], "check": "answer", "what": each["reason"], "todo": "see whether it runs"}
+        for each in silent
+    ]
+    for url, told in answers.items():
+        findings += [
+            {**each, "where": url if each["where"] == "the hub" else each["where"]} for each in told["findings"]
+        ]
+    return {
+        "findings": findings,
+        "agents": {name: seconds for told in answers.values() for name, seconds in told["agents"].items()},
+        "missing": [
+            *({"agent": each["hub"], "reason": "no_answer", "detail": each["reason"]} for each in silent),
+            *_all(answers, "missing"),
+        ],
+        "facts": {url: told["facts"] for url, told in answers.items()},
+    }
