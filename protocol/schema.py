@@ -32,6 +32,7 @@ __all__ = [
     "Has",
     "Table",
     "fields_of",
+    "second",
 ]
 
 
@@ -134,6 +135,11 @@ class Table:
     def column(self, name: str) -> Column:
         """The column `name`; KeyError where there is none."""
         return _columns(self.name)[name]
+
+
+def second(column: str) -> str:
+    """The second of a time, as tables are sorted: within it by agent, so that what is alike lies together."""
+    return f"intDiv({column}, 1000000000)"
 
 
 # Columns that the hub adds to every row: who sent it, and where it stands in the store.
@@ -477,9 +483,11 @@ _CALL_FIELDS = (
     *_names(),
 )
 
-PACKETS = Table("packets", _PACKET_COLUMNS, _PACKET_FIELDS, "time, agent, epoch, frame_number", "time", "time")
-FLOWS = Table("flows", _FLOW_COLUMNS, _FLOW_FIELDS, "start, agent, epoch", "start", "end")
-CALLS = Table("calls", _CALL_COLUMNS, _CALL_FIELDS, "start, agent, epoch", "start", "end")
+PACKETS = Table(
+    "packets", _PACKET_COLUMNS, _PACKET_FIELDS, f"{second('time')}, agent, epoch, frame_number", "time", "time"
+)
+FLOWS = Table("flows", _FLOW_COLUMNS, _FLOW_FIELDS, f"{second('start')}, agent, epoch, start", "start", "end")
+CALLS = Table("calls", _CALL_COLUMNS, _CALL_FIELDS, f"{second('start')}, agent, epoch, start", "start", "end")
 TABLES = {table.name: table for table in (PACKETS, FLOWS, CALLS)}
 
 WRAP_NS = (1 << 64) * 1000

@@ -10,7 +10,7 @@ from typing import Any
 from hub.query.output import OUTPUTS, columns, csv_header
 from hub.query.sql import Params, compile_filter
 from protocol.filter.tree import Node
-from protocol.schema import TABLES, Field, Table, fields_of
+from protocol.schema import TABLES, Field, Table, fields_of, second
 
 ORDER = {
     "packets": ("time", "agent", "epoch", "frame_number"),
@@ -106,7 +106,9 @@ def build(question: Question) -> Query:
 
 
 def _order(table: str, direction: str = "") -> str:
-    return "ORDER BY " + ", ".join(f"`{column}`{direction}" for column in ORDER[table])
+    """The second changes nothing: it begins the sorting key, and so rows are read in order until there are enough."""
+    keys = (second(TABLES[table].time), *(f"`{column}`" for column in ORDER[table]))
+    return "ORDER BY " + ", ".join(f"{key}{direction}" for key in keys)
 
 
 def _newest(table: str, shown: str, source: str, limit: str) -> str:

@@ -44,12 +44,8 @@ BATCHES = Table(
 
 STORED = {**TABLES, BATCHES.name: BATCHES}
 
-_CODECS = {
-    "time": "Delta, LZ4",
-    "start": "Delta, LZ4",
-    "end": "Delta, LZ4",
-    "frame_number": "Delta, LZ4",
-}
+_CODEC = "ZSTD(1)"
+_CODECS = dict.fromkeys(("time", "start", "end", "frame_number"), f"Delta, {_CODEC}")
 _SETTINGS = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
@@ -72,8 +68,7 @@ def shown_columns(table: Table) -> tuple[Column, ...]:
 def _column(column: Column) -> str:
     if column.shows:
         return f"`{column.name}` {column.clickhouse} ALIAS {column.shows}"
-    codec = _CODECS.get(column.name)
-    return f"`{column.name}` {column.clickhouse}" + (f" CODEC({codec})" if codec else "")
+    return f"`{column.name}` {column.clickhouse} CODEC({_CODECS.get(column.name, _CODEC)})"
 
 
 def body(table: Table) -> str:
