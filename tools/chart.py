@@ -63,6 +63,10 @@ RULES: dict[str, dict[str, Any]] = {
     "hub.clickhouse.passwordKey": {"type": "string", "minLength": 1},
     "hub.retainDays": _POSITIVE,
     "hub.retainBytes": {"type": ["integer", "null"], "minimum": 1},
+    "hub.answers.rows": {"type": ["integer", "null"], "minimum": 1},
+    "hub.answers.bytes": {"type": ["integer", "null"], "minimum": 1},
+    "hub.answers.seconds": {"type": ["number", "null"], "minimum": 1},
+    "hub.clientRate": {"type": ["number", "null"], "minimum": 0.1},
     "hub.persistence.size": _QUANTITY,
     "hub.persistence.accessModes": {
         "type": "array",

@@ -163,6 +163,10 @@ SETS: dict[str, Object] = {
         "tls": {"mode": "existing", "existingSecret": "ours-ca"},
     },
     "a hub alone": {"agent": {"enabled": False}, "hub": {"retainBytes": 500 << 30, "retainDays": 30}},
+    "limits of ours": {
+        "hub": {"answers": {"rows": 1_000_000, "bytes": 1 << 30, "seconds": 60.5}, "clientRate": 0.5},
+        "agent": {"allowCapture": True},
+    },
     "no volume, no rights": {
         "hub": {"persistence": {"enabled": False}, "podDisruptionBudget": {"enabled": False}},
         "names": {"enabled": False},

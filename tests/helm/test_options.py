@@ -16,6 +16,8 @@ from hub.store.address import servers_of
 from tests.helm.chart import SETS, Object, needs_helm, one, render
 
 pytestmark = needs_helm
+INSIDE = {"NODETAP_HUB_URL", "NODETAP_TLS_CA"}
+"""What the hub's container has for `nodetap` in it."""
 FIELDS = {"spec.nodeName": "node-1", "status.hostIP": "10.0.0.7"}
 
 
@@ -47,7 +49,7 @@ def parsed(values: Object, kind: str) -> dict[str, Any]:
     container = one(objects, owner)["spec"]["template"]["spec"]["containers"][0]
     env = environment_of(objects, container)
     options, known = parse({"agent": agent_cli, "hub": hub_cli}[kind], container["args"], env)
-    told = {name for name in env if name.startswith("NODETAP_")}
+    told = {name for name in env if name.startswith("NODETAP_")} - (INSIDE if kind == "hub" else set())
     assert told <= known, f"{told - known} are no options of the {kind}"
     return options
 
@@ -87,6 +89,11 @@ def test_values_arrive_as_they_were_meant() -> None:
     assert reviewed["agent_accounts"] == ("observe/tap-nodetap-agent",)
     servers = servers_of(parsed(SETS["three hubs over ClickHouse"], "hub")["store"].partition("&")[0])
     assert (servers.hosts, servers.user, servers.cluster) == ((("ch-0.ch", 8123), ("ch-1.ch", 8123)), "nodetap", "main")
+    asked = parsed(SETS["limits of ours"], "hub")
+    assert [asked[f"answer_{of}"] for of in ("rows", "bytes", "seconds")] == [1_000_000, 1 << 30, 60.5]
+    assert (asked["client_rate"], asked["token_file"]) == (0.5, "/etc/nodetap/token/roles")
+    assert parsed(SETS["limits of ours"], "agent")["allow_capture"]
+    assert not parsed({}, "agent")["allow_capture"]
     hub = parsed(SETS["a hub alone"], "hub")
     assert (hub["retain_bytes"], hub["retain_days"], hub["store"]) == (500 << 30, 30, "chdb:///data/store")
 

@@ -74,9 +74,15 @@ def test_the_secrets_of_the_chart_let_in_whom_they_should(tmp_path: Path) -> Non
     agents, api = free_port(), free_port()
     own = {"NODETAP_AGENTS": f"127.0.0.1:{agents}", "NODETAP_API": f"127.0.0.1:{api}"}
     env = told(objects, "StatefulSet", tmp_path / "hub", own)
-    hub = Process(program("hub.serve", "serve"), tmp_path / "hub.log", env)
+    arguments = [arg.replace("/etc/nodetap/token", str(tmp_path / "hub" / "token")) for arg in _arguments(objects)]
+    hub = Process(program("hub.serve", *arguments), tmp_path / "hub.log", env)
     with ending(hub):
         until("the hub is up", lambda: "hub is up" in hub.text)
+        inside = env | {"NODETAP_HUB_URL": env["NODETAP_HUB_URL"].replace("8480", str(api))}
+        who = subprocess.run(
+            program("hub.cli.main", "agents"), env=environment(inside), capture_output=True, text=True, timeout=120
+        )
+        assert who.returncode == 0, who.stderr  # as who runs `nodetap` in the pod
         _capture(tmp_path / "one.pcap")
         there = {"NODETAP_HUB": f"wss://localhost:{agents}", "NODETAP_CONNECT_TIMEOUT": "5"}
         link = told(objects, "DaemonSet", tmp_path / "agent", there)
@@ -104,6 +110,10 @@ def test_the_secrets_of_the_chart_let_in_whom_they_should(tmp_path: Path) -> Non
         refused = subprocess.run(replay, env=environment(reading), capture_output=True, text=True, timeout=120)
         assert refused.returncode == 3, refused.stderr
         assert hub.stop() == 0
+
+
+def _arguments(objects: list[Object]) -> list[str]:
+    return list(one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["args"])
 
 
 def _status(url: str, ca: str, token: str) -> int:
