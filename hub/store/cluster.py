@@ -77,7 +77,8 @@ class ClusterStore:
         self._beats = 0
         self._said = 0.0
         self._connected: list[dict[str, Any]] | None = None  # not yet told
-        self._lock = threading.Lock()  # of books, numbers, places, shown
+        self._untold: list[Line] = []  # what others stored and the listener has not heard of
+        self._lock = threading.Lock()  # of books, numbers, places, shown, untold
         self._beat_lock = threading.Lock()
         self._ending = threading.Event()
         self._listener: Listener | None = None
@@ -321,8 +322,14 @@ class ClusterStore:
         """Lines that are stored and not known here; `where` may speak of `seen`."""
         sql = f"SELECT {_LINE} FROM {ddl.BATCHES.name} WHERE {where}"
         rows = self._server.query(sql, {"seen": min(self._seen, self._shown), **values}).result_rows
+        return self._hear(Line(*row) for row in rows)
+
+    def _hear(self, lines: Iterable[Line]) -> list[Line]:
+        """Lines of others: counted, and kept until the listener is told. Returns those that were not known."""
         with self._lock:
-            return self._add(Line(*row) for row in rows)
+            new = self._add(lines)
+            self._untold += new
+            return new
 
     def _clear_up(self, above: int, where: str, now_ns: int, **values: Any) -> list[Line]:
         """Write the lines of rows that have none, of commits above a number."""
@@ -337,27 +344,29 @@ class ClusterStore:
         with self._lock:
             lines = rebuild(found, self._books, {}, now_ns)
         self._server.insert(ddl.BATCHES, [columns_of_lines(lines)], len(lines), comment="nodetap-lines")
-        with self._lock:
-            return self._add(lines)
+        return self._hear(lines)
 
     def _beat_on(self) -> None:
         while not self._ending.wait(BEAT):
             with suppress(ClientError, OSError, StoreError):  # the writer says what is wrong
-                lines = self.beat(time_ns())
+                self.beat(time_ns())
                 self._tell_connected(time_ns())
                 if self._listener is not None:
-                    self._listener(News(lines, self._shown, self._elsewhere()))
+                    elsewhere = self._elsewhere()
+                    with self._lock:
+                        lines, self._untold = self._untold, []
+                    self._listener(News(lines, self._shown, elsewhere))
 
-    def beat(self, now_ns: int) -> list[Line]:
-        """Say up to where our commits are whole, and hear the others; returns what they stored. Raises ClientError."""
+    def beat(self, now_ns: int) -> None:
+        """Say up to where our commits are whole, and hear what the others stored. Raises ClientError."""
         with self._beat_lock:
             self._say(now_ns)
             self._peers.saw(self._floors(), monotonic())
-            lines = [line for hub in self._peers.expired(monotonic()) for line in self._bury(hub, now_ns)]
+            for hub in self._peers.expired(monotonic()):
+                self._bury(hub, now_ns)
             whole = self._whole(now_ns)
-            lines += self._news(whole)
+            self._read_news(whole)
             self._shown = whole  # once the books have what is shown
-            return lines
 
     def _say(self, now_ns: int, left: int = 0) -> None:
         with self._lock:
@@ -408,28 +417,26 @@ class ClusterStore:
         rows = self._server.query(sql).result_rows
         return {hub: floor for hub, floor, left in rows if not left and hub != self._numbers.hub}
 
-    def _bury(self, hub: int, now_ns: int) -> list[Line]:
+    def _bury(self, hub: int, now_ns: int) -> None:
         """Clear up after a hub that says nothing any more; it does not hold up the others from now on."""
         floor = self._peers.known[hub].floor
         self._server.everywhere(f"KILL QUERY WHERE startsWith(Settings['log_comment'], 'nodetap-insert {hub} ') ASYNC")
-        lines = self._clear_up(floor - 1, f"bitAnd(commit, {STEP - 1}) = {hub}", now_ns)
+        self._clear_up(floor - 1, f"bitAnd(commit, {STEP - 1}) = {hub}", now_ns)
         self._tell(hub, floor, 1, now_ns)
         del self._peers.known[hub]
-        return lines
 
     def _whole(self, now_ns: int) -> int:
         with self._lock:
             return max(self._shown, min([self._numbers.floor(now_ns), *self._peers.floors()]) - 1)
 
-    def _news(self, whole: int) -> list[Line]:
-        """What others stored up to there."""
+    def _read_news(self, whole: int) -> None:
+        """Hear what others stored up to there."""
         back = OVERLAP_MS << BITS if self._beats % SEE_AGAIN == 0 else 0
-        lines = self._learn(
+        self._learn(
             f"commit > {max(0, self._seen - back)} AND commit <= {whole} "
             f"AND bitAnd(commit, {STEP - 1}) != {self._numbers.hub}"
         )
         self._seen = whole
-        return lines
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from procs import until
 from standin import Server
 from store_rows import alternating, flows, packets, tombstone
 
-from hub.store.books import Entry
+from hub.store.books import Entry, Line
 from hub.store.cluster import ClusterStore
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreError
 from hub.store.opening import store_of
@@ -212,6 +212,18 @@ def test_a_hub_that_starts_while_another_stores_counts_each_line_once(hubs: Hubs
         until("it heard of everything", lambda hub=hub: hub.committed() >= one._books.commit)
         (run,) = hub.epochs()
         assert (run.held.rows, run.seqs.count) == (rows, rows // 10)
+
+
+def test_a_listener_is_told_what_was_heard_before_it_listened(hubs: Hubs) -> None:
+    one, two = hubs.one(), hubs.one()
+    commit(one, packets(1))
+    until("it is in the books", lambda: two.epochs())
+    told: list[Line] = []
+    two.listen(lambda news: told.extend(news.lines))
+    until("the listener is told", lambda: told)
+    commit(one, packets(2))
+    until("it goes on", lambda: len(told) > 1)
+    assert [line.seq for line in told] == [1, 2]
 
 
 def test_who_is_connected_to_a_hub_is_known_to_the_others(hubs: Hubs) -> None:
