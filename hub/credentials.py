@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from hub.tokens import BadTokens, Tokens
+from protocol.options import token_in
 
 _OPEN = stat.S_IWGRP | stat.S_IRWXO
 """Modes that a file of secrets should not have; its group may read it, as in a pod that does not run as root."""
@@ -72,16 +73,13 @@ def read_token(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"cannot read the token file {path}: {getattr(error, 'strerror', error)}") from None
-    if not token:
-        raise click.UsageError(f"the token file {path} is empty")
-    try:
-        Tokens(token)
+        text = token_in(path, lambda path: Path(path).read_text(encoding="utf-8"))
+        Tokens(text)
     except BadTokens as error:
         raise click.UsageError(f"cannot use the token file {path}: {error}") from None
-    return token
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return text
 
 
 def _pair(cert: str | None, key: str | None) -> tuple[str, str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import shutil
 import signal
 import sys
@@ -21,6 +20,7 @@ from hub.credentials import Credentials
 from hub.k8s import options as kubernetes
 from hub.tokens import tokens_of
 from protocol.logs import FORMATS, LEVELS, configure, logger
+from protocol.options import host_port, is_loopback
 
 COMMIT_DEADLINE = 30.0
 """Seconds a commit may take before the hub calls itself not ready; after three of them it ends itself."""
@@ -49,19 +49,10 @@ class ServeConfig:
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise click.BadParameter(f"{value!r} is no HOST:PORT")
-    return host.strip("[]"), int(port)
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return host_port(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -149,7 +140,7 @@ def serve(
     """Run the hub until SIGTERM or Ctrl-C."""
     kubernetes.check(given)
     credentials = Credentials(token_file, tls_cert, tls_key)
-    exposed = [host for host, _ in (agents, api) if not _loopback(host)]
+    exposed = [host for host, _ in (agents, api) if not is_loopback(host)]
     if exposed and not insecure and (credentials.token is None or credentials.tls is None):
         raise click.UsageError(
             f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"

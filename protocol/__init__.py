@@ -1,7 +1,8 @@
 """What agent and hub say to each other, and nothing else.
 
 Lives here: the schema (`schema`), the messages (`messages`), their bytes (`codec`, `columns`), the delivery
-rules of both ends (`delivery`), the books (`ledger`) and the errors all of them raise (`errors`).
+rules of both ends (`delivery`), the books (`ledger`) and the errors all of them raise (`errors`); and what options
+of all programs mean (`options`).
 May not live here: sockets, files, clocks, tasks, threads. Bytes and `now` come in, events and bytes go out.
 Imports nothing of `agent` or `hub`.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+
+from protocol.options import host_port, is_loopback, token_in
 
 
 def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,40 +69,26 @@ def _hubs(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _address(value: str | None) -> tuple[str, int] | None:
-    if value is None:
-        return None
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise click.BadParameter(f"{value!r} is no HOST:PORT")
-    return host.strip("[]"), int(port)
+    try:
+        return None if value is None else host_port(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def read_token(path: str | None) -> str | None:
     """The token in a file, without surrounding white space. Raises click.UsageError."""
-    if path is None:
-        return None
     try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise click.UsageError(f"cannot read the token file {path}: {error.strerror}") from None
-    if not token:
-        raise click.UsageError(f"the token file {path} is empty")
-    return token
+        return None if path is None else token_in(path, lambda path: Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def check_hubs(hubs: tuple[str, ...], insecure: bool) -> None:
     """Refuse to send in clear text beyond this machine. Raises click.UsageError."""
     for hub in hubs:
         parts = urlsplit(hub)
-        if parts.scheme == "ws" and not insecure and not _loopback(parts.hostname or ""):
+        if parts.scheme == "ws" and not insecure and not is_loopback(parts.hostname or ""):
             raise click.UsageError(f"{hub} is not encrypted: use wss:// (or --insecure, on a trusted net)")
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def tls_context(hubs: tuple[str, ...], ca: str | None, insecure: bool) -> ssl.SSLContext | None:

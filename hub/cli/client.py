@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, FilterError, HubLost
+from protocol.options import token_in
 
 CONNECT = 5.0
 """Seconds until a connection is given up."""
@@ -51,9 +52,9 @@ class Settings:
         if self.token_file is None:
             return {}
         try:
-            token = Path(self.token_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CliError(f"cannot read the token file {self.token_file}: {error}", USAGE) from None
+            token = token_in(self.token_file, lambda path: Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CliError(str(error), USAGE) from None
         if "\n" in token:
             raise CliError(f"{self.token_file} has several lines: put your token alone into a file", USAGE)
         return {"Authorization": f"Bearer {token}"}

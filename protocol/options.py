@@ -1,0 +1,33 @@
+"""What options mean that agent, hub and people's command line share. Pure; raises ValueError with a line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """The two parts of HOST:PORT; IPv6 addresses may be in brackets."""
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"{text!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and only this machine can reach it there."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def token_in(path: str, read: Callable[[str], str]) -> str:
+    """What stands in a token file, without surrounding white space; `read` gives its text and raises OSError."""
+    try:
+        text = read(path).strip()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"cannot read the token file {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not text:
+        raise ValueError(f"the token file {path} is empty")
+    return text
