@@ -279,7 +279,6 @@ REASONS = {
     "content": "we go by content, tshark by port and by what it saw before in the connection",
     "malformed": "`_ws.malformed`: ours is set for headers up to TCP and UDP, tshark's for any dissector",
     "vlan": "`vlan.id` has all tags; tshark's has those of 802.1Q alone, `ieee8021ad.id` the others",
-    "empty": "the header `Host:` is there without a value: tshark has an empty text, we have none",
     "rarp": "tshark reads RARP as ARP",
     "header": "an IPv4 header of a wrong length has no fields, and is no `ip` to us (`nodetap.malformed`)",
     "vxlan_arp": "ARP in a tunnel: the addresses of the row are those of the packet that carries it",
@@ -292,7 +291,6 @@ REASONS = {
 
 _BARE = re.compile(r"(?<![\w.])(http2?|tls|ssh|quic|dtls|pgsql|grpc|amqp|resp|kafka|mysql|mqtt)(?![\w.])")
 KNOWN = (
-    (re.compile("tcp-retransmissions"), re.compile(r"http\.host"), "empty"),
     (re.compile("sll2-"), re.compile(r"\barp\b"), "rarp"),
     (re.compile("8021ad|qinq"), re.compile(r"vlan"), "vlan"),
     (re.compile("fuzzed-"), re.compile(r"\bip\b|\bip\."), "header"),

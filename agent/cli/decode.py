@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,16 +57,18 @@ def decode(files: tuple[str, ...], output: str, fields: str | None, bpf: str | N
 
     printer = _printer(output, fields)
     source = FileSource(files, bpf=bpf)
-    frames = [0]
+    frames: Counter[int] = Counter()
     engine = _engine(options["l7"] or _depth(output, fields), options["url_query"] == "keep")
     try:
         source.open()
         _print_all(source, printer, engine, frames)
     except CaptureError as error:
         click.echo(f"nodetap-agent decode: {error}", err=True)
-        return 1 if frames[0] else 2
+        return 1 if frames.total() else 2
     finally:
         source.close()
+    for line in _unread(source, frames):
+        click.echo(f"nodetap-agent decode: {line}", err=True)
     if source.truncated:
         click.echo(f"nodetap-agent decode: {source.truncated}", err=True)
     return 1 if source.truncated else 0
@@ -92,28 +95,42 @@ def _engine(depth: str, keep_query: bool) -> Any:
     return engine_of(depth, keep_query, live=False, on_problem=on_problem)
 
 
-def _print_all(source: FileSource, printer: Any, engine: Any, frames: list[int]) -> None:
-    """Decode and print until the source is done; `frames[0]` counts."""
+def _print_all(source: FileSource, printer: Any, engine: Any, frames: Counter[int]) -> None:
+    """Decode and print until the source is done; `frames` counts them by interface."""
+    import numpy as np
+
     from agent import kernel
     from agent.decode.decoder import Decoder
 
     decoder = Decoder(source.interfaces)
     for complaint in kernel.complaints:
         click.echo(f"nodetap-agent decode: slower than need be: {complaint}", err=True)
-    out = sys.stdout.buffer
+    out, count = sys.stdout.buffer, 0
     while not source.done:
         block = source.next_block(POLL)
         if block is None:
             continue
         if engine is None:
-            columns = decoder.block(block, frames[0] + 1)
+            columns = decoder.block(block, count + 1)
         else:
-            columns, payloads = decoder.with_payloads(block, frames[0] + 1)
+            columns, payloads = decoder.with_payloads(block, count + 1)
             engine.add(columns, payloads)
-        frames[0] += len(block)
+        count += len(block)
+        frames.update(dict(enumerate(np.bincount(block.iface).tolist())))
         if printer is not None:
             out.write(printer(columns).encode("utf-8", "backslashreplace"))
             out.flush()
+
+
+def _unread(source: FileSource, frames: Counter[int]) -> list[str]:
+    """A line for each interface whose frames nobody looks into."""
+    from agent.decode.decoder import is_read
+
+    return [
+        f"{face.name}: {frames[number]:,} frames of link type {face.linktype}, which is not read: no addresses"
+        for number, face in enumerate(source.interfaces)
+        if frames[number] and not is_read(face.linktype)
+    ]
 
 
 def _printer(output: str, names: str | None) -> Any:

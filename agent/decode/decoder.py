@@ -168,6 +168,11 @@ class Decoder:
             walk.go(one, kind)
 
 
+def is_read(linktype: int) -> bool:
+    """Whether frames of a LINKTYPE_* are looked into; others have their time and length alone."""
+    return linktype in LINKTYPE or linktype in slow.MODULES
+
+
 def _first(linktype: int) -> Kind:
     return LINKTYPE.get(linktype, Kind.NONE)
 

@@ -208,10 +208,9 @@ class _Said:
         for name, raw in headers:
             value = (_value_kept if len(raw) <= _SHORT else _value)(raw)
             column = _COLUMNS[name.lower()]
-            if value:
-                at, values = self.cells[column]
-                at.append(number)
-                values.append(value)
+            at, values = self.cells[column]
+            at.append(number)
+            values.append(value)  # empty where the header is
             if code and column == "http_content_type":
                 more += f"  ({value.partition(';')[0]})"
         return more

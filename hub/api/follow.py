@@ -112,7 +112,7 @@ class _Stream:
         self._seconds = seconds
         self._backlog = hub.store.committed()
         self._reach = cursors.CHUNK_ROWS
-        self._live = place.commit >= self._backlog
+        self._live = place.row is None and place.commit >= self._backlog
         """Whether it was up to date once: from then on it may skip."""
 
     @property

@@ -98,6 +98,16 @@ def test_the_table_has_a_line_per_frame(capture: Path) -> None:
     ]
 
 
+def test_a_link_type_that_is_not_read_is_named(capture: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.pcap"
+    odd.write_bytes(pcap(b"abcdef", b"ghi")[:20] + struct.pack("<I", 147) + pcap(b"abcdef", b"ghi")[24:])
+    done = agent("decode", capture, odd, "-o", "ndjson", "--fields", "frame.number")
+    assert (done.returncode, len(objects(done.stdout))) == (0, 5)
+    assert done.stderr.decode() == (
+        "nodetap-agent decode: odd.pcap: 2 frames of link type 147, which is not read: no addresses\n"
+    )
+
+
 def test_none_prints_nothing(capture: Path) -> None:
     done = agent("decode", capture, "-o", "none")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

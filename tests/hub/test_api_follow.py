@@ -197,6 +197,16 @@ def test_what_was_there_before_is_never_skipped(api: Served, small_pages: None) 
         assert len(take(lines, 9)) == 9
 
 
+def test_nor_is_the_rest_of_the_newest_commit(api: Served) -> None:
+    api.commit(entry("packets", rows(1, 9), 1, agent="newest"))
+    some = {"filter": "nodetap.agent == newest"}
+    with following(api, since="all", **some) as lines:
+        cursor = take(lines, 3)[2]["nodetap.cursor"]
+    api.now[0] += 60 * 10**9
+    with following(api, max_lag=5, cursor=cursor, **some) as lines:
+        assert len(take(lines, 6)) == 6
+
+
 def test_a_page_is_cut_where_it_becomes_too_large(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cursors, "PAGE_BYTES", 1)
     with following(api, since="all", filter="nodetap.agent in {web-1, db-1}") as lines:
