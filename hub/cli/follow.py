@@ -7,9 +7,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from hub.cli.screen import print_table
 from hub.cli.session import connect, unbroken, until_ctrl_c
 from hub.cli.stream import CONTROL, first, parsed, pieces
 from hub.cli.times import parse
+
+if TYPE_CHECKING:
+    from hub.cli.regions.follow import Followers
 
 HEARTBEAT = 2
 """Seconds between heartbeats asked for; three of them missed, the hub is taken for lost."""
@@ -59,7 +62,14 @@ class Follower:
     nanoseconds or `all`, None before the hub has answered.
     """
 
-    def __init__(self, client: Client, params: dict[str, Any], give_up: float) -> None:
+    def __init__(self, client: Client, params: dict[str, Any], give_up: float, patient: bool = False) -> None:
+        """A `patient` one waits for a hub that was never there, too.
+
+        `beaten` is told cursors that come without rows; once it is `over` nobody takes rows any more.
+        """
+        self.beaten: Callable[[str], object] = str
+        self.over = False
+        self._patient = patient
         self._client = client
         self._params = params
         self._give_up = give_up
@@ -88,6 +98,8 @@ class Follower:
                 yield from self._connection()
                 raise HubLost(f"the hub at {self._client.url} ended the stream")
             except HubLost as error:
+                if self.over:
+                    return
                 self._judge(error)
             time.sleep(random.uniform(0, min(BACKOFF_MAX, BACKOFF_BASE * 2**self._failures)))
 
@@ -112,6 +124,7 @@ class Follower:
             raise explain(told, str(self._params.get("filter") or ""), self._client.url)
         if name == "nodetap.heartbeat":
             self._last = line
+            self.beaten(told["cursor"])
             if self.since is None:
                 self.since = "all" if told.get("since") is None else str(told["since"])
         elif name == "nodetap.lost":
@@ -128,7 +141,7 @@ class Follower:
         """Whether to try again; raises where the hub was never there or is gone for too long."""
         now = time.monotonic()
         if self._lost_at is None:
-            if not self._last:
+            if not self._last and not self._patient:
                 raise error
             self._lost_at = now
             click.echo(f"nodetap: {error}; trying again for {self._give_up:g} s", err=True)
@@ -171,7 +184,7 @@ def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         "max_lag": f"{MAX_LAG[reader] if given['max_lag'] is None else given['max_lag']:.3f}",
     }
     with connect(ctx) as client:
-        follower = Follower(client, params, given["give_up"])
+        follower = _following(client, params, given["give_up"])
         try:
             (_write if ndjson else _print)(first(follower.rows(), given["limit"]), given)
         except KeyboardInterrupt:
@@ -179,6 +192,16 @@ def follow(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
         whole = _say(client, follower, params, given["output"])
         whole = whole and not follower.rows_lost and not follower.rows_skipped
     return INCOMPLETE if given["strict"] and not whole else 0
+
+
+def _following(client: Client, params: dict[str, Any], give_up: float) -> Follower | Followers:
+    if client.each == [client]:
+        return Follower(client, params, give_up)
+    from hub.cli.regions.follow import Followers
+    from hub.cli.regions.hubs import Regions
+
+    assert isinstance(client, Regions)
+    return Followers(client, params, give_up)
 
 
 def _write(blocks: Iterator[bytes], given: dict[str, Any]) -> None:
@@ -198,7 +221,7 @@ def _print(blocks: Iterator[bytes], given: dict[str, Any]) -> None:
     print_table(wanted, parsed(blocks), sample=[SAMPLE[table]])
 
 
-def _say(client: Client, follower: Follower, params: dict[str, Any], output: str) -> bool:
+def _say(client: Client, follower: Follower | Followers, params: dict[str, Any], output: str) -> bool:
     """How complete it was, as the hub's books say; whether it was."""
     if follower.since is None:
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -247,3 +248,45 @@ def test_times_of_rows_stand_in_one_order(hubs: list[Hub], ask: Any) -> None:
     times = [row["frame.time_epoch"] for row in done.rows]
     assert times == sorted(times)
     assert len(set(times)) == 80
+
+
+def test_follow_goes_on_at_its_place_at_every_hub(hubs: list[Hub], ask: Any) -> None:
+    urls = [hub.api for hub in hubs[:2]]
+    words = ("follow", "-o", "ndjson", "--strict", "--fields", "nodetap.agent,frame.number")
+    every = ask(urls, *words, "--since", "all", "--limit", "80")
+    assert every.code == 0, every.err
+    assert sorted((row["nodetap.agent"], row["frame.number"]) for row in every.rows) == [
+        (agent, number) for agent in ("db-1", "web-1") for number in range(1, 41)
+    ]
+    for agent in ("db-1", "web-1"):
+        numbers = [row["frame.number"] for row in every.rows if row["nodetap.agent"] == agent]
+        assert numbers == sorted(numbers)
+    cursor = every.rows[29]["nodetap.cursor"]
+    rest = ask(urls, *words, "--cursor", cursor, "--limit", "50")
+    found = [(row["nodetap.agent"], row["frame.number"]) for row in every.rows[:30] + rest.rows]
+    assert len(set(found)) == len(found) == 80
+    assert ask(urls[:1], *words, "--cursor", cursor, "--limit", "1").code == 2
+    assert ask([*urls, urls[0] + "/x"], *words, "--cursor", cursor, "--limit", "1").code == 2
+
+
+def test_follow_goes_on_with_the_hubs_that_are_there(hubs: list[Hub], ask: Any, tmp_path: Path) -> None:
+    """One is not there yet and comes; one never is."""
+    folder = tmp_path / "late"
+    late = hub_with(folder, TWO)
+    late.kill()
+    nobody = f"http://127.0.0.1:{free_port()}"
+    urls = [hubs[0].api, late.api, nobody]
+    again = threading.Timer(1.0, lambda: started.append(late.again()))
+    started: list[Hub] = []
+    again.start()
+    try:
+        words = ("follow", "-o", "ndjson", "--since", "all", "--limit", "80", "--give-up", "90", "--strict")
+        done = ask(urls, *words, "--fields", "nodetap.agent")
+        assert (done.code, len(done.rows)) == (4, 80), done.err
+        assert {part["hub"] for part in done.said["missing"]} == {nobody}
+    finally:
+        again.join()
+        for hub in started:
+            hub.kill()
+    done = ask([nobody, f"{nobody}0"], "follow", "--give-up", "0.5")
+    assert done.code == 3

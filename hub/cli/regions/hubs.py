@@ -248,9 +248,14 @@ class _Answer:
 
 
 def reason(feed: Feed) -> str:
-    """Why a hub is missing, in words that need not name it."""
-    said = str(feed.trouble).partition("\n")[0].partition("; ")[0]
-    return said.replace(f" at {feed.url}", "").replace(feed.url, "it")
+    """Why a hub is missing."""
+    return short(feed.trouble, feed.url)
+
+
+def short(error: Exception | None, url: str) -> str:
+    """An error in words that need not name the hub, nor say what to do."""
+    text = str(error).partition("\n")[0].partition("; ")[0]
+    return text.replace(f" at {url}", "").replace(url, "it")
 
 
 def none_of(feeds: Sequence[Feed]) -> CliError:
