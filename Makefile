@@ -9,7 +9,7 @@ HELM_VERSION := v4.3.1
 HELM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodetap/helm-$(HELM_VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test faults-full soak image-test lint format bench bench-pcap fidelity fuzz fuzz-parsers api-check docs helm lock lock-peers clean
+.PHONY: help install up test faults-full soak image-test lint format bench bench-scale bench-pcap fidelity fuzz fuzz-parsers api-check docs helm lock lock-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ format: $(STAMP) ## let ruff lay out the code
 
 bench: $(STAMP) $(BENCH) $(PEERS)/.tried ## decode beside its peers, wire cost, end to end (quick: ARGS="--rounds 1")
 	$(BIN)/python bench/run.py $(BENCH) $(ARGS)
+
+bench-scale: $(STAMP) $(BENCH) ## a thousand agents, the cost of storing, 100 million packets (quick: ARGS="--quick --stage agents")
+	$(BIN)/python bench/scale.py $(BENCH) $(ARGS)
 
 bench-pcap: $(STAMP) ## the capture that bench reads: a million frames
 	$(BIN)/python bench/make_pcap.py $(BENCH)

@@ -74,8 +74,8 @@ class Life:
     report: Report = field(default_factory=Report)
     late: float = 0.0
     rows: int = 0
+    seq: int = 0
     _epoch: int = field(default_factory=lambda: random.getrandbits(63) + 1)
-    _seq: int = 0
     _cast: int = 0
     _begin: float = 0.0  # of the segment, by the loop's clock
     _before: Report = field(default_factory=Report)
@@ -117,8 +117,8 @@ class Life:
         cast, now = self._segment.casts[self._cast], asyncio.get_running_loop().time()
         self.late = max(self.late, now - self._begin - cast.at)
         begin_ns = time_ns() - int((now - self._begin) * 1e9)
-        self._seq += 1
-        batch = cast.sent(self.name, self._epoch, self._seq, begin_ns, self._before)
+        self.seq += 1
+        batch = cast.sent(self.name, self._epoch, self.seq, begin_ns, self._before)
         self.report = Report.from_map(batch.ledger)
         self.rows += batch.rows if batch.kind == "packets" else 0
         self.outbox.put(batch, wait=False)
@@ -133,14 +133,14 @@ class Life:
         """Send the last report, and leave once all is acknowledged."""
         self.pause()
         ledger = self.report.to_map()
-        self.outbox.put(Tombstone(self.name, self._epoch, self._seq + 1, "report", final=1, ledger=ledger), wait=False)
+        self.outbox.put(Tombstone(self.name, self._epoch, self.seq + 1, "report", final=1, ledger=ledger), wait=False)
         self.outbox.finish()
         self.uplink.stop()
 
     def told(self) -> dict[str, Any]:
         """What it went through."""
         return {
-            "name": self.name, "rows": self.rows, "batches": self._seq, "lost": self.outbox.lost,
+            "name": self.name, "rows": self.rows, "batches": self.seq, "lost": self.outbox.lost,
             "left": self.outbox.batches, "drained": self.uplink.drained, "late": round(self.late, 3),
             "waits": [round(wait, 4) for wait in self.outbox.waits],
         }  # fmt: skip
@@ -171,7 +171,7 @@ async def live(lives: list[Life], seconds: float | None) -> None:
             seconds = None
         owed, late = sum(life.outbox.batches for life in lives), max(life.late for life in lives)
         line = {"t": monotonic(), "streaming": streaming, "rows": sum(life.rows for life in lives), "owed": owed}
-        print(json.dumps({**line, "late": late}), flush=True)
+        print(json.dumps({**line, "batches": sum(life.seq for life in lives), "late": late}), flush=True)
     await asyncio.gather(*running)
 
 
@@ -189,7 +189,7 @@ class Load(Process):
         super().__init__(command, folder / f"{prefix}.log")
 
     def now(self, what: str) -> float:
-        """`streaming`, `rows`, `owed` (batches) or `late` (seconds), as it last said."""
+        """`streaming`, `rows`, `batches`, `owed` (batches) or `late` (seconds), as it last said."""
         lines = [line for line in self.text[-4096:].splitlines() if line.startswith('{"t"') and line.endswith("}")]
         return float(json.loads(lines[-1])[what]) if lines else 0.0
 

@@ -9,11 +9,12 @@ some 5 ns a row beside a few µs a batch.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,47 @@ class Segment:
     report: Report
 
 
+def crowd(segments: Sequence[Segment], agents: int, begin_ns: int) -> Iterator[Batch]:
+    """What `agents` agents would send, all together in the order of time, without end; no two begin alike."""
+    random = np.random.default_rng(23)
+    lines = (_line(segments, n, begin_ns, random.uniform(0.0, SEGMENT)) for n in range(agents))
+    for _, batch in heapq.merge(*lines, key=lambda sent: sent[0]):
+        yield batch
+
+
+def _line(segments: Sequence[Segment], number: int, begin_ns: int, at: float) -> Iterator[tuple[float, Batch]]:
+    """One agent's batches, each with when it is sent, seconds after `begin_ns`."""
+    before, seqs = Report(), count(1)
+    for segment in cycle([*segments[number % len(segments) :], *segments[: number % len(segments)]]):
+        for cast in segment.casts:
+            sent = cast.sent(f"node-{number}", number + 1, next(seqs), begin_ns + int(at * 1e9), before)
+            yield at + cast.at, sent
+        before, at = added(before, segment.report), at + segment.seconds
+
+
 def added(one: Report, other: Report) -> Report:
     """The books of two runs as if they were one."""
     names = ("captured", "rows", "flow_only", "open", "flow_packets", "flow_open")
     return Report(**{name: getattr(one, name) + getattr(other, name) for name in names})
 
 
-def record(path: Path, rate: float, l7: str = "fast", frames: int | None = None) -> list[Segment]:
-    """What an agent at `rate` packets a second makes of a capture, of its first `frames`. Raises CaptureError."""
+def record(
+    path: Path, rate: float, l7: str = "fast", frames: int | None = None, live: bool = True
+) -> list[Segment]:  # fmt: skip
+    """What an agent at `rate` packets a second makes of a capture, of its first `frames`. Raises CaptureError.
+
+    Not `live`: as a file is read at full speed, in batches as large as can be and long segments.
+    """
     source = FileSource([path])
     source.open()
-    total = frames or sum(len(block) for block in _blocks(path))
-    length = max(1, min(int(rate * SEGMENT), total // LEAST))
+    total = sum(len(block) for block in _blocks(path))
+    total = min(frames or total, total)
+    length = max(1, min(int(rate * SEGMENT), total // LEAST)) if live else total // LEAST
     random = np.random.default_rng(19)
     segments, left = [], total
     blocks = _Pieces(iter(lambda: source.next_block(1.0), None))
     while left >= length:
-        segments.append(_segment(source, blocks.take(length), rate, l7, random))
+        segments.append(_segment(source, blocks.take(length), rate, l7, random, live))
         left -= length
     source.close()
     return segments
@@ -143,20 +168,23 @@ class _Pieces:
             yield head
 
 
-def _segment(source: FileSource, blocks: Iterable[Block], rate: float, l7: str, random: Any) -> Segment:
+def _segment(source: FileSource, blocks: Iterable[Block], rate: float, l7: str, random: Any, live: bool) -> Segment:
     pipeline = pipeline_of(source, "recording", 1, logging.getLogger("bench"), l7=l7)
     casts, begin = [], 0
     for block in blocks:
         times = begin + np.cumsum(random.exponential(1e9 / rate, len(block))).astype(np.int64)
         begin = int(times[-1])
-        casts += _fed(pipeline, replace(block, time=times, timeless=None))
+        casts += _fed(pipeline, replace(block, time=times, timeless=None), live)
     end = begin / 1e9
     casts += _casts(end, pipeline.finish())
     return Segment(tuple(casts), end, replace(pipeline.report))
 
 
-def _fed(pipeline: Pipeline, block: Block) -> Iterator[Cast]:
-    """Feed a block tick by tick."""
+def _fed(pipeline: Pipeline, block: Block, live: bool) -> Iterator[Cast]:
+    """Feed a block, tick by tick where it is live."""
+    if not live:
+        yield from _casts(int(block.time[-1]) / 1e9, pipeline.feed(block))
+        return
     ticks = (block.time // int(TICK * 1e9)).astype(np.int64)
     edges = [0, *(np.flatnonzero(np.diff(ticks)) + 1), len(block)]
     for start, stop in pairwise(edges):

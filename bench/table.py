@@ -1,4 +1,4 @@
-"""The table that benchmarks print and put into docs/performance.md."""
+"""The table that benchmarks print and put into docs/performance.md and docs/scale.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def machine() -> str:
     )
 
 
-def write_page(text: str, marks: tuple[str, str]) -> None:
-    """Replace what stands between two marks of the page."""
-    before, _, rest = PAGE.read_text().partition(marks[0])
-    PAGE.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.partition(marks[1])[2]}")
+def write_page(text: str, marks: tuple[str, str], page: Path = PAGE) -> None:
+    """Replace what stands between two marks of a page."""
+    before, _, rest = page.read_text().partition(marks[0])
+    page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.partition(marks[1])[2]}")

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from procs import Hub, ending, until
 
+from bench.agents import agents_table, fitted
 from bench.capture import Capture
+from bench.curve import curve_table
 from bench.decode import PEERS, Peer, entrants_of
+from bench.hundred import hundred_table
 from bench.load import Load
 from bench.make_pcap import generated, ip_header, read_classic, write
 from bench.race import Entrant, race
@@ -134,3 +137,28 @@ def test_agents_of_the_load_generator_keep_true_books(capture: Capture, tmp_path
     assert books["balanced"]
     assert {b["agent"]: b["row"] for b in books["agents"]} == {agent["name"]: agent["rows"] for agent in told}
     assert all(agent["drained"] and len(agent["waits"]) == agent["batches"] + 1 for agent in told)
+
+
+def test_the_model_of_a_hub_is_what_its_runs_were_made_of() -> None:
+    runs = [
+        {"agents": agents, "rows": 1_000_000, "batches": batches, "seconds": 10.0, "idle": agents * 1e-4,
+         "with_merges": 10.0 * agents * 1e-4 + batches * 2e-4 + 1_000_000 * 1.5e-6}
+        for agents, batches in ((10, 100), (100, 900), (1_000, 8_000))
+    ]  # fmt: skip
+    model = fitted(runs)
+    assert (model.agent, model.batch, model.row) == pytest.approx((1e-4, 2e-4, 1.5e-6))
+    assert model.cores(10_000, 0, 0) == pytest.approx(1.0)
+
+
+def test_the_tables_of_scale_have_a_line_for_each_figure() -> None:
+    run = {"agents": 10, "asked": 1e4, "rows": 10**6, "batches": 10, "seconds": 10.0, "idle": 0.01, "cpu": 1.0,
+           "with_merges": 1.9, "p50": 0.2, "p99": 0.5, "late": 0.0, "rss": 10**8, "rss_peak": 10**9, "bytes": 17.2,
+           "all_bytes": 19.0, "verdicts_right": 10, "balanced": True}  # fmt: skip
+    shown = agents_table([run, run | {"agents": 100, "batches": 1_000}])
+    assert "| the same until merges are done | 1.90 | 1.90 | ≤ 2.0 |" in shown
+    assert "10,000 nodes" in shown
+    point = {"codec": "LZ4", "insert": 65_536, "unpack": 0.5, "commit": 1.0, "merges": 0.25, "bytes": 20.0,
+             "all_bytes": 22.0, "rss": 10**9}  # fmt: skip
+    assert "| LZ4 | 65,536 | 0.50 | 1.00 | 0.25 | 1.75 | 20.0 | 22.0 | 1000 |" in curve_table([point])
+    asked = {"rows": 10**8, "bytes": 21.0, "selective": [0.1] * 20, "top": [1.0], "rollup": [0.1]}
+    assert hundred_table(asked).count("\n") == 6

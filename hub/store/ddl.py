@@ -44,8 +44,8 @@ BATCHES = Table(
 
 STORED = {**TABLES, BATCHES.name: BATCHES}
 
-_CODEC = "ZSTD(1)"
-_CODECS = dict.fromkeys(("time", "start", "end", "frame_number"), f"Delta, {_CODEC}")
+CODEC = "ZSTD(1)"
+_RISING = ("time", "start", "end", "frame_number")
 _SETTINGS = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
@@ -68,7 +68,8 @@ def shown_columns(table: Table) -> tuple[Column, ...]:
 def _column(column: Column) -> str:
     if column.shows:
         return f"`{column.name}` {column.clickhouse} ALIAS {column.shows}"
-    return f"`{column.name}` {column.clickhouse} CODEC({_CODECS.get(column.name, _CODEC)})"
+    codec = f"Delta, {CODEC}" if column.name in _RISING else CODEC
+    return f"`{column.name}` {column.clickhouse} CODEC({codec})"
 
 
 def body(table: Table) -> str:
