@@ -21,7 +21,7 @@ log = structlog.get_logger()
 WHERE = "the hub"
 """The place of the hub's own findings; a node may well be called `hub`."""
 TODO = {
-    "not_connected": "start it again, or `nodetap agents forget NAME` where it is gone for good",
+    "not_connected": "start it again, or `nodetap agents forget {agent}` where it is gone for good",
     "too_old": "bring it to the hub's version",
     "no_answer": "ask again with a longer --deadline; if it stays, see its log",
     "stalled": "see whether the process runs (it may be stopped) and the network to it works",
@@ -67,8 +67,8 @@ def _seen(agent: Facts) -> dict[str, Any]:
 
 
 def _absent(missing: Missing) -> Finding:
-    level = WARN if missing.reason == "too_old" else BAD
-    return Finding(level, missing.agent, "answer", missing.detail, TODO[missing.reason])
+    level, todo = WARN if missing.reason == "too_old" else BAD, TODO[missing.reason]
+    return Finding(level, missing.agent, "answer", missing.detail, todo.replace("{agent}", missing.agent))
 
 
 async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Finding]]:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from hub.cli.client import Client
 
 STYLES = {OK: "green", WARN: "yellow", BAD: "bold red"}
-MOST_WHERE = 24
-"""Characters of an agent's name that are shown."""
 NARROW = 40
-"""Characters that a text is wrapped at, at least."""
+"""Characters that a text is wrapped at, at least; a name has a third of the line at most, and what that leaves."""
+LEAST_WHERE = 8
+"""Characters of an agent's name that are shown in any case."""
 
 
 @click.command()
@@ -147,8 +147,10 @@ def folded(findings: Iterable[Finding]) -> Iterator[Finding]:
 
 def lines(findings: Sequence[Finding], width: int | None) -> Iterator[tuple[str, str]]:
     """Level and text of each line, wrapped at `width` (None: not at all): what was found, and below it the advice."""
-    where = min(max((len(finding.where) for finding in findings), default=0), MOST_WHERE)
+    where = max((len(finding.where) for finding in findings), default=0)
     check = max((len(finding.check) for finding in findings), default=0)
+    if width is not None:
+        where = min(where, max(LEAST_WHERE, min(width // 3, width - NARROW - check - 10)))
     for finding in findings:
         head = f"{finding.level:4}  {fit(clean(finding.where), where)}  {finding.check:{check}}  "
         texts = [clean(finding.what), f"-> {clean(finding.todo)}" if finding.todo else ""]

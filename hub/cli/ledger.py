@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -27,9 +28,9 @@ def _state(row: Row) -> str:
     """What is to be said of one epoch: nothing where all is well."""
     words = [] if row.get("balanced", True) else ["NOT BALANCED"]
     words += [f"{reason} {packets:,}" for reason, packets in (row.get("lost") or {}).items() if packets]
-    if row.get("unreported_since"):
-        words.append(f"unreported since {row['unreported_since']}")
-    if row.get("complete") is False:
+    if since := row.get("unreported_since"):
+        words.append(f"unreported since {since[:19].replace('T', ' ')}")
+    elif row.get("complete") is False:
         words.append("not complete")
     return ", ".join(words)
 
@@ -44,8 +45,10 @@ COLUMNS = (
     Column("quarantined", _count("quarantined"), right=True, drop=4),
     Column("pending", _count("pending"), right=True),
     Column("kernel dropped", _count("kernel_dropped"), right=True, drop=3),
-    Column("", _state, flexible=True, style="red"),
+    Column("", _state, flexible=True, least=len("unreported since 2026-01-31 12:00:00"), style="red"),
 )
+EMPTY = ("flow only", "lost", "pending")
+"""Columns that a narrow terminal does without where they have nothing."""
 
 
 @click.command()
@@ -76,7 +79,11 @@ def ledger(ctx: click.Context, output: str, strict: bool) -> int:
 def print_books(books: Mapping[str, Any]) -> None:
     """The ledger as a table, its two words below."""
     rows: Sequence[Row] = books["agents"]
-    print_table(with_hub(COLUMNS, rows), rows)
+    columns = [
+        replace(column, drop=1) if column.header in EMPTY and all(column.cell(row) == "0" for row in rows) else column
+        for column in COLUMNS
+    ]
+    print_table(with_hub(columns, rows), rows)
     note(verdict(books), "dim" if books["balanced"] and books["complete"] else "bold red")
 
 

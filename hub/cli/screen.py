@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,16 @@ def _write(text: str) -> None:
     sys.stdout.write(text)
 
 
+def wrapped(text: str, width: int) -> list[str]:
+    """A line as those it takes in a terminal, broken between words alone."""
+    broken = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return broken or [text]
+
+
 def note(text: str, style: str = "") -> None:
-    """One line on stdout below a table."""
+    """A line on stdout below a table; a terminal's are wrapped at words."""
+    if width := terminal_width():
+        text = "\n".join(wrapped(text, width))
     if not coloured():
         _write(text + "\n")
         return

@@ -18,7 +18,7 @@ from hub.cli.completeness import sentence
 from hub.cli.errors import INCOMPLETE, HubLost
 from hub.cli.flags import combined, flags
 from hub.cli.rows import say
-from hub.cli.screen import drawn, note, print_table
+from hub.cli.screen import drawn, note, print_table, wrapped
 from hub.cli.session import connect, until_ctrl_c
 from hub.cli.table import Column, Row
 from hub.cli.talkers import ENDS, PROTOCOL, both_ways, sums, total
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 GIVE_UP = 60.0
 """Seconds without a hub after which it ends."""
+MOST_SAID = 4
+"""Lines for how complete it is, or what is wrong with the hub."""
 AROUND = 3
 """Lines of a frame that are no rows."""
 _PREFIXES = ("", "k", "M", "G", "T")
@@ -154,12 +156,12 @@ def draw(frame: Frame, by: list[str], trouble: str) -> RenderableType:
     from rich.text import Text
 
     width = shutil.get_terminal_size().columns
-    said = trouble or sentence(frame.answer)
+    said = wrapped(trouble or sentence(frame.answer), width)[:MOST_SAID]
     style = "dim" if frame.answer["complete"] and not trouble else "bold red"
     lines = [
         Text(f"{datetime.now():%H:%M:%S}  {frame.head()}", "bold"),
-        *drawn(frame.columns(by), frame.rows[: _fitting()], width),
-        Text(said, style),
+        *drawn(frame.columns(by), frame.rows[: max(_fitting() + 1 - len(said), 1)], width),
+        *(Text(line, style) for line in said),
     ]
     for line in lines:
         line.truncate(width, overflow="ellipsis")

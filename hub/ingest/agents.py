@@ -195,12 +195,14 @@ class Register:
         if report.captured != agent.captured:
             agent.captured, agent.captured_ns = report.captured, now_ns
 
-    def leave(self, name: str, live: Live, now_ns: int) -> None:
-        """A connection ended. Those that were superseded do not matter any more."""
+    def leave(self, name: str, live: Live, now_ns: int, *, heard: bool = True) -> None:
+        """A connection ended, by word or sign of the agent where it was `heard`. Those that were superseded do not
+        matter any more."""
         self._heed_clock(now_ns)
         agent = self._agents.get(name)
         if agent is not None and agent.live is live:
-            agent.live, agent.seen_ns = None, now_ns
+            agent.live = None
+            agent.seen_ns = now_ns if heard else agent.seen_ns
 
     def live(self, name: str) -> Live | None:
         """The present connection of an agent."""

@@ -86,6 +86,7 @@ class Session:
 
     async def run(self) -> None:
         """Serve the connection until it ends. Whatever the agent does wrong is answered by a coded refusal."""
+        heard = True
         try:
             await self._greet()
             await self._serve()
@@ -94,12 +95,13 @@ class Session:
             self.log.warning("agent refused", code=error.code, detail=error.detail, peer=self._peer())
             await self.refuse(error.code, error.detail)
         except (ConnectionClosed, TimeoutError) as error:
+            heard = isinstance(error, ConnectionClosed)
             self.log.info("connection ended", reason=str(error) or "no message came in time")
         finally:
             self.abort()
             self.ingest.configurer.left(self)
             if self.agent:
-                self.ingest.register.leave(self.agent, self, time_ns())
+                self.ingest.register.leave(self.agent, self, time_ns(), heard=heard)
 
     def _peer(self) -> str:
         address = self._socket.remote_address

@@ -163,6 +163,12 @@ def test_lines_fit_the_terminal_and_say_nothing_that_it_obeys(width: int | None)
         assert max(map(len, printed)) <= width
 
 
+def test_names_are_whole_where_there_is_room() -> None:
+    name = "a-very-long-name-of-an-agent"
+    shown = {width: any(name in text for _, text in lines(list(folded(FINDINGS)), width)) for width in (60, 100, None)}
+    assert shown == {60: False, 100: True, None: True}
+
+
 def test_the_last_line_counts_and_names_who_is_missing() -> None:
     answer = {"agents": {"n1": 0.1}, "missing": [{"agent": "n2", "reason": "stalled"}]}
     assert summary(FINDINGS, answer) == ("1 bad, 1 to look at, 2 fine; 1 of 2 agents answered; missing: n2 (stalled)")

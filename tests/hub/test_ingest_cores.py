@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -244,6 +245,14 @@ def test_an_agent_that_starts_again_and_again_and_brings_nothing_does_not_fill_t
     epochs = [int(books["epoch"], 16) for books in register.ledger()["agents"]]
     assert set(range(100, 1001, 100)) | set(range(1001 - MAX_BLANK, 1001)) == set(epochs)
     assert register.positions("n1", [100, 101]) == {100: [1, []], 101: [0, []]}
+
+
+@pytest.mark.parametrize(("heard", "silent"), [(True, 1.0), (False, 31.0)])
+def test_who_is_given_up_for_silence_was_last_seen_before_it(heard: bool, silent: float) -> None:
+    register, live = Register(), Connection()
+    register.join(Hello([1], "n1", "n1", 1, [1]), live, 10**9)
+    register.leave("n1", live, 31 * 10**9, heard=heard)
+    assert register.silent_for("n1", 32 * 10**9) == silent
 
 
 def test_a_run_with_batches_in_the_queue_stays_whatever_comes_after_it() -> None:
