@@ -162,7 +162,7 @@ def compare(path: Path, names: list[str], way: Way) -> Iterator[tuple[str, bool,
     for frame, (a, b) in enumerate(rows, 1):
         for name in names:
             left, right = a.get(name, []), b.get(name, [])
-            if left or right:
+            if any(left) or any(right):  # of empty ones the oracle shows nothing
                 same = bool(left) and frame <= len(whole) and whole[frame - 1].get(name) == left
                 yield name, left == right, Cell(path.name, frame, name, left, right, same)
 
