@@ -44,6 +44,7 @@ GAUGES = {
     "nodetap_hub_people_connections": "Connections of people and programs that ask, open now",
     "nodetap_hub_queued_works": "Batches, tombstones and echoes waiting for the writer",
     "nodetap_hub_writer_stuck_seconds": "Seconds since the writer last finished something while it had work",
+    "nodetap_hub_store_failing": "1 while the store takes nothing: its disk is full, or its servers are away",
     "nodetap_hub_commit": "Number of the newest commit",
     "nodetap_hub_held_bytes": "Bytes of messages and batches that came in and are not on disk yet",
     "nodetap_hub_unbalanced_runs": "Runs of agents in whose books packets are unaccounted for",

@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import click
 import protocol
 from hub.credentials import Credentials
 from hub.k8s import options as kubernetes
+from hub.store.retention import Keep
 from hub.tokens import tokens_of
 from protocol.logs import FORMATS, LEVELS, configure, logger
 from protocol.options import host_port, is_loopback
@@ -25,6 +27,7 @@ from protocol.options import host_port, is_loopback
 COMMIT_DEADLINE = 30.0
 """Seconds a commit may take before the hub calls itself not ready; after three of them it ends itself."""
 DRAIN_TIMEOUT = 15.0
+ROLL_INTERVAL = 60.0
 RETAIN_INTERVAL = 600.0
 RENEW_INTERVAL = 5.0
 """Seconds between two looks at the files of token and certificate."""
@@ -39,8 +42,7 @@ class ServeConfig:
     api: tuple[str, int]
     store: str
     credentials: Credentials
-    retain_days: int
-    retain_bytes: int | None
+    keep: Keep
     commit_deadline: float = COMMIT_DEADLINE
     limits: dict[str, Any] = field(default_factory=dict)
     """Of `hub.api.context.Limits`, by name."""
@@ -106,8 +108,11 @@ def main(log_level: str, log_format: str) -> None:
     "--retain-bytes",
     type=click.IntRange(1),
     envvar="NODETAP_RETAIN_BYTES",
-    help="Size of the store above which the oldest days are dropped.",
+    help="Size of the store above which the oldest rows are dropped.",
 )
+@click.option("--retain-rollups", type=click.IntRange(1), default=400, show_default=True,
+              envvar="NODETAP_RETAIN_ROLLUPS",
+              help="Days that sums of flows and calls by hour are kept; by minute 30, or as long as rows.")  # fmt: skip
 @click.option("--answer-rows", type=click.IntRange(1), default=100_000_000, show_default=True,
               envvar="NODETAP_ANSWER_ROWS", help="Rows of one answer; it says when they were cut.")  # fmt: skip
 @click.option("--answer-bytes", type=click.IntRange(1), default=1 << 37, show_default=True,
@@ -129,6 +134,7 @@ def serve(
     tls_key: str | None,
     retain_days: int,
     retain_bytes: int | None,
+    retain_rollups: int,
     answer_rows: int,
     answer_bytes: int,
     answer_seconds: float,
@@ -146,7 +152,8 @@ def serve(
             f"listening on {exposed[0]} needs --token-file, --tls-cert and --tls-key (or --insecure, on a trusted net)"
         )
     limits = {"rows": answer_rows, "bytes": answer_bytes, "timeout": answer_seconds, "rate": client_rate}
-    config = ServeConfig(agents, api, store, credentials, retain_days, retain_bytes, commit_deadline, limits, given)
+    keep = Keep(retain_days, retain_bytes, retain_rollups)
+    config = ServeConfig(agents, api, store, credentials, keep, commit_deadline, limits, given)
     sys.exit(asyncio.run(Hub(config).run()))
 
 
@@ -166,10 +173,7 @@ class Hub:
 
         config = self.config
         try:
-            store = store_of(
-                config.store, retain_days=config.retain_days, retain_bytes=config.retain_bytes,
-                api="{}:{}".format(*config.api),
-            )  # fmt: skip
+            store = store_of(config.store, config.keep, api="{}:{}".format(*config.api))
             await asyncio.to_thread(store.open, time_ns())
         except StoreError as error:
             click.echo(f"Error: {error}", err=True)
@@ -216,7 +220,9 @@ class Hub:
             store=str(store), store_id=store.id, commit=store.committed(),
         )  # fmt: skip
         self._warn_of_open_files()
-        keepers = [asyncio.ensure_future(self._keep(store)), asyncio.ensure_future(self._renew(ingest, people))]
+        keepers = [
+            asyncio.ensure_future(it) for it in (self._beat(), self._keep(store, register), self._renew(ingest, people))
+        ]
         await self.stopping.wait()
         failed = serving.done()
         if failed:
@@ -258,7 +264,7 @@ class Hub:
 
         def facts() -> dict[str, Any]:
             config = self.config
-            return facts_of(store.directory, store, ingest.writer, config.retain_days, config.retain_bytes)
+            return facts_of(store.directory, store, ingest.writer, config.keep.days, config.keep.most)
 
         app = create_app(
             store, register, tokens=ingest.tokens, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION,
@@ -283,15 +289,30 @@ class Hub:
             gauges["nodetap_hub_disk_size_bytes"] = float(disk.total)
         return gauges | ({"nodetap_hub_certificate_not_after_timestamp_seconds": ends} if ends else {})
 
-    async def _keep(self, store: Any) -> None:
-        """Signs of life for the watchdog, and retention every now and then."""
-        due = monotonic()
+    async def _beat(self) -> None:
+        """Signs of life for the watchdog."""
         while True:
             self.beat = monotonic()
-            if self.beat >= due:
-                due = self.beat + RETAIN_INTERVAL
-                asyncio.ensure_future(self._retain(store))  # noqa: RUF006  ends by itself, logs its own failure
             await asyncio.sleep(BEAT)
+
+    async def _keep(self, store: Any, register: Any) -> None:
+        """Roll up and drop every now and then, one after the other."""
+        due = monotonic()
+        while True:
+            await self._try("rolling up", store.roll)
+            if monotonic() >= due:
+                due = monotonic() + RETAIN_INTERVAL
+                if dropped := await self._try("retention", store.retain):
+                    self.log.info("dropped by retention", partitions=dropped)
+                register.dropped = await self._try("counting what was dropped", lambda _: store.dropped()) or {}
+            await asyncio.sleep(ROLL_INTERVAL)
+
+    async def _try(self, what: str, work: Callable[[int], Any]) -> Any:
+        try:
+            return await asyncio.to_thread(work, time_ns())
+        except Exception as error:
+            self.log.error(f"{what} failed", reason=str(error))
+            return None
 
     async def _renew(self, ingest: Any, people: Any) -> None:
         """Take a new token and a new certificate when their files change."""
@@ -305,15 +326,6 @@ class Hub:
     def _warn_of_open_files(self) -> None:
         for path in self.config.credentials.open_files():
             self.log.warning("others may read or change this file of secrets: chmod 600 it", file=path)
-
-    async def _retain(self, store: Any) -> None:
-        try:
-            dropped = await asyncio.to_thread(store.retain, time_ns())
-        except Exception as error:
-            self.log.error("retention failed", reason=str(error))
-            return
-        if dropped:
-            self.log.info("dropped by retention", partitions=dropped)
 
 
 if __name__ == "__main__":

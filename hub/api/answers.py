@@ -58,6 +58,7 @@ def _question(hub: Hub, table: str, values: Mapping[str, Any]) -> Question:
         sort=values["sort"],
         sketch=values.get("sketch") == "yes",
         commit=hub.store.committed(),
+        rolled=hub.store.rolled(table),
     )
 
 
@@ -72,11 +73,11 @@ async def _answer(hub: Hub, request: Request, table: str, values: Mapping[str, A
     if values["explain"] == "yes":
         return JSONResponse(explained(question, query), headers=headers)
     if values["completeness"] == "only":
-        return JSONResponse(await complete(hub, question), headers=headers)
+        return JSONResponse(await complete(hub, question, query), headers=headers)
     ask, client = partial(_ask, query, question.output, hub.limits), audit.who(request).client
     rows = hub.runner.stream(ask, hub.limits.timeout, client)
     first = await anext(rows, b"")  # an error before the first row has a status of its own
-    body = _body(hub, question, query.head, first, rows)
+    body = _body(hub, question, query, first, rows)
     return StreamingResponse(body, headers=headers, media_type=OUTPUTS[question.output].media_type)
 
 
@@ -86,7 +87,7 @@ def explained(question: Question, query: Query) -> dict[str, Any]:
     condition = compile_filter(question.filter, params, question.table) if question.filter else "1"
     return {
         "filter": {"sql": condition, "params": params.values},
-        "query": {"sql": query.sql, "params": query.params},
+        "query": {"sql": query.sql, "params": query.params, "tables": list(query.tables or (question.table,))},
     }
 
 
@@ -110,17 +111,17 @@ def _ask(query: Query, output: str, limits: Limits, reader: Reader) -> Iterator[
 
 
 async def _body(
-    hub: Hub, question: Question, head: bytes, first: bytes, rest: AsyncGenerator[bytes, None]
+    hub: Hub, question: Question, query: Query, first: bytes, rest: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer's bytes. NDJSON ends with its completeness or with what broke it off; the rest breaks off."""
     says = question.output == SAYS
     size = Size(hub.limits.rows, hub.limits.bytes, lines=says)
-    async with aclosing(_formatted(question.output, head, _sized(size, says, first, rest))) as chunks:
+    async with aclosing(_formatted(question.output, query.head, _sized(size, says, first, rest))) as chunks:
         try:
             async for chunk in chunks:
                 yield chunk
             if says:
-                yield _line("nodetap.completeness", await complete(hub, question, size.cut))
+                yield _line("nodetap.completeness", await complete(hub, question, query, size.cut))
         except Exception as error:
             log.warning("an answer broke off", table=question.table, error=str(error)[:300])
             if not says:
@@ -165,14 +166,15 @@ def _line(name: str, value: Mapping[str, Any]) -> bytes:
     return json.dumps({name: value}, separators=(",", ":")).encode() + b"\n"
 
 
-async def complete(hub: Hub, question: Question, cut: str | None = None) -> dict[str, Any]:
-    """How complete the answer to a question is; `cut` says what the hub has no more of to send, `rows` or `bytes`."""
+async def complete(hub: Hub, question: Question, query: Query, cut: str | None = None) -> dict[str, Any]:
+    """How complete the answer of a query is; `cut` says what the hub has no more of to send, `rows` or `bytes`."""
     agents = hub.register.agents(hub.now_ns())
     books = hub.register.ledger()["agents"]
 
     def ask(reader: Reader) -> dict[str, Any]:
         rows = partial(reader.rows, timeout=hub.limits.page_timeout)
-        return completeness(rows, question.table, Window(question.since, question.until), agents, books)
+        window, gone = Window(question.since, question.until), question.rolled.gone(sums=bool(query.tables))
+        return completeness(rows, question.table, window, agents, books, gone, query.rounded)
 
     said = await hub.runner.call(ask)
     return {**said, "cut": cut, "complete": said["complete"] and cut is None}

@@ -16,6 +16,7 @@ from hub.api.runner import Runner
 from hub.configure import Configurer
 from hub.fanout.asker import Asker
 from hub.pcap.fetcher import Fetcher
+from hub.store.periods import Rolled
 from hub.store.reader import Reader
 from hub.tokens import Tokens
 
@@ -29,6 +30,9 @@ class Store(Protocol):
 
     def committed(self) -> int:
         """The newest commit that may be shown."""
+
+    def rolled(self, table: str) -> Rolled:
+        """From what questions of a table can be answered."""
 
     def reader(self) -> AbstractContextManager[Reader]:
         """A reader for a `with` block."""

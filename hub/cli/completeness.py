@@ -20,8 +20,9 @@ def sentence(answer: Mapping[str, Any]) -> str:
     if "hubs" in answer:
         agents += f" of {plural(sum('reason' not in hub for hub in answer['hubs']), 'hub')}"
     if answer.get("complete"):
-        return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer)])
+        return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer), *_rounded(answer)])
     troubles = [*_cut(answer), *_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
+    troubles += [*_expired(answer), *_rounded(answer)]
     return f"INCOMPLETE: {'; '.join(troubles) or 'the hub does not say why'} ({agents} answered)"
 
 
@@ -78,3 +79,13 @@ def _lost(answer: Mapping[str, Any]) -> list[str]:
 def _flow_only(answer: Mapping[str, Any]) -> list[str]:
     packets = answer.get("flow_only") or 0
     return [f"{plural(packets, 'packet')} in flows only"] if packets else []
+
+
+def _expired(answer: Mapping[str, Any]) -> list[str]:
+    rows = answer.get("expired") or 0
+    return [f"{plural(rows, 'row')} expired"] if rows else []
+
+
+def _rounded(answer: Mapping[str, Any]) -> list[str]:
+    step = answer.get("rounded")
+    return [f"from sums of whole {step}s where rows have expired"] if step else []

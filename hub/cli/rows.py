@@ -137,6 +137,8 @@ def _explain(answer: Options, output: str) -> int:
     if output in LINES:
         click.echo(json.dumps(answer, indent=1 if output == "json" else None))
         return 0
+    if len(tables := answer["query"].get("tables", ())) > 1:
+        click.echo(f"FROM {', '.join(tables)}")
     click.echo(f"WHERE {answer['filter']['sql']}")
     for name, value in answer["filter"]["params"].items():
         click.echo(f"  {name} = {value!r}")
@@ -202,7 +204,8 @@ def _copy(client: Client, table: str, params: Options, given: Options, write: Wr
         _write(chunks, given, write)
     since, until = _window(head)
     asked = {"filter": params["filter"], "since": since or "all", "until": until}
-    answer: Options = client.get(f"/v1/{table}", {**asked, "completeness": "only"})
+    grouped = {"by": params["by"]} if params.get("by") else {}
+    answer: Options = client.get(f"/v1/{table}", {**asked, **grouped, "completeness": "only"})
     return answer
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hub.ingest.verdict import Known, judge
-from hub.store.books import Entry, Line, StoredEpoch, line_of
+from hub.store.books import Entry, Key, Line, StoredEpoch, line_of
 from protocol.delivery import Receiver
 from protocol.ledger import Report, settle
 from protocol.messages import Hello, Positions, Status
@@ -134,6 +134,8 @@ class Register:
         self.commit = 0
         self.elsewhere: dict[str, dict[str, Any]] = {}
         """Agents that are connected to another hub over the same store, as it describes them; by name."""
+        self.dropped: Mapping[Key, int] = {}
+        """Packet rows of each run that retention dropped, as the store says."""
         for epoch in stored:
             self._load(epoch)
 
@@ -280,10 +282,10 @@ class Register:
         """What another hub says of an agent that is not connected here, if one does."""
         return self.elsewhere.get(agent.name) if agent.live is None else None
 
-    def ledger(self, present: Mapping[tuple[str, int], int] | None = None) -> dict[str, Any]:
+    def ledger(self, present: Mapping[Key, int] | None = None) -> dict[str, Any]:
         """The books of every run. `present`: packet rows that are in the store by count, to hold against them."""
         books = [
-            _books(agent, run, present, agent.unreported(run) and not _goes_on(self._told(agent), run))
+            _books(run, self._rows(run, present), agent.unreported(run) and not _goes_on(self._told(agent), run))
             for agent in self._agents.values()
             for run in agent.runs.values()
         ]
@@ -293,6 +295,11 @@ class Register:
             "complete": all(b["complete"] for b in books),
             "agents": books,
         }
+
+    def _rows(self, run: Run, present: Mapping[Key, int] | None) -> int:
+        """Packet rows of a run that are there."""
+        key = run.stored.agent, run.stored.epoch
+        return run.stored.held.rows - self.dropped.get(key, 0) if present is None else present.get(key, 0)
 
 
 def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
@@ -367,12 +374,10 @@ def _as_wanted(status: Status) -> bool:
     return status.evidence.get("detail") == status.level
 
 
-def _books(agent: Agent, run: Run, present: Mapping[tuple[str, int], int] | None, unreported: bool) -> dict[str, Any]:
+def _books(run: Run, rows: int, unreported: bool) -> dict[str, Any]:
     stored, books = run.stored, run.books
-    rows = stored.held.rows if present is None else present.get((agent.name, stored.epoch), 0)
     return {
         **books,
-        "agent": agent.name,
         "balanced": books["balanced"] and rows <= stored.held.rows,
         "complete": not unreported and not books["gaps"],
         "rows_present": rows,

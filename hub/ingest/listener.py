@@ -82,6 +82,7 @@ class Ingest:
             "nodetap_hub_sessions": len(self._sessions),
             "nodetap_hub_queued_works": self.writer.queued,
             "nodetap_hub_writer_stuck_seconds": round(self.writer.stuck_for(), 3),
+            "nodetap_hub_store_failing": float(bool(self.writer.failing)),
             "nodetap_hub_commit": self.register.commit,
             "nodetap_hub_held_bytes": self.budget.bytes,
             **self._books(),

@@ -50,6 +50,8 @@ class Completeness:
     lost: dict[str, int] = field(default_factory=dict)
     flow_only: int = 0
     clocks: list[dict[str, Any]] = field(default_factory=list)
+    expired: int = 0
+    rounded: str | None = None
 
     def to_map(self, table: str) -> dict[str, Any]:
         """The JSON object. Flow records speak for every packet, so `flow_only` counts not against them."""
@@ -63,15 +65,28 @@ class Completeness:
             "lost": self.lost,
             "flow_only": self.flow_only,
             "clocks": self.clocks,
-            "complete": not (self.missing or self.gaps or self.lost or rows_left_out),
+            "expired": self.expired,
+            "rounded": self.rounded,
+            "complete": not (self.missing or self.gaps or self.lost or rows_left_out or self.expired),
         }
 
 
 def completeness(
-    rows: Rows, table: str, window: Window, agents: Sequence[Mapping[str, Any]], books: Sequence[Mapping[str, Any]]
+    rows: Rows,
+    table: str,
+    window: Window,
+    agents: Sequence[Mapping[str, Any]],
+    books: Sequence[Mapping[str, Any]],
+    gone: Sequence[tuple[int, int]] = (),
+    rounded: str = "",
 ) -> dict[str, Any]:
-    """The completeness of an answer from `table` over `window`. `agents` and `books` are the register's."""
-    result = Completeness(window)
+    """The completeness of an answer from `table` over `window`. `agents` and `books` are the register's.
+
+    Of the commits `gone`, each a first one and one beyond the last, the answer has nothing any more; its window was
+    `rounded` to whole minutes or hours.
+    """
+    result = Completeness(window, rounded=rounded or None)
+    result.expired = _expired(rows, table, window, gone)
     epochs = _epochs(rows, window)
     inside = {agent for agent, _, touches, *_ in epochs if touches}
     result.flow_only = sum(flow_only for *_, flow_only, _, _ in epochs)
@@ -122,6 +137,20 @@ def _lost(rows: Rows, table: str, window: Window) -> dict[str, int]:
         params.values,
     )
     return {str(reason): int(packets) for reason, packets in found}
+
+
+def _expired(rows: Rows, table: str, window: Window, gone: Sequence[tuple[int, int]]) -> int:
+    """Rows of the window that were stored and dropped since."""
+    params = Params()
+    conditions = [
+        f"commit >= {params.add('UInt64', first)} AND commit < {params.add('UInt64', beyond)}"
+        for first, beyond in gone
+        if first < beyond
+    ]
+    if not conditions:
+        return 0
+    where = f"kind = '{table}' AND ({' OR '.join(conditions)}) AND {_overlap(window, params)}"
+    return int(rows(f"SELECT sum(rows) FROM batches WHERE {where}", params.values)[0][0])
 
 
 def _add_reported(lost: dict[str, int], before: str, newest: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from hub.query.output import OUTPUTS, columns, csv_header
 from hub.query.sql import Params, compile_filter
+from hub.store.periods import Rolled
 from protocol.filter.tree import Node
 from protocol.schema import TABLES, Field, Table, fields_of, second
 
@@ -48,16 +49,23 @@ class Question:
     sort: tuple[tuple[str, bool], ...] = ()
     sketch: bool = False  # with groups of calls: what quantiles of several hubs are made of
     commit: int | None = None  # the newest commit that may be shown
+    rolled: Rolled = field(default_factory=Rolled)  # what there is of rows and sums
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """SQL with its parameters, the store's format, and the bytes that come before the first row."""
+    """SQL with its parameters, the store's format, and the bytes that come before the first row.
+
+    `tables` are read where sums are among them. `rounded` is the step that the window's ends were rounded to, as rows
+    have expired: `minute` or `hour`.
+    """
 
     sql: str
     params: dict[str, Any]
     store_format: str
     head: bytes = b""
+    tables: tuple[str, ...] = ()
+    rounded: str = ""
 
 
 def chosen(table: str, names: Iterable[str]) -> tuple[Field, ...]:

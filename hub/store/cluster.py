@@ -33,12 +33,27 @@ from hub.store import cluster_ddl as layout
 from hub.store import ddl, retention
 from hub.store import rows as stored_rows
 from hub.store.address import servers_of
-from hub.store.books import Books, Entry, Line, News, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.books import (
+    Books,
+    Entry,
+    Key,
+    Line,
+    News,
+    Place,
+    StoredEpoch,
+    columns_of_lines,
+    day_of,
+    line_of,
+    rebuild,
+)
+from hub.store.cluster_keeper import ClusterKeeper
 from hub.store.engine import POISON, one_line, quoted
 from hub.store.entries import check, with_origin
 from hub.store.errors import BadBatch, StoreError
 from hub.store.hubs import BITS, EXPIRE, STEP, Numbers, Peers
+from hub.store.periods import Rolled
 from hub.store.reader import Pool
+from hub.store.retention import Keep
 from hub.store.server import Server, store_error
 from hub.store.server_reader import ServerReader
 from protocol.columns import text_of
@@ -63,10 +78,10 @@ _LINE = ", ".join(f"toUInt16({c.name})" if c.name == "ingest_day" else c.name fo
 class ClusterStore:
     """One store on ClickHouse servers. `id` is the same for all its hubs, and another once its tables are made anew."""
 
-    def __init__(self, url: str, *, retain_days: int = 7, retain_bytes: int | None = None, api: str = "") -> None:
+    def __init__(self, url: str, keep: Keep | None = None, *, api: str = "") -> None:
         self.servers = servers_of(url)
         self._server = Server(self.servers)
-        self._retain_days, self._retain_bytes, self._api = retain_days, retain_bytes, api
+        self._keep, self._api = keep or Keep(), api
         self._books = Books()
         self._numbers = Numbers(0)
         self._places: dict[Place, int] = {}  # the numbers of entries that were tried
@@ -84,6 +99,7 @@ class ClusterStore:
         self._listener: Listener | None = None
         make: Any = lambda: ServerReader(self._server)  # noqa: E731  the same to its users as a Reader
         self._pool = Pool(make, READERS, READER_WAIT)
+        self._keeper = ClusterKeeper(self.servers, self._keep)
         self._threads = ThreadPoolExecutor(INSERTS, thread_name_prefix="insert")
         self._beating: threading.Thread | None = None
         self.id = ""
@@ -115,6 +131,7 @@ class ClusterStore:
             floors = self._floors()
             self._books = stored_rows.load_books(self._server)
             self._join(floors, now_ns)
+            self._keeper.open(now_ns)
         self._beating = threading.Thread(target=self._beat_on, name="hubs", daemon=True)
         self._beating.start()
 
@@ -163,6 +180,7 @@ class ClusterStore:
                 with suppress(ClientError, OSError):
                     self._say(time_ns(), left=1)
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._keeper.close()
         self._pool.close()
         self._server.close()
 
@@ -444,39 +462,35 @@ class ClusterStore:
         """A reader for a `with` block. Raises StoreBusy where none comes free in time."""
         return self._pool.borrow()
 
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    def rolled(self, table: str) -> Rolled:
+        """From what questions of a table can be answered."""
+        return self._keeper.rolled(table)
+
+    def roll(self, now_ns: int) -> int:
+        """Roll up the periods of ingest that are closed, unless another hub does. Raises StoreError.
+
+        Returns how many it were.
+        """
+        first = self._numbers.hub < min(self._peers.known, default=STEP)
+        with self._saying("cannot roll up in"):
+            return self._keeper.roll(self._shown, now_ns, rolls=first)
+
     def retain(self, now_ns: int) -> list[str]:
-        """Drop the days older than retain_days, and the oldest while there is more than retain_bytes.
+        """Drop the days older than is kept, and the oldest while there are more bytes.
 
         Returns what was dropped, one line each. All hubs do it; what is gone already is no error. Raises StoreError.
         """
         with self._saying("cannot drop old rows of"):
-            stored = self._parts()
-            gone = [(*pair, f"older than {self._retain_days} days")
-                    for pair in retention.expired(stored, day_of(now_ns), self._retain_days)]  # fmt: skip
-            if self._retain_bytes is not None:
-                why = f"over {self._retain_bytes} bytes"
-                gone += [(*pair, why) for pair in retention.surplus_days(stored, self._retain_bytes)]
-            for table, day, _ in gone:
-                self._server.command(layout.drop_partition(table, day, self.servers.cluster))
-            return [f"{table} {day}: {why}" for table, day, why in gone]
+            return self._keeper.retain(now_ns)
 
-    def _parts(self) -> list[retention.Part]:
-        """Every active part of one replica of each shard, the oldest first."""
-        cluster = self.servers.cluster
-        source = f"cluster('{cluster}', system.parts)" if cluster else "system.parts"
-        sql = (
-            f"SELECT table, partition, name, rows, bytes_on_disk FROM {source} "
-            f"WHERE active AND database = '{self.servers.database}' ORDER BY partition, min_block_number"
-        )
-        names = {layout.target(name): name for name in ddl.STORED}
-        rows = self._server.query(sql).result_rows
-        return [
-            retention.Part(names[name], *others)
-            for table, *others in rows
-            if (name := table.removesuffix("_local")) in names
-        ]
+    def dropped(self) -> dict[Key, int]:
+        """Packet rows of each run that retention dropped. Raises StoreError."""
+        with self._saying("cannot count the rows of"):
+            return self._keeper.dropped()
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Per table: rows, bytes on disk, parts, of one replica of each shard."""
         with self._saying("cannot count the rows of"):
-            return retention.sums(self._parts())
+            return retention.sums(self._keeper.parts())

@@ -3,6 +3,7 @@
     one server   packets, flows, calls   MergeTree      batch_lines, hubs, presence  ReplacingMergeTree
     a cluster    packets_local, ...      Replicated...  packets, ...                 Distributed, by agent
     both         batches                 a view of batch_lines
+    both         flows_minute, ..., periods             the rollups, likewise
 
 A server takes inserts of several hubs, and one batch may reach it through two of them: its rows carry one token, so
 that they are stored once; its line may come twice, so the table of lines keeps one a place, that of the batch with rows
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hub.store import rollups
 from hub.store.ddl import BATCHES, STORED, body, lacking
+from hub.store.rollups import PERIODS
 from protocol.schema import Column, Table
 
 LINES = "batch_lines"
@@ -58,7 +61,10 @@ PRESENCE = Table(
 OWN = {HUBS.name: HUBS, PRESENCE.name: PRESENCE}
 """The tables that hubs have for each other."""
 
-_VERSIONS = {BATCHES.name: "rows", HUBS.name: "floor", PRESENCE.name: "at"}
+_PLAIN = {**OWN, PERIODS.name: PERIODS}
+_SHARDS = {HUBS.name: "hub", PRESENCE.name: "hub", PERIODS.name: "first"}
+"""What decides on which shard a row is, where it is not the agent."""
+_VERSIONS = {BATCHES.name: "rows", HUBS.name: "floor", PRESENCE.name: "at", PERIODS.name: "roll"}
 """Of lines in the same place the one with the largest of these stays; that of a batch stands against its tombstone."""
 
 _COMMON = {"fsync_after_insert": 1, "fsync_part_directory": 1}
@@ -84,24 +90,40 @@ def create(table: Table, database: str, cluster: str = "") -> list[str]:
     local = f"{name}_local" if cluster else name
     statements = [_local(table, local, on)]
     if cluster:
-        key = "hub" if table.name in OWN else "agent"
-        distributed = f"Distributed(`{cluster}`, `{database}`, {local}, cityHash64({key}))"
-        statements.append(f"CREATE TABLE IF NOT EXISTS {name}{on} AS {local} ENGINE = {distributed}")
+        statements.append(_before(name, local, _SHARDS.get(table.name, "agent"), database, cluster))
     if table is BATCHES:
         statements.append(view(on))
     return statements
 
 
+def _before(name: str, local: str, key: str, database: str, cluster: str) -> str:
+    """The statement that makes the table before those of all shards."""
+    distributed = f"Distributed(`{cluster}`, `{database}`, {local}, cityHash64({key}))"
+    return f"CREATE TABLE IF NOT EXISTS {name} ON CLUSTER `{cluster}` AS {local} ENGINE = {distributed}"
+
+
 def _local(table: Table, name: str, on: str) -> str:
-    columns = ", ".join(f"`{c.name}` {c.clickhouse}" for c in table.columns) if table.name in OWN else body(table)
+    columns = ", ".join(f"`{c.name}` {c.clickhouse}" for c in table.columns) if table.name in _PLAIN else body(table)
     partition = "" if table.name in _VERSIONS else "PARTITION BY ingest_day "
     ttl = " TTL toDateTime(intDiv(at, 1000000000)) + INTERVAL 1 DAY" if table.name in OWN else ""
+    return _create(name, on, columns, engine(table), f"{partition}ORDER BY ({table.order_by}){ttl}")
+
+
+def _create(name: str, on: str, columns: str, of: str, order: str) -> str:
     settings = _COMMON | (_REPLICATED if on else _ALONE)
     said = ", ".join(f"{key} = {value}" for key, value in settings.items())
-    return (
-        f"CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {'Replicated' if on else ''}{engine(table)} "
-        f"{partition}ORDER BY ({table.order_by}){ttl} SETTINGS {said}"
-    )
+    replicated = "Replicated" if on else ""
+    return f"CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {replicated}{of} {order} SETTINGS {said}"
+
+
+def create_rollup(source: str, step: str, database: str, cluster: str = "") -> list[str]:
+    """The statements that make one table of sums, and what stands before it."""
+    name = rollups.name_of(source, step)
+    order = f"PARTITION BY {rollups.partition(step)} ORDER BY ({rollups.ORDER_BY})"
+    on = f" ON CLUSTER `{cluster}`" if cluster else ""
+    local = f"{name}_local" if cluster else name
+    made = [_create(local, on, rollups.body(source), "MergeTree", order)]
+    return [*made, _before(name, local, "agent", database, cluster)] if cluster else made
 
 
 def view(on: str, replace: bool = False) -> str:
@@ -123,8 +145,10 @@ def everything(database: str, cluster: str = "") -> list[str]:
     """All statements that make a store."""
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
     first = f"CREATE DATABASE IF NOT EXISTS `{database}`{on}"
-    tables = (*STORED.values(), *OWN.values())
-    return [first, *(statement for table in tables for statement in create(table, database, cluster))]
+    tables = (*STORED.values(), *_PLAIN.values())
+    made = [statement for table in tables for statement in create(table, database, cluster)]
+    sums = [(source, step) for source in rollups.SOURCES for step in rollups.STEPS]
+    return [first, *made, *(said for pair in sums for said in create_rollup(*pair, database, cluster))]
 
 
 def drop_partition(table: str, day: str, cluster: str = "") -> str:

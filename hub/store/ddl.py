@@ -46,7 +46,7 @@ STORED = {**TABLES, BATCHES.name: BATCHES}
 
 CODEC = "ZSTD(1)"
 _RISING = ("time", "start", "end", "frame_number")
-_SETTINGS = {
+SETTINGS = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
     "merge_max_block_size_bytes": 1 << 20,  # of 10 MiB, for each part that is merged: rows may have long texts
@@ -81,7 +81,7 @@ def body(table: Table) -> str:
 
 def create(table: Table) -> str:
     """`CREATE TABLE IF NOT EXISTS` of a table."""
-    settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
+    settings = ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
     return (
         f"CREATE TABLE IF NOT EXISTS {table.name} ({body(table)}) ENGINE = MergeTree "
         f"PARTITION BY ingest_day ORDER BY ({table.order_by}) SETTINGS {settings}"

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hub.store.address import is_server
-from hub.store.books import Entry, Line, News, StoredEpoch
+from hub.store.books import Entry, Key, Line, News, StoredEpoch
+from hub.store.periods import Rolled
+from hub.store.retention import Keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,19 +53,28 @@ class AnyStore(Protocol):
     def reader(self) -> AbstractContextManager[Any]:
         """A reader for a `with` block."""
 
+    def rolled(self, table: str) -> Rolled:
+        """From what questions of a table can be answered."""
+
+    def roll(self, now_ns: int) -> int:
+        """Roll up the periods of ingest that are closed."""
+
     def retain(self, now_ns: int) -> list[str]:
         """Drop what is too old or too much."""
+
+    def dropped(self) -> dict[Key, int]:
+        """Packet rows of each run that retention dropped."""
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Per table: rows, bytes on disk, parts."""
 
 
-def store_of(url: str, *, retain_days: int = 7, retain_bytes: int | None = None, api: str = "") -> AnyStore:
+def store_of(url: str, keep: Keep | None = None, *, api: str = "") -> AnyStore:
     """The store a url names, not open yet. Raises StoreError."""
     if is_server(url):
         from hub.store.cluster import ClusterStore
 
-        return ClusterStore(url, retain_days=retain_days, retain_bytes=retain_bytes, api=api)
+        return ClusterStore(url, keep, api=api)
     from hub.store.store import Store
 
-    return Store(url, retain_days=retain_days, retain_bytes=retain_bytes)
+    return Store(url, keep)

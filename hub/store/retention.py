@@ -7,13 +7,37 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+from hub.store import rollups
 from protocol.schema import TABLES
 
 _PARTS = """
 SELECT table, partition, name, rows, bytes_on_disk FROM system.parts
 WHERE active AND database = currentDatabase() ORDER BY partition, min_block_number"""
 
+DROPPED = """
+SELECT agent, epoch, sum(rows) FROM batches WHERE kind = 'packets' AND rows > 0 AND commit < {first:UInt64}
+GROUP BY agent, epoch"""
+"""Packet rows of each run that were stored before the first that are there."""
+
 _EPOCH = date(1970, 1, 1)
+
+
+MINUTE_DAYS = 30
+"""Days that sums by minute are kept, unless rows are kept longer or hours not as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long rows and sums are kept: whole days of ingest; `most` are bytes on disk, None where there is no bound."""
+
+    days: int = 7
+    most: int | None = None
+    rollup_days: int = 400
+
+    def days_of_rollups(self, today: int) -> tuple[int, int]:
+        """The oldest days of ingest whose sums by minute and by hour are kept."""
+        minutes = max(MINUTE_DAYS, self.days)
+        return today - min(minutes, self.rollup_days), today - self.rollup_days
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +72,37 @@ def sums(stored: list[Part]) -> dict[str, dict[str, int]]:
     return out
 
 
-def expired(stored: list[Part], today: int, retain_days: int) -> list[tuple[str, str]]:
-    """(table, day) of the partitions older than `retain_days` whole days before `today`."""
-    oldest = (_EPOCH + timedelta(days=today - retain_days)).isoformat()
-    return sorted({(p.table, p.day) for p in stored if p.table in TABLES and p.day < oldest})
+def expired(stored: list[Part], today: int, keep: Keep) -> list[tuple[str, str, str]]:
+    """(table, partition, why) of the partitions that are too old, all of their days."""
+    minutes, hours = keep.days_of_rollups(today)
+    oldest = dict.fromkeys(TABLES, today - keep.days)
+    oldest |= {name: minutes if name.endswith("minute") else hours for name in rollups.NAMES}
+    gone = {(p.table, p.day) for p in stored if p.table in oldest and _last(p) < _date(oldest[p.table])}
+    return [(table, day, f"older than {today - oldest[table]} days") for table, day in sorted(gone)]
+
+
+def number_of(day: str) -> int:
+    """The number of a day, YYYY-MM-DD."""
+    return (date.fromisoformat(day) - _EPOCH).days
+
+
+def _date(day: int) -> date:
+    return _EPOCH + timedelta(days=day)
+
+
+def _last(part: Part) -> date:
+    """The last day that is in its partition."""
+    first = date.fromisoformat(part.day)
+    if part.table not in rollups.NAMES or not part.table.endswith("hour"):
+        return first
+    return (first.replace(day=1) + timedelta(days=31)).replace(day=1) - timedelta(days=1)
 
 
 def surplus(stored: list[Part], retain_bytes: int) -> Iterator[Part]:
     """The oldest parts that have to go until the others have at most `retain_bytes`; never a table's newest part."""
     mine = [part for part in stored if part.table in TABLES]
     newest = {part.table: part for part in mine}.values()
-    over = sum(part.size for part in mine) - retain_bytes
+    over = sum(part.size for part in stored) - retain_bytes
     for part in mine:
         if over <= 0:
             return
@@ -74,7 +118,7 @@ def surplus_days(stored: list[Part], retain_bytes: int) -> list[tuple[str, str]]
         if part.table in TABLES:
             sizes[part.day, part.table] = sizes.get((part.day, part.table), 0) + part.size
     newest = {table: day for day, table in sorted(sizes)}
-    over, gone = sum(sizes.values()) - retain_bytes, []
+    over, gone = sum(part.size for part in stored) - retain_bytes, []
     for day, table in sorted(sizes):
         if over > 0 and newest[table] != day:
             over -= sizes[day, table]
@@ -82,14 +126,16 @@ def surplus_days(stored: list[Part], retain_bytes: int) -> list[tuple[str, str]]
     return gone
 
 
-def retain(client: Any, today: int, retain_days: int, retain_bytes: int | None) -> list[str]:
-    """Drop what is expired and what is too much. Returns one line per partition or part."""
-    gone = []
-    for table, day in expired(parts(client), today, retain_days):
-        client.command(f"ALTER TABLE {table} DROP PARTITION '{day}'")
-        gone.append(f"{table} {day}: older than {retain_days} days")
-    if retain_bytes is not None:
-        for part in surplus(parts(client), retain_bytes):
-            client.command(f"ALTER TABLE {part.table} DROP PART '{part.name}'")
-            gone.append(f"{part.table} {part.day}: {part.rows} rows over {retain_bytes} bytes")
+def goes(stored: list[Part], today: int, keep: Keep) -> list[tuple[str, str]]:
+    """What has to go of the parts of an embedded store: a statement and a line about it each.
+
+    Sums go by their days alone; rows by days, and the oldest parts while there are too many bytes.
+    """
+    days = expired(stored, today, keep)
+    gone = [(f"ALTER TABLE {table} DROP PARTITION '{day}'", f"{table} {day}: {why}") for table, day, why in days]
+    if keep.most is not None:
+        kept = [part for part in stored if (part.table, part.day) not in {(table, day) for table, day, _ in days}]
+        for part in surplus(kept, keep.most):
+            statement = f"ALTER TABLE {part.table} DROP PART '{part.name}'"
+            gone.append((statement, f"{part.table} {part.day}: {part.rows} rows over {keep.most} bytes"))
     return gone

@@ -6,14 +6,13 @@ crash between them leaves rows without lines: the rows carry their commit's numb
 in `batches` are such; `open` writes their lines. So the lines are exactly what is stored, and what was not stored has
 no trace.
 
-Threads: one calls `open`, `commit`, `close`; any may call `reader`, `committed`; one at a time `retain` and
-`statistics`.
+Threads: one calls `open`, `commit`, `close`; any may call `reader`, `committed`, `rolled`, `retain`, `statistics` and
+`roll`, of which the last three wait for each other where they must.
 """
 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,15 +21,30 @@ from typing import Any
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from hub import failpoints
-from hub.store import ddl, retention
+from hub.store import ddl
 from hub.store import rows as stored_rows
-from hub.store.books import Books, Entry, Line, News, Place, StoredEpoch, columns_of_lines, day_of, line_of, rebuild
+from hub.store.books import (
+    Books,
+    Entry,
+    Key,
+    Line,
+    News,
+    Place,
+    StoredEpoch,
+    columns_of_lines,
+    day_of,
+    line_of,
+    rebuild,
+)
 from hub.store.engine import MAX_INSERT_ROWS, POISON, Engine, one_line
 from hub.store.entries import check, with_origin
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreBusy, StoreError
 from hub.store.home import Home, directory_of
+from hub.store.keeper import Keeper
 from hub.store.parts import Parts
+from hub.store.periods import Rolled
 from hub.store.reader import Pool, Reader
+from hub.store.retention import Keep
 from protocol.schema import TABLES, Table
 
 __all__ = [
@@ -52,17 +66,16 @@ READER_WAIT = 5.0
 class Store:
     """One embedded store. `id` is random and stays with the directory: it names the store to agents."""
 
-    def __init__(self, url: str, *, retain_days: int = 7, retain_bytes: int | None = None) -> None:
+    def __init__(self, url: str, keep: Keep | None = None) -> None:
         self._home = Home(directory_of(url))
         self._engine = Engine(self._home.engine, self._home.tmp)
-        self._retain_days, self._retain_bytes = retain_days, retain_bytes
+        self._keep = keep or Keep()
         self._books = Books()
         self._parts = Parts()
         self._doubt = False  # an insert failed: rows may be there without lines
         self._writer: Any = None
-        self._admin: Any = None
+        self._keeper: Keeper | None = None
         self._pool: Pool | None = None
-        self._lock = threading.Lock()  # of the admin client
 
     def __str__(self) -> str:
         return f"chdb://{self.directory}"
@@ -83,11 +96,13 @@ class Store:
         """Lock, make or extend the tables, settle what a crash left, load the books. Raises StoreError."""
         self._home.open()
         try:
-            self._writer, self._admin = self._engine.client(), self._engine.client()
+            self._writer = self._engine.client()
             self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
             self._make_tables()
             self._parts.loaded(self._writer, ddl.STORED)
             self._recover({}, now_ns)
+            self._keeper = Keeper(self._engine.client(), self._engine.client(), self._keep)
+            self._keeper.open(self.committed(), now_ns)
         except DatabaseError as error:
             self.close()
             raise StoreError(f"cannot open the store {self._home.directory}: {one_line(error)}") from None
@@ -109,13 +124,15 @@ class Store:
 
     def close(self) -> None:
         """Close every handle and give the directory back. Queries that run are waited for."""
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        for client in (self._writer, self._admin):
-            if client is not None:
-                client.close()
-        self._writer = self._admin = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         self._home.close()
 
     # -- what is held ----------------------------------------------------------------------------------------------
@@ -217,21 +234,39 @@ class Store:
             raise StoreError("the store is closed; open it first")
         return self._pool.borrow()
 
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    def rolled(self, table: str) -> Rolled:
+        """From what questions of a table can be answered."""
+        return self._kept.rolled(table)
+
+    def roll(self, now_ns: int, everything: bool = False) -> int:
+        """Roll up the periods of ingest that are closed; with `everything` the present one too. Raises StoreError.
+
+        Returns how many it were.
+        """
+        return self._kept.roll(self.committed(), now_ns, everything)
+
     def retain(self, now_ns: int) -> list[str]:
-        """Drop what is older than retain_days, and the oldest while there is more than retain_bytes.
+        """Drop what is older than is kept, and the oldest rows while there are more bytes.
 
         Returns what was dropped, one line each. The lines in `batches` stay. Raises StoreError.
         """
-        with self._lock:
-            try:
-                return retention.retain(self._admin, day_of(now_ns), self._retain_days, self._retain_bytes)
-            except DatabaseError as error:
-                raise StoreError(f"cannot drop old rows: {one_line(error)}") from None
+        return self._kept.retain(self.committed(), now_ns)
+
+    def dropped(self) -> dict[Key, int]:
+        """Packet rows of each run that retention dropped. Raises StoreError."""
+        return self._kept.dropped()
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Per table: rows, bytes on disk, parts."""
-        with self._lock:
-            return retention.statistics(self._admin)
+        return self._kept.statistics()
+
+    @property
+    def _kept(self) -> Keeper:
+        if self._keeper is None:
+            raise StoreError("the store is closed; open it first")
+        return self._keeper
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

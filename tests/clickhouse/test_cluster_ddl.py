@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hub.store import cluster_ddl as layout
+from hub.store import rollups
 from hub.store.ddl import BATCHES, STORED, create, shown_columns
 from protocol.schema import PACKETS, TABLES
 
@@ -50,8 +51,11 @@ def test_every_statement_is_one_that_clickhouse_parses(parse: Callable[[str], st
         *layout.extend(PACKETS, {"agent": "String"}, cluster),
         *layout.extend(BATCHES, {"agent": "String"}, cluster),
         layout.drop_partition("packets", "2026-01-01", cluster),
+        layout.drop_partition("flows_hour", "2026-01-01", cluster),
+        *(said for source in rollups.SOURCES for said in rollups.roll_up(source, 1, 2, 3, 4).values()),
+        *(rollups.rows_of(source, 1, 2) for source in rollups.SOURCES),
     ]
-    assert len(statements) > 50
+    assert len(statements) > 60
     for statement in statements:
         parse(statement)
 
@@ -60,9 +64,9 @@ def test_a_cluster_has_replicated_tables_and_distributed_ones_before_them(parse:
     statements = layout.everything("nodetap", "main")
     assert all(" ON CLUSTER `main`" in statement for statement in statements)
     trees = [parse(statement) for statement in statements]
-    assert sum("Function ReplicatedMergeTree" in tree for tree in trees) == 3
-    assert sum("Function ReplicatedReplacingMergeTree" in tree for tree in trees) == 3
-    assert sum("Function Distributed" in tree and "Function cityHash64" in tree for tree in trees) == 6
+    assert sum("Function ReplicatedMergeTree" in tree for tree in trees) == 7
+    assert sum("Function ReplicatedReplacingMergeTree" in tree for tree in trees) == 4
+    assert sum("Function Distributed" in tree and "Function cityHash64" in tree for tree in trees) == 11
     assert sum("non_replicated" in statement for statement in statements) == 0
 
 
@@ -91,3 +95,15 @@ def test_a_store_that_lacks_a_column_gets_it_before_and_behind() -> None:
     assert distributed.startswith("ALTER TABLE batch_lines ON CLUSTER `main` ADD COLUMN IF NOT EXISTS `final` UInt8")
     assert view.startswith("CREATE OR REPLACE VIEW batches ON CLUSTER `main`")
     assert layout.extend(BATCHES, dict.fromkeys([c.name for c in shown_columns(BATCHES)], ""), "main") == []
+
+
+def test_the_sums_are_those_of_the_embedded_store() -> None:
+    for statement, (source, step) in zip(
+        rollups.create(), [(source, step) for source in rollups.SOURCES for step in rollups.STEPS], strict=False
+    ):
+        body = statement[statement.index("(") : statement.index(" ENGINE")]
+        order = statement[statement.index("PARTITION") : statement.index(" SETTINGS")]
+        local, before = layout.create_rollup(source, step, "nodetap", "main")
+        (alone,) = layout.create_rollup(source, step, "nodetap")
+        assert all(body in said and order in said for said in (local, alone))
+        assert "cityHash64(agent)" in before

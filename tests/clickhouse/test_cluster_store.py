@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from time import time_ns
@@ -9,13 +10,20 @@ from typing import Any
 
 import pytest
 from procs import until
+from query_rows import entry
+from rollup_rows import flow
 from standin import Server
 from store_rows import alternating, flows, packets, tombstone
 
+from hub.query.answer import build
+from hub.query.output import SETTINGS
+from hub.query.select import Query, Question
 from hub.store.books import Entry, Line
 from hub.store.cluster import ClusterStore
+from hub.store.cluster_keeper import ClusterKeeper
 from hub.store.errors import BadBatch, QueryError, QueryTimeout, StoreError
 from hub.store.opening import store_of
+from hub.store.periods import Rolled
 from hub.store.server import ADVICE
 
 PLACES = "SELECT agent, seq, count(), uniqExact(frame_number) FROM packets GROUP BY ALL ORDER BY ALL"
@@ -277,3 +285,43 @@ def test_old_days_are_dropped_and_lines_stay(hubs: Hubs) -> None:
     assert [row[1] for row in ask(one, PLACES)] == [2]
     assert [row[1] for row in ask(one, LINES)] == [1, 2]
     assert one.statistics()["packets"]["rows"] == 10
+
+
+def groups(store: ClusterStore, rolled: Rolled, **wanted: Any) -> tuple[bytes, Query]:
+    query = build(Question("flows", by=("ip.dst", "nodetap.agent"), top=0, rolled=rolled, **wanted))
+    with store.reader() as reader:
+        answer = reader.stream(query.sql, query.params, fmt=query.store_format, timeout=30, settings=SETTINGS)
+        return b"".join(answer), query
+
+
+def test_sums_say_what_rows_say_whoever_rolled_up_and_however_often(
+    hubs: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClusterKeeper, "period_ns", 10**9)
+    monkeypatch.setattr(ClusterKeeper, "grace_ns", 0)
+    one, two = hubs.one(), hubs.one()
+    chance = random.Random(5)
+    begun = time_ns()
+    for seq in range(1, 5):
+        rows = [flow(chance, begun - seq * 3600 * 10**9) for _ in range(20)]
+        one.commit([entry("flows", rows, seq)], time_ns())
+        two.commit([entry("flows", rows, seq, agent="web-2")], time_ns())
+    newest = max(one._books.commit, two._books.commit)
+    until("all is whole", lambda: min(one.committed(), two.committed()) >> 16 > (newest >> 16) + 1000)
+    done = [store.roll(time_ns()) for store in (one, two, one)]
+    assert (done.count(0), max(done) > 0) == (2, True)
+    hours = begun // 10**9 * 10**9 - 30 * 3600 * 10**9
+    for store in (one, two):
+        store.roll(time_ns())
+        assert store.rolled("flows").upto >= newest
+        for window in ({}, {"since": hours, "until": begun}, {"since": begun - 3 * 3600 * 10**9 + 7}):
+            plain, _ = groups(store, Rolled(), **window)
+            found, query = groups(store, store.rolled("flows"), **window)
+            assert found == plain
+            assert "flows_hour" in query.tables
+    for store in (one, two):  # both think that they are the one who does it
+        store._keeper._looked = 0
+        store._keeper._roller._periods["flows"].clear()
+        store._keeper._roller.load = lambda: None  # type: ignore[method-assign]
+        assert store._keeper.roll(store.committed(), time_ns(), rolls=True) == max(done)
+    assert groups(two, two.rolled("flows"))[0] == groups(one, Rolled())[0]

@@ -52,12 +52,14 @@ def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path) -> No
             until("rows", lambda: hub.metric(ROWS) > 0, 60)
             fill(tmp_path / "store" / "filler")
             until("the hub says so", lambda: status_of(f"{hub.api}/readyz") == 503, 10)
+            assert hub.metric("nodetap_hub_store_failing") == 1
             until("the agent gave up a link", lambda: any(e.get("event") == "link stalled" for e in agent.events))
             assert hub.metric("nodetap_hub_writer_stuck_seconds") < 2.0  # tries are signs of life
             assert hub.agents()  # questions are still answered
             (tmp_path / "store" / "filler").unlink()
             assert agent.wait(60) == 0, agent.text[-1000:]
             assert status_of(f"{hub.api}/readyz") == 200
+            assert hub.metric("nodetap_hub_store_failing") == 0
             numbers = [row["frame.number"] for row in hub.rows("--fields", "frame.number")]
             assert numbers == list(range(1, 400_001))
             ledger = hub.ledger()

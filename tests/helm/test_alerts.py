@@ -83,6 +83,9 @@ CASES = (
     Case("NodetapHubWriterStuck", _one("nodetap_hub_writer_stuck_seconds", "0+30x60"), 2, 0.5, (
         _one("nodetap_hub_writer_stuck_seconds", "0 10 0 15x60"),
     )),
+    Case("NodetapHubCannotStore", _one("nodetap_hub_store_failing", "0x4 1x60"), 5, 2.5, (
+        _one("nodetap_hub_store_failing", "0 1 0x60"),
+    )),
     Case("NodetapHubDiskNearlyFull", _disk("9x60"), 15, 9, (_disk("11x60"),)),
     Case("NodetapHubDiskFull", _disk("2x60"), 2, 0.5, (_disk("4x60"),)),
     Case("NodetapCertificateEndsSoon", _one(ENDS, f"{14 * DAY + 300}x60"), 6, 4, (_one(ENDS, f"{30 * DAY}x60"),)),

@@ -61,7 +61,7 @@ def test_nothing_stored_is_complete(store: Store) -> None:
     told = say(store)
     assert told == {
         "since": LAST_15.since, "until": None, "agents": [], "missing": [], "gaps": [], "lost": {}, "flow_only": 0,
-        "clocks": [], "complete": True,
+        "clocks": [], "expired": 0, "rounded": None, "complete": True,
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import pytest
 from store_rows import DAY, NOW, alternating, flows, packet_columns, packets, tombstone
 
 from hub.store.engine import MAX_INSERT_ROWS
+from hub.store.retention import Keep
 from hub.store.store import BadBatch, QueryError, QueryTimeout, Store, StoreBusy, StoreError
 from protocol.columns import Dict
 from protocol.ledger import Report, settle
@@ -373,7 +374,7 @@ def test_days_beyond_retention_go_and_their_lines_stay(store: Store) -> None:
 
 
 def test_the_oldest_go_while_there_is_too_much(url: str) -> None:
-    store = Store(url, retain_bytes=200_000)
+    store = Store(url, Keep(most=200_000))
     store.open(NOW)
     try:
         run_sql(store, "SYSTEM STOP MERGES")

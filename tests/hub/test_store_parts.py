@@ -45,7 +45,7 @@ def ask(store: Store, sql: str) -> list[tuple[Any, ...]]:
 def cut_newest(store: Store, table: str, chosen: Callable[[Path], bool], left: float) -> None:
     """Leave a share of the chosen files of the newest part of a table."""
     sql = f"SELECT path FROM system.parts WHERE active AND table = '{table}' ORDER BY max_block_number DESC LIMIT 1"
-    (row,) = store._admin.query(sql).result_rows
+    (row,) = store._writer.query(sql).result_rows
     for file in Path(row[0]).iterdir():
         if chosen(file):
             os.truncate(file, int(file.stat().st_size * left))
@@ -126,7 +126,7 @@ def test_a_hub_that_died_before_it_looked_holds_nothing_of_a_broken_part(
 def test_a_merge_that_is_not_whole_gives_way_to_what_it_was_made_from(store: Store) -> None:
     for number in range(1, 4):
         store.commit(batch(number), NOW)
-    store._admin.command("OPTIMIZE TABLE packets FINAL")
+    store._writer.command("OPTIMIZE TABLE packets FINAL")
     cut_newest(store, "packets", CUT["data"], 0)
     with pytest.raises(StoreError, match="of packets is not whole on disk"):
         store.commit(batch(4), NOW)

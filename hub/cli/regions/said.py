@@ -49,6 +49,8 @@ def completeness(outcomes: Outcomes) -> Answer:
         "lost": lost,
         "flow_only": sum(told.get("flow_only") or 0 for told in answers.values()),
         "clocks": _all(answers, "clocks"),
+        "expired": sum(told.get("expired") or 0 for told in answers.values()),
+        "rounded": min((told["rounded"] for told in answers.values() if told.get("rounded")), default=None),
         "cut": next((told["cut"] for told in answers.values() if told.get("cut")), None),
         "complete": len(answers) == len(outcomes) and all(told.get("complete") for told in answers.values()),
         "hubs": [_hub(url, told) for url, told in outcomes.items()],

@@ -1,0 +1,130 @@
+"""Periods of ingest: which commits are rolled up together, and from what a question can be answered.
+
+A period is a range of commits that nothing can be added to any more. Questions ask for packet time and periods are of
+ingest time, so a period may have rows of any time; rows of rollups have their own minute.
+
+    commits   1 ........................................ upto ........ newest
+              hours only | minutes, hours | rows too     | rows only
+              hours        minutes          exact
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+HOUR_NS = 3600 * 10**9
+MOST_ROWS = 2_000_000
+"""Rows after which a period ends before its hour does: what is summed up at once, and read as rows until it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of commits to be rolled up; `rows` by table is how many rows their lines speak of."""
+
+    first: int
+    last: int
+    day: int
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One line of the table `periods`, but for its table: the fields are its columns."""
+
+    first: int
+    last: int
+    roll: int
+    day: int
+    rows: int
+    longest: int
+    earliest: int
+    latest: int
+
+    def touches(self, since: int, until: int) -> bool:
+        """Whether any of its rows may start in this time."""
+        return self.rows > 0 and self.earliest < until and self.latest >= since
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One commit of the embedded store: when it was stored, and rows by table."""
+
+    commit: int
+    stored_at: int
+    day: int
+    rows: dict[str, int]
+
+
+def cut(commits: Iterable[Committed], now_ns: int, everything: bool = False) -> Iterator[Span]:
+    """Commits in order as periods: of one hour and day of ingest, and of about MOST_ROWS at most.
+
+    The last one is left out while it may grow, unless `everything` is wanted now.
+    """
+    group: list[Committed] = []
+    for one in commits:
+        if group and (_hour(one) != _hour(group[0]) or one.day != group[0].day or _rows(group) >= MOST_ROWS):
+            yield _span(group)
+            group = []
+        group.append(one)
+    if group and (everything or _rows(group) >= MOST_ROWS or _hour(group[0]) != now_ns // HOUR_NS):
+        yield _span(group)
+
+
+def _hour(one: Committed) -> int:
+    return one.stored_at // HOUR_NS
+
+
+def _rows(group: Sequence[Committed]) -> int:
+    return sum(sum(one.rows.values()) for one in group)
+
+
+def _span(group: Sequence[Committed]) -> Span:
+    rows: dict[str, int] = {}
+    for one in group:
+        for table, count in one.rows.items():
+            rows[table] = rows.get(table, 0) + count
+    return Span(group[0].commit, group[-1].commit, group[0].day, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """From what questions of one table can be answered. All but the last two are commits.
+
+    Rows of commits from `raw` on are all there. Commits up to `upto` are rolled up; of them those of periods that begin
+    at `hours` or later are kept by hours, at `minutes` or later by minutes too, at `exact` or later as rows too.
+    """
+
+    raw: int = 0
+    upto: int = 0
+    exact: int = 0
+    minutes: int = 0
+    hours: int = 0
+    longest: int = 0
+    periods: tuple[Period, ...] = ()
+
+    def gone(self, sums: bool) -> tuple[tuple[int, int], ...]:
+        """Commits of which nothing is there any more, as rows or, where these answer, as `sums`: first and beyond."""
+        return ((0, self.hours), (self.upto + 1, self.raw)) if sums else ((0, self.raw),)
+
+    def touched(self, first: int, beyond: int, since: int, until: int) -> bool:
+        """Whether a period that begins in that range of commits may have rows that start in that time."""
+        return any(first <= period.first < beyond and period.touches(since, until) for period in self.periods)
+
+
+def rolled(periods: Iterable[Period], raw: int, minute_day: int, hour_day: int) -> Rolled:
+    """What is kept, where rows are from commit `raw` on, minutes from `minute_day` of ingest on, hours likewise."""
+    kept = tuple(sorted((p for p in periods if p.day >= hour_day), key=lambda p: p.first))
+    if not kept:
+        return Rolled(raw)
+    upto = max(period.last for period in kept)
+    minutes = _begin((p for p in kept if p.day >= minute_day), upto)
+    exact = _begin((p for p in kept if p.day >= minute_day and p.first >= raw), upto)
+    longest = max((p.longest for p in kept if p.first >= exact), default=0)
+    return Rolled(raw, upto, exact, minutes, kept[0].first, longest, kept)
+
+
+def _begin(periods: Iterable[Period], upto: int) -> int:
+    return min((period.first for period in periods), default=upto + 1)

@@ -1,0 +1,120 @@
+"""Rolls closed periods up: the same for both stores, which say what is closed and where rows are.
+
+A roll sums the rows of a period up into new rows of rollups, under a number of its own, reads the sums back, and writes
+the period's lines last. Rows count that a line speaks of; so a roll can be cut off anywhere and repeated, and one that
+is repeated replaces the period whole. What was cut off stays unseen until its partition is dropped.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from hub.store import rollups
+from hub.store.errors import StoreError
+from hub.store.periods import Period, Rolled, Span, rolled
+
+_COLUMNS = ", ".join(column.name for column in rollups.PERIODS.columns)
+_LINES = f"SELECT {_COLUMNS.replace('day', 'toUInt16(day)')} FROM {rollups.PERIODS.name} FINAL"
+
+
+RANDOM = 20
+"""Low bits of a roll's number that are random: no two of any hub are the same. The others are its time, ns."""
+
+
+class Client(Protocol):
+    """What is needed of a connection to the engine."""
+
+    def query(self, sql: str, /) -> Any:
+        """Its answer has `result_rows`."""
+
+    def command(self, sql: str, /) -> Any:
+        """Do it."""
+
+
+class Roller:
+    """The rollups of one store. `roll` on one thread at a time; `of` from any."""
+
+    def __init__(self, client: Client, verify: Callable[[str], None] = lambda table: None) -> None:
+        self._client, self._verify = client, verify
+        self._periods: dict[str, dict[int, Period]] = {source: {} for source in rollups.SOURCES}
+        self._rolled = {source: Rolled() for source in rollups.SOURCES}
+        self._roll = 0
+        self._ending = threading.Event()
+
+    def load(self) -> None:
+        """Read what is rolled up; other hubs may have done it."""
+        found: dict[str, dict[int, Period]] = {source: {} for source in rollups.SOURCES}
+        for source, *values in self._client.query(_LINES).result_rows:
+            if source in found:
+                period = Period(*values)
+                found[source][period.first] = period
+        self._periods = found
+
+    def of(self, source: str) -> Rolled:
+        """From what questions of a table can be answered; of a table without rollups, where its rows begin."""
+        return self._rolled[source]
+
+    def keep(self, source: str, raw: int, minute_day: int, hour_day: int) -> None:
+        """Rows are there from commit `raw` on, minutes and hours from these days of ingest on."""
+        periods = self._periods.get(source, {})
+        self._rolled[source] = rolled(periods.values(), raw, minute_day, hour_day)
+
+    @property
+    def upto(self) -> int:
+        """The newest commit that is rolled up."""
+        return max((period.last for periods in self._periods.values() for period in periods.values()), default=0)
+
+    def rows(self, source: str, first: int) -> int:
+        """Rows of a table that the period which begins there sums up; -1 where there is none."""
+        period = self._periods[source].get(first)
+        return -1 if period is None else period.rows
+
+    def end(self) -> None:
+        """Begin nothing more."""
+        self._ending.set()
+
+    def roll(self, spans: Iterable[Span], now_ns: int) -> int:
+        """Roll these up, one after the other; returns how many. Raises StoreError where rows are not all there."""
+        done = 0
+        for span in spans:
+            if self._ending.is_set():
+                break
+            self._one(span, now_ns)
+            done += 1
+        return done
+
+    def _one(self, span: Span, now_ns: int) -> None:
+        self._roll = max(self._roll + 1, (now_ns >> RANDOM << RANDOM) | secrets.randbits(RANDOM))
+        lines = {source: self._sum_up(source, span, self._roll) for source in rollups.SOURCES}
+        values = ", ".join(
+            f"('{source}', {p.first}, {p.last}, {p.roll}, {p.day}, {p.rows}, {p.longest}, {p.earliest}, {p.latest})"
+            for source, p in lines.items()
+        )
+        into = f"INSERT INTO {rollups.PERIODS.name} ({_COLUMNS})"
+        self._client.command(f"{into} SETTINGS distributed_foreground_insert = 1 VALUES {values}")
+        self._verify(rollups.PERIODS.name)
+        for source, period in lines.items():
+            self._periods[source][period.first] = period
+
+    def _sum_up(self, source: str, span: Span, roll: int) -> Period:
+        expected = span.rows.get(source, 0)
+        found = (0, 0, 0, 0)
+        if expected:
+            found = self._client.query(rollups.rows_of(source, span.first, span.last)).result_rows[0]
+            self._same(source, span, found[0])
+            for step, statement in rollups.roll_up(source, span.first, span.last, roll, span.day).items():
+                self._client.command(statement)
+                self._verify(rollups.name_of(source, step))
+                self._same(source, span, self._client.query(rollups.rolled(source, step, roll)).result_rows[0][0])
+        return Period(span.first, span.last, roll, span.day, *map(int, found))
+
+    def _same(self, source: str, span: Span, found: int) -> None:
+        expected = span.rows.get(source, 0)
+        if int(found) != expected:
+            raise StoreError(
+                f"commits {span.first} to {span.last} have {expected} rows of {source}, and {found} are found: "
+                "they are not rolled up yet"
+            )

@@ -1,0 +1,208 @@
+"""The rollups: sums of flows and calls by minute and by hour of packet time, which are kept longer than the rows.
+
+    flows_minute, calls_minute   one row per roll, minute and group of KEYS, by days of ingest
+    flows_hour, calls_hour       the same per hour, by months of ingest
+    periods                      which rows of them count: one line per table and period (`hub.store.periods`)
+
+A row stands in the minute in which it starts. Percentiles of a sum of sketches are those of one sketch over all rows,
+so an answer from rollups has the same figures as one from rows, latencies included (docs/decisions/0019-rollups.md).
+
+Pure: text out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from hub.store import ddl
+from protocol.schema import CALLS, FLOWS, PARTS, Column, Table
+from protocol.sketch import LOG_GAMMA
+
+SECOND_NS = 10**9
+STEPS = {"minute": 60 * SECOND_NS, "hour": 3600 * SECOND_NS}
+"""What a row of a rollup sums up, ns of packet time."""
+SKETCH = "quantileDD(0.01, 0.5)"
+"""Of latencies: within 1 % of the true value, and the same however the rows are divided up before."""
+STATE = f"AggregateFunction({SKETCH}, Int64)"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One sum: its type, how it is worked out of rows, and how of sums of the same kind."""
+
+    name: str
+    clickhouse: str
+    of_rows: str
+    of_sums: str
+
+
+def _sum(name: str) -> Figure:
+    return Figure(name, "UInt64", f"sum(`{name}`)", f"sum(`{name}`)")
+
+
+_RECORDS = Figure("records", "UInt64", "count()", "sum(`records`)")
+_LATENCY = Figure(
+    "latency",
+    STATE,
+    "quantileDDStateIf(0.01, 0.5)(`latency`, `latency` >= 0)",
+    "quantileDDMergeState(0.01, 0.5)(`latency`)",
+)
+
+
+def buckets(state: str) -> str:
+    """How many latencies are in each bucket of `protocol.sketch`, of rows; `State` for sums of them."""
+    bucket = f"toInt32(ceil(log(greatest(`latency`, 1)) / {LOG_GAMMA!r}))"
+    return f"sumMap{state}If([{bucket}], [toUInt64(1)], `latency` >= 0)"
+
+
+_BUCKETS = Figure(
+    "buckets",
+    "AggregateFunction(sumMap, Array(Int32), Array(UInt64))",
+    buckets("State"),
+    "sumMapMergeState(`buckets`)",
+)
+_UNANSWERED = Figure("unanswered", "UInt64", "countIf(`latency` < 0)", "sum(`unanswered`)")
+_ERRORS = Figure("errors", "UInt64", "countIf(`error` = 1)", "sum(`errors`)")
+
+FIGURES: dict[str, tuple[Figure, ...]] = {
+    "flows": (*map(_sum, ("packets", "bytes", "packets_rev", "bytes_rev")), _RECORDS),
+    "calls": (_RECORDS, _ERRORS, _UNANSWERED, _LATENCY, _BUCKETS, _sum("request_bytes"), _sum("response_bytes")),
+}
+"""What is summed up."""
+
+_ENDS = ("layers", "iface", "src", "dst", "proto", "dst_port", "k8s_src", "k8s_dst")
+KEYS: dict[str, tuple[str, ...]] = {
+    "flows": ("agent", *_ENDS, "ethertype", "eth_src", "eth_dst"),
+    "calls": ("agent", *_ENDS, "l7", "operation", "status", "error"),
+}
+"""Columns that stay: what can be asked of rollups is grouped and filtered by these. Source ports do not, nor runs."""
+
+SOURCES: dict[str, Table] = {table.name: table for table in (FLOWS, CALLS)}
+
+PERIODS = Table(
+    "periods",
+    (
+        Column("source", "dict", "LowCardinality(String)", "the table whose rows are summed up"),
+        Column("first", "u8", "UInt64", "the period's first commit"),
+        Column("last", "u8", "UInt64", "and its last"),
+        Column("roll", "u8", "UInt64", "the rows of rollups that count for it; a larger one replaces a smaller"),
+        Column("day", "u2", "Date", "day of ingest (UTC)"),
+        Column("rows", "u8", "UInt64", "rows summed up"),
+        Column("longest", "i8", "Int64", "the longest of them from start to end, ns"),
+        Column("earliest", "i8", "Int64", "the smallest start, ns since 1970"),
+        Column("latest", "i8", "Int64", "the largest start, ns since 1970"),
+    ),
+    (),
+    "source, first",
+    "first",
+    "last",
+)
+"""What has been rolled up; written last, so that what a crash cut off does not count."""
+
+
+def name_of(source: str, step: str) -> str:
+    """The table of a rollup."""
+    return f"{source}_{step}"
+
+
+NAMES = tuple(name_of(source, step) for source in SOURCES for step in STEPS)
+
+
+def body(source: str) -> str:
+    """The columns of a rollup of a table, as they stand in `CREATE TABLE name (...)`."""
+    lines = [f"`time` Int64 CODEC(Delta, {ddl.CODEC})"]
+    lines += [f"`{name}` {clickhouse} CODEC({ddl.CODEC})" for name, clickhouse in _stored(source)]
+    lines += [f"`{part.name}` {part.clickhouse} ALIAS {part.shows}" for part in PARTS]
+    return ", ".join((*lines, "INDEX by_roll roll TYPE minmax GRANULARITY 1"))
+
+
+def _stored(source: str) -> Iterator[tuple[str, str]]:
+    """Names and types of the columns, but for the time."""
+    yield from (("roll", "UInt64"), ("ingest_day", "Date"))
+    yield from ((name, SOURCES[source].column(name).clickhouse) for name in KEYS[source])
+    yield from ((figure.name, figure.clickhouse) for figure in FIGURES[source])
+
+
+def partition(step: str) -> str:
+    """What a rollup's partitions are: the engine prints either as a date."""
+    return "ingest_day" if step == "minute" else "toStartOfMonth(ingest_day)"
+
+
+ORDER_BY = "time, agent, src, dst"
+
+
+def create() -> list[str]:
+    """The statements that make the tables of the embedded store."""
+    settings = ", ".join(f"{name} = {value}" for name, value in ddl.SETTINGS.items())
+    made = [
+        f"CREATE TABLE IF NOT EXISTS {name_of(source, step)} ({body(source)}) ENGINE = MergeTree "
+        f"PARTITION BY {partition(step)} ORDER BY ({ORDER_BY}) SETTINGS {settings}"
+        for source in SOURCES
+        for step in STEPS
+    ]
+    columns = ", ".join(f"`{column.name}` {column.clickhouse}" for column in PERIODS.columns)
+    made.append(
+        f"CREATE TABLE IF NOT EXISTS {PERIODS.name} ({columns}) ENGINE = ReplacingMergeTree(roll) "
+        f"ORDER BY ({PERIODS.order_by}) SETTINGS {settings}"
+    )
+    return made
+
+
+_EARLIEST = -(1 << 63)
+
+
+def floor(column: str, step: int) -> str:
+    """The start of the minute or hour that a time is in; times may lie before 1970, down to the end of the type."""
+    low = _EARLIEST + step
+    return f"if(`{column}` < {low}, toInt64({_EARLIEST}), `{column}` - positiveModulo(`{column}`, {step}))"
+
+
+_SETTINGS: Mapping[str, int] = {
+    "max_threads": 1,
+    "max_insert_threads": 1,
+    "max_memory_usage": 768 << 20,
+    "max_bytes_before_external_group_by": 192 << 20,
+    "max_bytes_before_external_sort": 192 << 20,
+    "distributed_foreground_insert": 1,
+}
+"""Of statements that roll up: beside the hub's other work."""
+
+
+def settings() -> str:
+    """As they end a statement."""
+    return "SETTINGS " + ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
+
+
+def roll_up(source: str, first: int, last: int, roll: int, day: int) -> dict[str, str]:
+    """The statements that sum up the rows of commits `first` to `last`: by minutes, and these by hours; in order."""
+    keys = ", ".join(f"`{name}`" for name in KEYS[source])
+    figures = FIGURES[source]
+    names = ", ".join(f"`{figure.name}`" for figure in figures)
+
+    def statement(step: str, table: str, column: str, sums: str, where: str) -> str:
+        return (
+            f"INSERT INTO {name_of(source, step)} (`time`, `roll`, `ingest_day`, {keys}, {names}) "
+            f"SELECT {floor(column, STEPS[step])} AS at, {roll}, toDate({day}), {keys}, {sums} "
+            f"FROM {table} WHERE {where} GROUP BY at, {keys} {settings()}"
+        )
+
+    rows, sums = (", ".join(f) for f in ([f.of_rows for f in figures], [f.of_sums for f in figures]))
+    return {
+        "minute": statement("minute", source, SOURCES[source].time, rows, f"`commit` BETWEEN {first} AND {last}"),
+        "hour": statement("hour", name_of(source, "minute"), "time", sums, f"`roll` = {roll}"),
+    }
+
+
+def rows_of(source: str, first: int, last: int) -> str:
+    """What is there of the rows of commits: how many, the longest, the smallest and the largest start."""
+    table = SOURCES[source]
+    return (
+        f"SELECT count(), max(`{table.until}` - `{table.time}`), min(`{table.time}`), max(`{table.time}`) "
+        f"FROM {source} WHERE `commit` BETWEEN {first} AND {last}"
+    )
+
+
+def rolled(source: str, step: str, roll: int) -> str:
+    """How many rows a roll sums up, read back."""
+    return f"SELECT sum(records) FROM {name_of(source, step)} WHERE `roll` = {roll}"
