@@ -14,7 +14,7 @@ from agent.calls import Calls
 from agent.capture import Block, Counters, pick
 from agent.decode.decoder import Decoder
 from agent.flows import FlowTable
-from agent.seal import HALVINGS, OnProblem, Sealer
+from agent.seal import HALVINGS, MAX_AGE_NS, OnProblem, Sealer
 from protocol.columns import Columns
 from protocol.ledger import Report
 from protocol.messages import Batch, Tombstone
@@ -120,9 +120,9 @@ class Pipeline:
         self._publish()
         return batches
 
-    def tick(self, now_ns: int) -> list[Batch]:
+    def tick(self, now_ns: int, max_age_ns: int = MAX_AGE_NS) -> list[Batch]:
         """For live sources, some times a second: close flows and batches that are old at `now_ns` (since 1970)."""
-        batches = [*self._expire(now_ns), *self._sealer.due(now_ns)]
+        batches = [*self._expire(now_ns), *self._sealer.due(now_ns, max_age_ns)]
         self._publish()
         return batches
 

@@ -24,6 +24,10 @@ MAX_ROWS = 32_768
 """Rows after which a batch is closed."""
 MAX_AGE_NS = 500_000_000
 """Age at which `due` closes a batch."""
+LONGEST_AGE_NS = 2_000_000_000
+"""The same for a hub that has a great many agents."""
+FULL_WINDOW = 64
+"""Batches that a hub grants an agent at a time as long as it has some hundreds of agents or fewer."""
 MAX_BODY = MAX_MESSAGE - (64 << 10)
 """Bytes of a body that leave room for the rest of its message."""
 HALVINGS = 6
@@ -40,6 +44,16 @@ class _Open:
     parts: list[Columns] = field(default_factory=list)
     rows: int = 0
     since: int | None = None  # the first `due` that saw them
+
+
+def age_of(window: int) -> int:
+    """Age in ns at which to close a batch for a hub that grants `window` batches at a time; 0: none did yet.
+
+    A batch costs a hub a millisecond, however few rows it has: a thousand agents that each send three every half
+    second would need cores for that alone. The more agents send, the fewer batches each is granted.
+    """
+    share = FULL_WINDOW / window if window else 1.0
+    return int(min(LONGEST_AGE_NS, MAX_AGE_NS * max(1.0, share)))
 
 
 def bytes_of(columns: Columns) -> int:

@@ -16,6 +16,7 @@ from agent.capture import Block, CaptureError, Counters, Source
 from agent.capture.own import OwnTraffic
 from agent.capture.paced import PacedSource
 from agent.pipeline import LEVELS, Pipeline
+from agent.seal import age_of
 from agent.tap.tap import Tap
 from agent.uplink.outbox import Outbox
 from protocol.messages import Batch
@@ -155,7 +156,7 @@ class Worker:
     def _pace(self) -> None:
         """A live source: close what is due, follow the pressure on the outbox."""
         self._count()
-        self._put(self._pipeline.tick(time_ns()))
+        self._put(self._pipeline.tick(time_ns(), age_of(self._outbox.window)))
         if self.eager:
             self._put(self._pipeline.seal())
         pressed = getattr(self._source, "pressed", False)  # the ring fills up: before it drops, rows go

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from procs import Hub, ending, until
 
+from agent.seal import age_of
 from bench.load import Load
 from bench.recording import SEGMENT
 from bench.usage import cpu_of, memory_of, threads_of, until_quiet
+from hub.ingest.budget import Budget
 from hub.store.store import Store
 
 COUNTS = (10, 100, 1_000)
@@ -66,14 +68,12 @@ class Bench:
         few, rate = max(1, agents // 100), rows / agents
         counts = {"load": agents - len(VICTIMS) * few, **dict.fromkeys(VICTIMS, few)}
         firsts = itertools.accumulate(counts.values(), initial=0)
-        frames = int(rate * SEGMENT * SEGMENTS)
-        self.loads = {
-            name: Load(
-                folder, self.hub.ws, capture, count, rate, name,
-                "--first", str(first), "--frames", str(frames if name == "load" else min(FRAMES, frames)),
-            )
-            for (name, count), first in zip(counts.items(), firsts, strict=False)
-        }  # fmt: skip
+        frames, age = int(rate * SEGMENT * SEGMENTS), age_of(_window(agents)) / 1e9
+        self.loads = {}
+        for (name, count), first in zip(counts.items(), firsts, strict=False):
+            some = frames if name == "load" else min(FRAMES, frames)
+            options = ("--first", str(first), "--age", str(age), "--frames", str(some))
+            self.loads[name] = Load(folder, self.hub.ws, capture, count, rate, name, *options)
 
     @property
     def pid(self) -> int:
@@ -102,6 +102,13 @@ class Bench:
                 break
         self.loads["frozen"].send(signal.SIGCONT)
         return right
+
+
+def _window(agents: int) -> int:
+    """Batches that a hub grants each of so many agents that all send."""
+    budget = Budget()
+    budget.sessions = budget.active = agents
+    return budget.window()[0]
 
 
 @contextmanager

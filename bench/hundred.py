@@ -38,7 +38,7 @@ TARGETS = {"selective": 0.300, "top": 1.500, "rollup": 0.200}
 
 def bench_hundred(capture: Path, quick: bool) -> dict[str, Any]:
     """Fill a store, ask it."""
-    rows, early = (400_000, 10_000) if quick else (ROWS, EARLY)
+    rows, early = (1_200_000, 10_000) if quick else (ROWS, EARLY)
     begin = int(time.time()) // DAY * DAY - DAYS * DAY
     with tempfile.TemporaryDirectory(prefix="nodetap-bench-") as name:
         folder = Path(name)

@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=10)
     parser.add_argument("--rate", type=float, default=350.0, help="packet rows a second of each agent")
     parser.add_argument("--frames", type=int, help="of the capture; default: all, or as many as a segment each needs")
+    parser.add_argument("--age", type=float, default=0.5, help="seconds after which a batch is closed")
     parser.add_argument("--l7", choices=("off", "fast", "all"), default="fast")
     parser.add_argument("--seconds", type=float, help="send for so long and leave; default: wait for signals")
     parser.add_argument("--prefix", default="load", help="what the agents' names begin with")
@@ -229,7 +230,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="what each went through, JSON")
     given = parser.parse_args()
     configure("error", "json")
-    segments = record(given.capture, given.rate, given.l7, given.frames)
+    segments = record(given.capture, given.rate, given.l7, given.frames, age_ns=int(given.age * 1e9))
     numbers = range(given.first, given.first + given.agents)
     lives = [Life(f"{given.prefix}-{n}", segments, n, given.hub) for n in numbers]
     asyncio.run(live(lives, given.seconds))

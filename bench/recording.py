@@ -25,6 +25,7 @@ from agent.assemble import pipeline_of
 from agent.capture import Block, pick
 from agent.capture.file import FileSource
 from agent.pipeline import Pipeline
+from agent.seal import MAX_AGE_NS
 from protocol.codec import MIN_GAIN, ZSTD_LEVEL
 from protocol.ledger import Report
 from protocol.messages import Batch, Tombstone
@@ -120,11 +121,13 @@ def added(one: Report, other: Report) -> Report:
 
 
 def record(
-    path: Path, rate: float, l7: str = "fast", frames: int | None = None, live: bool = True
+    path: Path, rate: float, l7: str = "fast", frames: int | None = None, live: bool = True,
+    age_ns: int = MAX_AGE_NS,
 ) -> list[Segment]:  # fmt: skip
     """What an agent at `rate` packets a second makes of a capture, of its first `frames`. Raises CaptureError.
 
-    Not `live`: as a file is read at full speed, in batches as large as can be and long segments.
+    `age_ns` is how old batches become. Not `live`: as a file is read at full speed, in batches as large as can be and
+    long segments.
     """
     source = FileSource([path])
     source.open()
@@ -135,7 +138,7 @@ def record(
     segments, left = [], total
     blocks = _Pieces(iter(lambda: source.next_block(1.0), None))
     while left >= length:
-        segments.append(_segment(source, blocks.take(length), rate, l7, random, live))
+        segments.append(_segment(source, blocks.take(length), rate, l7, random, live, age_ns))
         left -= length
     source.close()
     return segments
@@ -168,19 +171,21 @@ class _Pieces:
             yield head
 
 
-def _segment(source: FileSource, blocks: Iterable[Block], rate: float, l7: str, random: Any, live: bool) -> Segment:
+def _segment(
+    source: FileSource, blocks: Iterable[Block], rate: float, l7: str, random: Any, live: bool, age_ns: int
+) -> Segment:
     pipeline = pipeline_of(source, "recording", 1, logging.getLogger("bench"), l7=l7)
     casts, begin = [], 0
     for block in blocks:
         times = begin + np.cumsum(random.exponential(1e9 / rate, len(block))).astype(np.int64)
         begin = int(times[-1])
-        casts += _fed(pipeline, replace(block, time=times, timeless=None), live)
+        casts += _fed(pipeline, replace(block, time=times, timeless=None), live, age_ns)
     end = begin / 1e9
     casts += _casts(end, pipeline.finish())
     return Segment(tuple(casts), end, replace(pipeline.report))
 
 
-def _fed(pipeline: Pipeline, block: Block, live: bool) -> Iterator[Cast]:
+def _fed(pipeline: Pipeline, block: Block, live: bool, age_ns: int) -> Iterator[Cast]:
     """Feed a block, tick by tick where it is live."""
     if not live:
         yield from _casts(int(block.time[-1]) / 1e9, pipeline.feed(block))
@@ -189,7 +194,7 @@ def _fed(pipeline: Pipeline, block: Block, live: bool) -> Iterator[Cast]:
     edges = [0, *(np.flatnonzero(np.diff(ticks)) + 1), len(block)]
     for start, stop in pairwise(edges):
         now = int(block.time[stop - 1])
-        yield from _casts(now / 1e9, [*pipeline.feed(pick(block, slice(start, stop))), *pipeline.tick(now)])
+        yield from _casts(now / 1e9, [*pipeline.feed(pick(block, slice(start, stop))), *pipeline.tick(now, age_ns)])
 
 
 def _casts(at: float, items: Iterable[Batch | Tombstone]) -> Iterator[Cast]:

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import LocalError
-from protocol.schema import Column
+from protocol.schema import TABLES, Column
 
 Array: TypeAlias = NDArray[Any]
 
@@ -199,6 +200,12 @@ def absent(column: Column, rows: int) -> ColumnValue:
     if isinstance(whole, Maps):
         return Maps(whole.counts[:rows], whole.keys, whole.values)
     return whole[:rows]
+
+
+@lru_cache(maxsize=512)
+def nothing(table: str, rows: int) -> Mapping[str, ColumnValue]:
+    """All columns of a table, absent: the same objects each time, so that one that is held need not be looked at."""
+    return MappingProxyType({column.name: absent(column, rows) for column in TABLES[table].columns})
 
 
 def items_of(value: ColumnValue) -> int:

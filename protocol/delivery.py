@@ -114,6 +114,11 @@ class Sender:
         return len(self._items)
 
     @property
+    def window(self) -> int:
+        """Batches that may be out at a time, as the hub said last; 0 before it has."""
+        return self._window[0]
+
+    @property
     def outstanding(self) -> int:
         """Batches sent on this connection and not acknowledged."""
         return len(self._sent)

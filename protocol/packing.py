@@ -44,9 +44,9 @@ from protocol.columns import (
     Maps,
     Text,
     Texts,
-    absent,
     is_stretched,
     items_of,
+    nothing,
     starts_of,
     utf8_of,
 )
@@ -375,10 +375,11 @@ def unpack_columns(table: Table, packed: Mapping[str, object], rows: int) -> tup
     Raises WrongBatch where a known column lies.
     """
     batch = _Rows(rows, _unpack_groups(packed[GROUPS], rows) if GROUPS in packed else None)
-    columns: Columns = {}
+    columns: Columns = {**nothing(table.name, rows)}
     for column in table.columns:
-        value = _unpack(column, packed[column.name], batch) if column.name in packed else absent(column, rows)
-        columns[column.name] = value
+        value = columns[column.name]
+        if column.name in packed:
+            columns[column.name] = value = _unpack(column, packed[column.name], batch)
         if isinstance(value, np.ndarray) and value.ndim == 1:
             batch.near[column.name] = value
     return columns, sum(name not in columns and name != GROUPS for name in packed)

@@ -68,12 +68,14 @@ def survey(
                 number *= kind - _ARRAY + 1
                 count += number
                 open_.append(number)
-                _bound(count, values, "values")
-                _bound(len(open_) - 1, depth, "containers in each other")
+                if count > values or len(open_) - 1 > depth:
+                    _bound(count, values, "values")
+                    _bound(len(open_) - 1, depth, "containers in each other")
             elif kind == _STR:
                 at, text = at + number, text + number
-                _bound(number, string, "bytes in a string")
-                _bound(text, strings, "bytes in strings")
+                if number > string or text > strings:
+                    _bound(number, string, "bytes in a string")
+                    _bound(text, strings, "bytes in strings")
             elif kind == _BIN:
                 at += number
             elif kind == _BAD:

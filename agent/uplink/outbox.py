@@ -139,6 +139,11 @@ class Outbox:
         return len(self._sender)
 
     @property
+    def window(self) -> int:
+        """Batches that the hub grants at a time; 0 before it has."""
+        return self._sender.window
+
+    @property
     def outstanding(self) -> int:
         """Batches sent on this connection and not acknowledged."""
         return self._sender.outstanding

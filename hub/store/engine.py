@@ -48,6 +48,9 @@ INSERT = {
 MAX_INSERT_ROWS = 524_288
 """Rows of one insert: below max_insert_block_size, so that it is one part; more costs memory and gains nothing."""
 
+BUFFER = 1 << 20
+"""Bytes that are written to an insert's file at a time: most of its pieces are a few."""
+
 POISON = frozenset({6, 9, 19, 27, 32, 33, 38, 41, 44, 48, 53, 117, 128, 131, 190, 349, 469})
 """ClickHouse error numbers that speak of the data (cannot parse, wrong sizes, a constraint), not of the machine."""
 
@@ -84,9 +87,10 @@ class Engine:
         columns = native.used(ddl.columns_of(table), parts)
         names = ", ".join(f"`{column.name}`" for column in columns)
         settings = ", ".join(f"{name} = {value}" for name, value in INSERT.items())
-        with tempfile.NamedTemporaryFile(dir=self._tmp, suffix=".native", buffering=0) as file:
+        with tempfile.NamedTemporaryFile(dir=self._tmp, suffix=".native", buffering=BUFFER) as file:
             for buffer in native.block(columns, parts, rows):
                 file.write(buffer)
+            file.flush()
             client.command(
                 f"INSERT INTO {table.name} ({names}) FROM INFILE '{quoted(file.name)}' "
                 f"SETTINGS {settings} FORMAT Native"

@@ -10,7 +10,7 @@ import numpy as np
 from hub.store import native
 from hub.store.books import Entry
 from hub.store.errors import BadBatch
-from protocol.columns import Columns, Dict, absent
+from protocol.columns import Columns, Dict, absent, nothing
 from protocol.messages import Batch
 from protocol.schema import NAMES, TABLES
 
@@ -20,8 +20,12 @@ def check(entry: Entry) -> None:
     if not isinstance(entry.message, Batch):
         return
     try:
-        for column in TABLES[entry.message.kind].columns:
-            native.check(column, (entry.columns or {}).get(column.name), entry.rows)
+        kind, columns = entry.message.kind, entry.columns or {}
+        empty = nothing(kind, entry.rows)
+        for column in TABLES[kind].columns:
+            value = columns.get(column.name)
+            if value is not empty[column.name]:
+                native.check(column, value, entry.rows)
     except ValueError as error:
         raise BadBatch(entry, str(error)) from None
 

@@ -11,7 +11,7 @@ follow), u64 number of keys, the keys as String, u64 rows, one index per row. So
 `src/Formats/NativeWriter.cpp`, `src/DataTypes/Serializations/`; checked against what the engine itself writes in
 tests/hub/test_native.py.
 
-Pure. Data comes out as buffers, not joined: a fixed-width column of many pieces is never copied.
+Pure. Data comes out a column at a time: no more than one is in memory twice.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def check(column: Column, value: ColumnValue | None, rows: int) -> None:
         raise ValueError(f"column {column.name} has {'no' if value is None else len(value)} rows where {rows} belong")
     if not isinstance(value, _CLASSES.get(column.wire, np.ndarray)):
         raise ValueError(f"column {column.name} ({column.wire}) holds a {type(value).__name__}")
-    if isinstance(value, np.ndarray) and value.shape != ((rows, 16) if column.wire == "addr" else (rows,)):
-        raise ValueError(f"column {column.name} has the shape {value.shape}")
+    if isinstance(value, np.ndarray):
+        if value.shape != ((rows, 16) if column.wire == "addr" else (rows,)):
+            raise ValueError(f"column {column.name} has the shape {value.shape}")
+        return
     if isinstance(value, Dict):
         _check_dict(column, value)
     if isinstance(value, Text):
@@ -115,7 +117,8 @@ def _view(array: NDArray[Any]) -> memoryview:
 
 
 def _numbers(pieces: Sequence[ColumnValue], dtype: str) -> list[Buffer]:
-    return [_view(np.asarray(piece, dtype=dtype)) for piece in pieces]
+    """Of many small pieces each would cost more than its bytes."""
+    return [_view(np.asarray(join(pieces), dtype=dtype))]
 
 
 def _text(value: Text) -> list[Buffer]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.decode.walk import Sheet
-from agent.seal import HALVINGS, MAX_AGE_NS, Sealer, _join
+from agent.seal import FULL_WINDOW, HALVINGS, LONGEST_AGE_NS, MAX_AGE_NS, Sealer, _join, age_of
 from protocol.codec import decode, encode, unpack_body
 from protocol.columns import Columns, Lists, Text, empty
 from protocol.errors import RemoteError
@@ -127,6 +127,18 @@ def test_flow_batches_count_what_their_records_stand_for() -> None:
     (batch,) = seal.add("flows", table("flows", 10))
     assert (batch.packets, batch.flow_only) == (30, 20)
     assert (batch.ledger["flow_packets"], batch.ledger["flow_open"], batch.ledger["flow_only"]) == (30, 0, 20)
+
+
+@pytest.mark.parametrize(
+    ("window", "age"),
+    [(0, MAX_AGE_NS), (FULL_WINDOW, MAX_AGE_NS), (1_000, MAX_AGE_NS), (32, 2 * MAX_AGE_NS), (4, LONGEST_AGE_NS)],
+)
+def test_batches_for_a_hub_with_many_agents_are_gathered_longer(window: int, age: int) -> None:
+    assert age_of(window) == age
+    seal, _ = sealer(captured=3, open=3)
+    seal.add("packets", table("packets", 3))
+    assert seal.due(1000, age) == seal.due(1000 + age - 1, age) == []
+    assert [b.rows for b in seal.due(1000 + age, age)] == [3]
 
 
 def test_old_rows_are_sealed_and_so_are_those_of_a_clock_set_back() -> None:
