@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,13 @@ def found_of(service: dict[str, Any], pod: dict[str, Any]) -> Found:
 
 
 @contextlib.contextmanager
-def admitted(kubectl: Kubectl, found: Found) -> Iterator[list[str]]:
-    """The options of `nodetap` that let one in, from Secrets of the cluster, in files that are gone afterwards."""
+def admitted(kubectl: Kubectl, found: Found, given: Collection[str]) -> Iterator[list[str]]:
+    """The options of `nodetap` that let one in, from Secrets of the cluster, in files that are gone afterwards; but for
+    those that are given."""
     with tempfile.TemporaryDirectory(prefix="kubectl-nodetap-") as folder:  # for its owner alone
         options = []
         for option, where in (("--token-file", found.token), ("--tls-ca", found.ca)):
-            value = kubectl.secret(found.namespace, where) if where else b""
+            value = kubectl.secret(found.namespace, where) if where and option not in given else b""
             if value:
                 path = Path(folder, option.lstrip("-"))
                 path.write_bytes(value)
@@ -157,7 +158,8 @@ def cli(namespace: str | None, context: str | None, kubeconfig: str | None, word
     kubectl = Kubectl(options)
     found = find(kubectl, namespace)
     command = [*kubectl.command, "port-forward", "--namespace", found.namespace, f"service/{found.service}"]
-    with admitted(kubectl, found) as way_in, Forward(command, found.port) as forward:
+    given = {word.partition("=")[0] for word in words}
+    with admitted(kubectl, found, given) as way_in, Forward(command, found.port) as forward:
         scheme = "https" if found.tls else "http"
         return run(["--hub-url", f"{scheme}://localhost:{forward.port}", *way_in, *words])
 
