@@ -193,7 +193,7 @@ class Hub:
         from hub.watchdog import HubWatchdog
 
         listener = bind(*self.config.api)
-        register = Register(store.epochs(), monotonic_ns)
+        register = Register(store.epochs(), monotonic_ns, store.past())
         register.commit = store.committed()
         api_port = int(listener.getsockname()[1])
         tokens = tokens_of(self.config.credentials.token)
@@ -304,6 +304,7 @@ class Hub:
                 due = monotonic() + RETAIN_INTERVAL
                 if dropped := await self._try("retention", store.retain):
                     self.log.info("dropped by retention", partitions=dropped)
+                register.fold(store.old(time_ns()))
                 register.dropped = await self._try("counting what was dropped", lambda _: store.dropped()) or {}
             await asyncio.sleep(ROLL_INTERVAL)
 

@@ -375,6 +375,11 @@ class Receiver:
         self._queued.difference_update(seqs)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is queued."""
+        return not self._queued
+
+    @property
     def blank(self) -> bool:
         """Whether nothing is held and nothing queued."""
         return not self.held and not self._queued

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from hub.ingest.verdict import Known, judge
-from hub.store.books import Entry, Key, Line, StoredEpoch, line_of
+from hub.store.books import Entry, Key, Line, Past, StoredEpoch, line_of
 from protocol.delivery import Receiver
 from protocol.ledger import Report, settle
 from protocol.messages import Hello, Positions, Status
@@ -125,11 +125,18 @@ STEP_NS = 500_000_000
 class Register:
     """All agents this hub knows. With `steady_ns`, a clock that nobody sets, ages survive a wall clock that is set."""
 
-    def __init__(self, stored: Iterable[StoredEpoch] = (), steady_ns: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        stored: Iterable[StoredEpoch] = (),
+        steady_ns: Callable[[], int] | None = None,
+        past: Past | None = None,
+    ) -> None:
         self._agents: dict[str, Agent] = {}
         self._steady_ns = steady_ns
         self._between: int | None = None  # the wall clock minus the steady one, when last looked at
-        self._sessions = 0
+        self.past = past or Past()
+        """Runs whose rows have expired."""
+        self._sessions = self.past.session
         self._committed = asyncio.Condition()
         self.commit = 0
         self.elsewhere: dict[str, dict[str, Any]] = {}
@@ -145,6 +152,31 @@ class Register:
         if stored.last_stored >= agent.seen_ns:
             agent.seen_ns, agent.epoch, agent.node = stored.last_stored, stored.epoch, stored.node
         self._sessions = max(self._sessions, stored.session)
+
+    def fold(self, before_ns: int) -> None:
+        """Leave of runs to which nothing was added since then, and that are not connected, only the sums."""
+        for agent in list(self._agents.values()):
+            for epoch, run in list(agent.runs.items()):
+                present = agent.live is not None and epoch == agent.epoch
+                if not present and run.receiver.idle and 0 < run.stored.last_stored < before_ns:
+                    self.past.add(agent.runs.pop(epoch).stored)
+            agent.new = deque(epoch for epoch in agent.new if epoch in agent.runs)
+            if not agent.runs and agent.live is None:
+                del self._agents[agent.name]
+
+    def folded(self, agent: str, epochs: Iterable[int]) -> list[int]:
+        """Those of an agent's runs that were left out."""
+        return [epoch for epoch in epochs if self.past.has((agent, epoch)) and not self._knows(agent, epoch)]
+
+    def _knows(self, agent: str, epoch: int) -> bool:
+        return agent in self._agents and epoch in self._agents[agent].runs
+
+    def recall(self, stored: Iterable[StoredEpoch]) -> None:
+        """Runs that were left out are of interest again."""
+        for run in stored:
+            if not self._knows(run.agent, run.epoch):
+                self.past.remove(run)
+                self._load(run)
 
     def _heed_clock(self, now_ns: int) -> None:
         """Where the wall clock was set, move what was noted of connections by as much: nobody was silent for it."""
@@ -291,9 +323,10 @@ class Register:
         ]
         books.sort(key=lambda b: (b["agent"], b["first_stored"] or "", b["epoch"]))
         return {
-            "balanced": all(b["balanced"] for b in books),
-            "complete": all(b["complete"] for b in books),
+            "balanced": all(b["balanced"] for b in books) and not self.past.unbalanced,
+            "complete": all(b["complete"] for b in books) and not self.past.incomplete,
             "agents": books,
+            **({"past": self.past.to_map()} if self.past.keys else {}),
         }
 
     def _rows(self, run: Run, present: Mapping[Key, int] | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -167,14 +167,16 @@ class Ingest:
         """Batches and bytes that an agent may have outstanding now: a share of one budget."""
         return self.budget.window()
 
-    async def take_over(self, agent: str) -> None:
-        """Know what other hubs stored of an agent that comes here, and what they were about to. Raises RemoteError."""
-        if not self.alone:
-            try:
-                lines = await asyncio.to_thread(self._store.takeover, agent, time_ns())
-            except StoreError as error:
-                raise RemoteError("busy", str(error)) from None
-            self.register.learn(lines, 0)
+    async def take_over(self, agent: str, epochs: Sequence[int]) -> None:
+        """Know what is stored of runs of an agent that comes here: of old ones, and by other hubs, with what these were
+        about to. Raises RemoteError."""
+        try:
+            if folded := self.register.folded(agent, epochs):
+                self.register.recall(await asyncio.to_thread(self._store.recall, agent, folded))
+            if not self.alone:
+                self.register.learn(await asyncio.to_thread(self._store.takeover, agent, time_ns()), 0)
+        except StoreError as error:
+            raise RemoteError("busy", str(error)) from None
 
     def learn(self, news: News) -> None:
         """From a thread of the store: what it has to tell of other hubs."""

@@ -116,7 +116,7 @@ class Session:
         version = choose_version(hello.versions)
         if self.ingest.draining:
             raise RemoteError("draining", "the hub is shutting down")
-        await self.ingest.take_over(hello.agent)
+        await self.ingest.take_over(hello.agent, [hello.epoch, *hello.streams])
         older = self.ingest.register.join(hello, self, time_ns())
         self.agent, self.node, self.source, self.answers = hello.agent, hello.node, hello.source, hello.answers
         self.connection = hello.connection

@@ -39,6 +39,7 @@ from hub.store.books import (
     Key,
     Line,
     News,
+    Past,
     Place,
     StoredEpoch,
     columns_of_lines,
@@ -190,6 +191,18 @@ class ClusterStore:
         """Every run the store knows; copies, the caller's to go on with."""
         with self._lock:
             return copy.deepcopy(list(self._books.runs.values()))
+
+    def past(self) -> Past:
+        """None: every run is among the epochs."""
+        return Past()
+
+    def old(self, now_ns: int) -> int:
+        """Before all times: no run is left out."""
+        return 0
+
+    def recall(self, agent: str, epochs: Sequence[int]) -> list[StoredEpoch]:
+        """None is left out."""
+        return []
 
     def committed(self) -> int:
         """The newest commit below which everything is whole, whichever hub stored it."""

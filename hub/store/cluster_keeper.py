@@ -116,7 +116,7 @@ class ClusterKeeper:
 
     def dropped(self) -> dict[Key, int]:
         """Packet rows of each run that are not there any more. Raises ClientError."""
-        rows = self._server.query(retention.DROPPED, {"first": self._raw["packets"]}).result_rows
+        rows = self._server.query(retention.DROPPED, {"first": self._raw["packets"], "old": 0}).result_rows
         return {(agent, epoch): count for agent, epoch, count in rows}
 
     def parts(self) -> list[retention.Part]:

@@ -6,13 +6,14 @@ Threads: any. Rolling up waits only for rolling up; retention for both.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from hub.store import retention, rollups
-from hub.store.books import Key, day_of
+from hub.store import rows as stored_rows
+from hub.store.books import Key, StoredEpoch, day_of
 from hub.store.engine import one_line
 from hub.store.errors import StoreError
 from hub.store.parts import BrokenPart, Parts
@@ -119,11 +120,20 @@ class Keeper:
             self._begins[table] = first
         return self._raw[table]
 
-    def dropped(self) -> dict[Key, int]:
-        """Packet rows of each run that are not there any more."""
+    def dropped(self, old: int) -> dict[Key, int]:
+        """Packet rows that are not there any more, of each run to which something was added since `old`."""
+        values = {"first": self._raw["packets"], "old": old}
         with self._lock:
-            rows = self._admin.query(retention.DROPPED, parameters={"first": self._raw["packets"]}).result_rows
+            rows = self._admin.query(retention.DROPPED, parameters=values).result_rows
         return {(agent, epoch): count for agent, epoch, count in rows}
+
+    def recall(self, agent: str, epochs: Sequence[int]) -> list[StoredEpoch]:
+        """These runs of an agent. Raises StoreError."""
+        with self._lock:
+            try:
+                return stored_rows.load_runs(self._admin, agent, epochs)
+            except DatabaseError as error:
+                raise StoreError(f"cannot read the books: {one_line(error)}") from None
 
     def retain(self, commit: int, now_ns: int) -> list[str]:
         """Drop what is too old or too much, rows once they are rolled up. Returns one line each. Raises StoreError."""

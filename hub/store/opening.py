@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hub.store.address import is_server
-from hub.store.books import Entry, Key, Line, News, StoredEpoch
+from hub.store.books import Entry, Key, Line, News, Past, StoredEpoch
 from hub.store.periods import Rolled
 from hub.store.retention import Keep
 
@@ -34,6 +34,15 @@ class AnyStore(Protocol):
 
     def epochs(self) -> list[StoredEpoch]:
         """Every run the store knows."""
+
+    def past(self) -> Past:
+        """The runs that are left out there, as their rows have expired."""
+
+    def old(self, now_ns: int) -> int:
+        """Runs to which nothing was added since then may be left out."""
+
+    def recall(self, agent: str, epochs: Sequence[int]) -> list[StoredEpoch]:
+        """Runs that were left out."""
 
     def committed(self) -> int:
         """The newest commit that may be shown."""

@@ -15,9 +15,9 @@ SELECT table, partition, name, rows, bytes_on_disk FROM system.parts
 WHERE active AND database = currentDatabase() ORDER BY partition, min_block_number"""
 
 DROPPED = """
-SELECT agent, epoch, sum(rows) FROM batches WHERE kind = 'packets' AND rows > 0 AND commit < {first:UInt64}
-GROUP BY agent, epoch"""
-"""Packet rows of each run that were stored before the first that are there."""
+SELECT agent, epoch, sumIf(rows, kind = 'packets' AND commit < {first:UInt64}) AS gone FROM batches
+GROUP BY agent, epoch HAVING gone > 0 AND max(stored_at) >= {old:Int64}"""
+"""Packet rows that were stored before the first that is there, of each run to which something was added since `old`."""
 
 _EPOCH = date(1970, 1, 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -17,7 +17,7 @@ SELECT agent, epoch, min(seq), max(seq), kind, sum(rows), sum(packets), sum(flow
     maxIf((seq, ledger, recovered), ledger != ''),
     max(final), min(stored_at), max(stored_at), maxIf(last, rows > 0), max(session), max(commit)
 FROM (
-    SELECT *, seq - row_number() OVER (PARTITION BY agent, epoch ORDER BY seq) AS island FROM {BATCHES.name})
+    SELECT *, seq - row_number() OVER (PARTITION BY agent, epoch ORDER BY seq) AS island FROM {BATCHES.name}%s)
 GROUP BY agent, epoch, island, kind, reason ORDER BY agent, epoch"""
 """One question, so that all it says is of one moment: other hubs may be storing. An island is a run of seqs without a
 gap; the kinds of batches in it overlap."""
@@ -43,14 +43,21 @@ def stored_columns(client: Any, table: str) -> dict[str, str]:
     return dict(client.query(sql, parameters={"table": table}).result_rows)
 
 
-def load_books(client: Any) -> Books:
-    """The books from the lines in `batches`."""
+def load_books(client: Any, where: str = "", **values: Any) -> Books:
+    """The books from the lines in `batches`, of all runs or of those that a condition holds for."""
     books = Books()
-    for (agent, epoch), found in groupby(client.query(_BOOKS).result_rows, key=itemgetter(0, 1)):
+    sql = _BOOKS % (f" WHERE {where}" if where else "")
+    for (agent, epoch), found in groupby(client.query(sql, parameters=values).result_rows, key=itemgetter(0, 1)):
         groups = [group[2:] for group in found]
         _load_run(books.run(agent, epoch), groups)
         books.commit = max(books.commit, *(group[-1] for group in groups))
     return books
+
+
+def load_runs(client: Any, agent: str, epochs: Sequence[int]) -> list[StoredEpoch]:
+    """These runs of an agent, as far as there are any."""
+    where = "agent = {agent:String} AND epoch IN {epochs:Array(UInt64)}"
+    return list(load_books(client, where, agent=agent, epochs=list(epochs)).runs.values())
 
 
 def _load_run(run: StoredEpoch, groups: list[Any]) -> None:

@@ -24,11 +24,13 @@ from hub import failpoints
 from hub.store import ddl
 from hub.store import rows as stored_rows
 from hub.store.books import (
+    DAY_NS,
     Books,
     Entry,
     Key,
     Line,
     News,
+    Past,
     Place,
     StoredEpoch,
     columns_of_lines,
@@ -72,6 +74,8 @@ class Store:
         self._keep = keep or Keep()
         self._books = Books()
         self._parts = Parts()
+        self._old = 0  # runs to which nothing was added since then are folded, by the thread that commits
+        self._folded = 0
         self._doubt = False  # an insert failed: rows may be there without lines
         self._writer: Any = None
         self._keeper: Keeper | None = None
@@ -100,6 +104,7 @@ class Store:
             self._pool = Pool(lambda: Reader(self._engine), READERS, READER_WAIT)
             self._make_tables()
             self._parts.loaded(self._writer, ddl.STORED)
+            self._old = self.old(now_ns)
             self._recover({}, now_ns)
             self._keeper = Keeper(self._engine.client(), self._engine.client(), self._keep)
             self._keeper.open(self.committed(), now_ns)
@@ -141,6 +146,18 @@ class Store:
         """Every run the store knows; copies, the caller's to go on with."""
         return copy.deepcopy(list(self._books.runs.values()))
 
+    def past(self) -> Past:
+        """The runs that are not among the epochs, as their rows have expired; a copy."""
+        return copy.deepcopy(self._books.past)
+
+    def old(self, now_ns: int) -> int:
+        """Runs to which nothing was added since then have no rows any more."""
+        return (day_of(now_ns) - self._keep.days - 1) * DAY_NS
+
+    def recall(self, agent: str, epochs: Sequence[int]) -> list[StoredEpoch]:
+        """These runs of an agent, read again. Raises StoreError."""
+        return self._kept.recall(agent, epochs)
+
     def committed(self) -> int:
         """The newest commit that is whole; rows above it may be there and may not be shown yet."""
         return self._books.commit
@@ -159,11 +176,22 @@ class Store:
         try:
             if self._doubt:
                 self._recover({}, now_ns)
+            self._fold(entries)
             for group in _groups(self._books.fresh(entries)):
                 self._commit(group, now_ns)
         except (DatabaseError, OSError) as error:
             raise StoreError(f"the store cannot write to {self._home.directory}: {one_line(error)}") from None
         return self._books.commit
+
+    def _fold(self, entries: Sequence[Entry]) -> None:
+        """Have the runs of these entries in memory, and not the old ones."""
+        if self._old != self._folded:
+            self._books.fold(self._old)
+            self._folded = self._old
+        for agent, epoch in {entry.place[:2] for entry in entries}:
+            if self._books.past.has((agent, epoch)):
+                for run in stored_rows.load_runs(self._writer, agent, [epoch]):
+                    self._books.unfold(run)
 
     def _commit(self, group: list[Entry], now_ns: int) -> None:
         number = self._books.commit + 1
@@ -212,6 +240,7 @@ class Store:
         lines = rebuild(stored_rows.without_lines(self._writer, self._books.commit), self._books, given, now_ns)
         for number in sorted({line.commit for line in lines}):
             self._insert_lines([line for line in lines if line.commit == number])
+        self._books.fold(self._old)
         self._doubt = False
 
     # -- other hubs: there are none --------------------------------------------------------------------------------
@@ -252,11 +281,12 @@ class Store:
 
         Returns what was dropped, one line each. The lines in `batches` stay. Raises StoreError.
         """
+        self._old = self.old(now_ns)
         return self._kept.retain(self.committed(), now_ns)
 
     def dropped(self) -> dict[Key, int]:
         """Packet rows of each run that retention dropped. Raises StoreError."""
-        return self._kept.dropped()
+        return self._kept.dropped(self._old)
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Per table: rows, bytes on disk, parts."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from query_rows import entry
 from rollup_rows import DAY, HOUR, MINUTE, NOW, answer, asked, fill, flow
-from store_rows import flows, packets
+from store_rows import flows, packets, tombstone
 
 from hub.ingest.agents import Register
 from hub.query.answer import build
@@ -81,7 +81,7 @@ def test_the_ledger_says_which_rows_expired(tmp_path: Path, keep: Keep) -> None:
             batches = [packets(day + 1, 10 + day), packets(day + 1, 5, agent="web-2"), flows(100 + day)]
             store.commit(batches, NOW + day * DAY)
         assert store.dropped() == {}
-        for moment in (NOW + 4 * DAY, NOW + 9 * DAY):
+        for moment in (NOW + 4 * DAY, NOW + 7 * DAY):
             store.retain(moment)
             register = Register(store.epochs())
             register.dropped = store.dropped()
@@ -95,6 +95,39 @@ def test_the_ledger_says_which_rows_expired(tmp_path: Path, keep: Keep) -> None:
             assert {b["agent"]: b["rows_present"] for b in books} == {name: there.get(name, 0) for name in lines}
             assert {b["agent"]: b["rows_present"] + b["rows_expired"] for b in books} == lines
             assert all(b["rows_expired"] > 0 and b["row"] == lines[b["agent"]] for b in books)
+    finally:
+        store.close()
+
+
+def test_of_old_runs_only_sums_are_in_memory_and_what_they_sent_is_known(tmp_path: Path) -> None:
+    store = Store(f"chdb://{tmp_path}/store", Keep(days=2))
+    store.open(NOW)
+    try:
+        store.commit([packets(1), packets(2), tombstone(3, 0, kind="report", reason="", final=1)], NOW)
+        register = Register(store.epochs())
+        books = register.ledger()["agents"][0]
+        after = NOW + 5 * DAY
+        store.retain(after)
+        store.commit([packets(1, epoch=8)], after)
+        assert [run.epoch for run in store.epochs()] == [8]
+        register.fold(store.old(after))
+        past = register.ledger()["past"]
+        assert past == store.past().to_map() == {name: books.get(name, 1) for name in past}
+        assert (past["runs"], past["row"], past["complete"]) == (1, 20, True)
+
+        register = Register(store.epochs(), past=store.past())
+        assert register.folded("web-1", [7, 8, 9]) == [7]
+        register.recall(store.recall("web-1", [7]))
+        assert register.positions("web-1", [7, 8]) == {7: [3, []], 8: [1, []]}
+        assert "past" not in register.ledger()
+        store.commit([packets(2), packets(4)], after)
+        assert len(store.epochs()) == 2
+        with store.reader() as reader:
+            assert reader.rows("SELECT seq, count() FROM packets WHERE epoch = 7 GROUP BY seq", timeout=20) == [(4, 10)]
+        store.close()
+        store.open(NOW + 20 * DAY)
+        assert store.epochs() == []
+        assert (store.past().to_map()["runs"], store.past().to_map()["row"]) == (2, 40)
     finally:
         store.close()
 
