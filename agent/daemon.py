@@ -16,6 +16,7 @@ from typing import Any
 
 from agent import failpoints
 from agent.capture import Source
+from agent.capture.behind import Neighbourhood
 from agent.capture.own import OwnTraffic
 from agent.doctor import facts_of
 from agent.metrics import Metrics, Now, RecorderMetrics, SpoolMetrics
@@ -102,6 +103,15 @@ class Agent:
         self._stalled = self._stall_word = ""  # what has stalled now, and what the hub has yet to be told
         self._told = False
         self._lost_at: float | None = None
+        self._neighbourhood = self._find_neighbours() if source.live else None
+
+    def _find_neighbours(self) -> Neighbourhood | None:
+        """What learns which pods are behind the node's interfaces; None where the kernel does not tell."""
+        try:
+            return Neighbourhood(self.pipeline.heed_neighbours)
+        except OSError as error:
+            self.log.info("does not learn which addresses are behind interfaces", reason=str(error))
+            return None
 
     def _settings(self) -> Settings:
         config = self.config
@@ -160,6 +170,8 @@ class Agent:
         if self.recorder is not None:
             self.recorder.start()
         self.worker.start()
+        if self._neighbourhood is not None:
+            self._neighbourhood.start()
         if not failpoints.unwatched():
             self.watchdog.start()
         self._beat()
@@ -167,6 +179,8 @@ class Agent:
             return await self.uplink.run()
         finally:
             self.watchdog.stop()
+            if self._neighbourhood is not None:
+                self._neighbourhood.stop()
             self.worker.stop()
             self.outbox.close()
             await asyncio.to_thread(self.worker.join, 2.0 if self.uplink.drained else LAST_WORDS)

@@ -7,7 +7,7 @@ whatever raised on the way. Pure but for what its parts do; one thread feeds it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from agent.calls import Calls
@@ -92,6 +92,10 @@ class Pipeline:
         if level not in LEVELS:
             raise ValueError(f"no level {level!r}, there are {LEVELS}")
         self._level = level
+
+    def heed_neighbours(self, behind: Mapping[str, str]) -> None:
+        """From any thread: which address is behind which interface from now on."""
+        self._sealer.behind = behind
 
     @property
     def buffer_bytes(self) -> int:

@@ -5,7 +5,7 @@ Pure: no clock, no input or output. Batches of all tables share one sequence of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -30,6 +30,8 @@ FULL_WINDOW = 64
 """Batches that a hub grants an agent at a time as long as it has some hundreds of agents or fewer."""
 MAX_BODY = MAX_MESSAGE - (64 << 10)
 """Bytes of a body that leave room for the rest of its message."""
+MAX_BEHIND = 400
+"""Interfaces of which a batch tells what is behind them."""
 HALVINGS = 6
 """How often rows that cannot be packed are split to find those that can: at least MAX_ROWS / 64 go on without loss."""
 
@@ -82,6 +84,8 @@ class Sealer:
         self.seq = 0
         """Number of the last item, 0 before the first."""
         self.on_problem: OnProblem = lambda reason, error: None
+        self.behind: Mapping[str, str] = {}
+        """Interface -> the address behind it (`agent.capture.behind`); another thread may put a new one here."""
         self._report = report
         self._max_rows = max_rows
         self._open = {kind: _Open() for kind in TABLES}
@@ -168,9 +172,16 @@ class Sealer:
         return [
             Batch(
                 self.agent, self.epoch, self.seq, kind, rows, packets, flow_only, first, last, raw_size, zstd, body,
-                ledger=self._report.to_map(),
+                ledger=self._report.to_map(), behind=self._behind(columns),
             )
         ]  # fmt: skip
+
+    def _behind(self, columns: Columns) -> dict[str, str]:
+        """What is behind the interfaces of some rows."""
+        known, faces = self.behind, columns.get("iface")
+        if not known or not isinstance(faces, Dict):
+            return {}
+        return {name: known[name] for name in [name for name in faces.values if name in known][:MAX_BEHIND]}
 
     def _count(self, kind: str, columns: Columns) -> tuple[int, int]:
         """Enter rows that are sealed in the books: the packets they stand for, and those without a row of their own."""

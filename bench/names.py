@@ -131,7 +131,7 @@ def right(pods: int, changes: float, seconds: float, rows: int) -> None:
         now = time.time_ns()
         addresses, times = draw.draw(begin, now, rows)
         names.wait(max(times))
-        given = names.of("packets", columns_of(addresses, addresses, times))
+        given = names.of("packets", columns_of(addresses, addresses, times), {})
         begin = now
         if cluster.late() > 0.25:
             late += 1
@@ -177,7 +177,7 @@ def cost(pods: int, changes: float, seconds: float) -> None:
             columns["time"] = np.arange(ROWS, dtype="<i8") * 5000 + time.time_ns() - SECOND // 2
             names.wait(time.time_ns() - SECOND)
             t = time.thread_time()
-            more = names.of("packets", columns)
+            more = names.of("packets", columns, {})
             naming += time.thread_time() - t
             if commits < 20:
                 entry = packets(seq, ROWS, **columns, **more)

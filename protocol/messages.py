@@ -184,6 +184,7 @@ class Batch:
 
     `packets` are the packets its rows stand for, `flow_only` those of them without a row of their own;
     `ledger` is the agent's Report at the moment it was sealed; `first` and `last` its time range, ns since 1970.
+    `behind` names for interfaces of its rows the address behind them: a pod's, of the host's end of a veth pair.
     """
 
     agent: str
@@ -199,10 +200,12 @@ class Batch:
     zstd: int
     body: bytes
     ledger: dict[str, Any] = field(default_factory=dict)
+    behind: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_place(self.agent, self.epoch, self.seq)
         _check_plain(self.ledger)
+        _check_plain(self.behind)
         _check(self.zstd in (0, 1), "zstd is 0 or 1")
         _check(self.kind in TABLES, f"no table {self.kind[:40]!r}")
         _check(0 < self.rows <= MAX_ROWS, f"a batch has 1 to {MAX_ROWS} rows", "too_large")

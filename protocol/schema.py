@@ -151,10 +151,13 @@ ORIGIN = (
     Column("ingest_day", "u2", "Date", "day on which the hub stored the row (UTC): partition and retention"),
 )
 
-# What the hub knows from Kubernetes of both sides of a row; empty where it does not watch a cluster.
+_SIDES = (("src", "source"), ("dst", "destination"), ("iface", "behind the interface"))
+
+# What the hub knows from Kubernetes of both sides of a row, and of the pod behind the interface it was captured on;
+# empty where it does not watch a cluster.
 NAMES = tuple(
     Column(f"k8s_{side}", "dict", "LowCardinality(String)", f"{of}: namespace/pod/workload/service/node/reason")
-    for side, of in (("src", "source"), ("dst", "destination"))
+    for side, of in _SIDES
 )
 
 _PARTS = (
@@ -167,7 +170,7 @@ _PARTS = (
 )
 PARTS = tuple(
     Column(f"k8s_{side}_{part}", "text", "String", doc, f"splitByChar('/', k8s_{side})[{number}]")
-    for side in ("src", "dst")
+    for side, _ in _SIDES
     for number, (part, doc) in enumerate(_PARTS, 1)
 )
 """The parts of `NAMES`."""
@@ -302,7 +305,7 @@ def _addresses() -> tuple[Field, ...]:
 def _names() -> tuple[Field, ...]:
     return tuple(
         Field(f"k8s.{side}.{part}", f"k8s_{side}_{part}", "text", 0, f"{of}: {doc}")
-        for side, of in (("src", "source"), ("dst", "destination"))
+        for side, of in _SIDES
         for part, doc in _PARTS
     )
 

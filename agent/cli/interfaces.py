@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -19,7 +20,7 @@ ARPHRD = {
 ARPHRD |= {776: "6in4", 778: "GRE", 801: "802.11", 802: "802.11", 803: "802.11", 823: "GRE over IPv6", 280: "CAN"}
 """Kinds of interfaces by the kernel's number (linux/if_arp.h)."""
 
-HEADER = ("index", "name", "state", "kind", "capture", "addresses")
+HEADER = ("index", "name", "state", "kind", "capture", "addresses", "behind")
 
 
 @click.command()
@@ -33,10 +34,15 @@ HEADER = ("index", "name", "state", "kind", "capture", "addresses")
     help="How the list is printed.",
 )
 def interfaces(output: str) -> int:
-    """List the interfaces of this machine and whether nodetap can capture there."""
+    """List the interfaces of this machine, whether nodetap can capture there, and whose address is behind them."""
+    from agent.capture.behind import look
     from agent.capture.interfaces import list_interfaces
+    from agent.capture.netlink import Links
 
-    found = [_row(info) for info in list_interfaces()]
+    there = list_interfaces()
+    with contextlib.closing(Links()) as links:
+        behind = look(links)
+    found = [{**_row(info), "behind": behind.get(info.name, "")} for info in there]
     if output == "json":
         click.echo(json.dumps(found, indent=2))
         return 0
@@ -61,4 +67,4 @@ def _row(info: Any) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     capture = "yes" if row["capturable"] else "no: down" if row["state"] == "down" else "no: unknown kind"
-    return str(row["index"]), row["name"], row["state"], row["kind"], capture, " ".join(row["addresses"])
+    return str(row["index"]), row["name"], row["state"], row["kind"], capture, " ".join(row["addresses"]), row["behind"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time_ns
 from typing import Any, Protocol
@@ -46,8 +46,8 @@ class Naming(Protocol):
     def wait(self, newest: int) -> None:
         """Until the rows' times are known, the newest being so many nanoseconds since 1970; bounded."""
 
-    def of(self, kind: str, columns: Columns) -> Columns:
-        """Further columns for the rows of a table."""
+    def of(self, kind: str, columns: Columns, behind: Mapping[str, Any]) -> Columns:
+        """Further columns for the rows of a table; `behind`: interface -> the address behind it."""
 
 
 @dataclass(slots=True)
@@ -189,7 +189,7 @@ class Writer(threading.Thread):
             columns, unknown = self._unpacked(work.message)
             outcome.dropped_columns += unknown
             if self._names is not None:
-                columns |= self._names.of(work.message.kind, columns)
+                columns |= self._names.of(work.message.kind, columns, work.message.behind)
         return Entry(work.message, columns, work.node, work.source, work.session)
 
     def _unpacked(self, batch: Batch) -> tuple[Columns, int]:

@@ -18,9 +18,9 @@ import numpy as np
 
 from hub.k8s.api import ERRORS, PATHS, Api, Watch
 from hub.k8s.book import Book
-from hub.k8s.objects import FOREVER, SECOND, SKEW, holders, pod_ranges
+from hub.k8s.objects import FOREVER, SECOND, SKEW, holders, packed, pod_ranges
 from hub.k8s.reflector import Event, Gone, Reflector, Refused
-from protocol.columns import Columns
+from protocol.columns import Columns, Dict
 from protocol.schema import TABLES, Table
 
 SETTLE = SECOND
@@ -36,6 +36,12 @@ FORGET = 30.0
 BEAT = 0.25
 FIRST = 10.0
 """Seconds for which the hub waits for the first lists before it takes batches."""
+
+
+def addresses_behind(faces: Dict, behind: Mapping[str, Any]) -> Any:
+    """For a column of interfaces the addresses behind them, shape (rows, 16); zeros where nothing is known."""
+    known = [packed(str(behind.get(name, ""))) or bytes(16) for name in faces.values]
+    return np.frombuffer(b"".join(known), np.uint8).reshape(-1, 16)[faces.codes]
 
 
 class Names:
@@ -122,22 +128,28 @@ class Names:
         pods.asked(now, version)
         return True
 
-    def of(self, kind: str, columns: Columns) -> Columns:
-        """The columns of names for the rows of a table; none where that fails: rows are not lost for their names."""
+    def of(self, kind: str, columns: Columns, behind: Mapping[str, Any]) -> Columns:
+        """The columns of names for the rows of a table; none where that fails: rows are not lost for their names.
+
+        `behind` is the address behind an interface, for some of those that rows were captured on.
+        """
         try:
-            return self._named(TABLES[kind], dict(columns))
+            return self._named(TABLES[kind], dict(columns), behind)
         except Exception:
             self._log.exception("bug while naming rows", kind=kind)
             return {}
 
-    def _named(self, table: Table, columns: dict[str, Any]) -> Columns:
+    def _named(self, table: Table, columns: dict[str, Any], behind: Mapping[str, Any]) -> Columns:
         begin = np.minimum(columns[table.time], self._asof)  # a clock that is ahead: nobody sends what is yet to come
         end = begin if table.until == table.time else np.minimum(columns[table.until], self._asof)
+        sides = {"src": columns["src"], "dst": columns["dst"]}
+        if behind and "iface" in columns:
+            sides["iface"] = addresses_behind(columns["iface"], behind)
         with self._news:
             reached = self._reached(time_ns()) - SETTLE
             return {
-                f"k8s_{side}": self._book.name(columns[side], begin, end, reached, sent=side == "src")
-                for side in ("src", "dst")
+                f"k8s_{side}": self._book.name(column, begin, end, reached, sent=side != "dst")
+                for side, column in sides.items()
             }
 
     def _reached(self, now: int) -> int:

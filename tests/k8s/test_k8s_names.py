@@ -50,7 +50,7 @@ def names(server: ApiServer, tmp_path: Any) -> Iterator[Names]:
 def ask(names: Names, address: str, at: int = 0) -> list[str]:
     at = at or time_ns()
     names.wait(at)
-    found: Any = names.of("packets", columns_of([address], [address], [at]))
+    found: Any = names.of("packets", columns_of([address], [address], [at]), {})
     return words(found["k8s_src"])[0]
 
 
@@ -227,7 +227,7 @@ def name_while(names: Names, player: Player, made: Churn, rng: random.Random) ->
         end = time_ns()
         addresses, times = draw.draw(begin, end, 300)
         names.wait(max(times))
-        given: Any = names.of("packets", columns_of(addresses, addresses, times))
+        given: Any = names.of("packets", columns_of(addresses, addresses, times), {})
         if player.lateness() < SECOND // 4:
             judged += 1
             for side in ("src", "dst"):
