@@ -71,7 +71,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
 }
 """What is summed up."""
 
-_ENDS = ("layers", "iface", "src", "dst", "proto", "dst_port", "k8s_src", "k8s_dst")
+_ENDS = ("layers", "iface", "src", "dst", "proto", "dst_port", "k8s_src", "k8s_dst", "k8s_iface")
 KEYS: dict[str, tuple[str, ...]] = {
     "flows": ("agent", *_ENDS, "ethertype", "eth_src", "eth_dst"),
     "calls": ("agent", *_ENDS, "l7", "operation", "status", "error"),

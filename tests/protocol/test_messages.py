@@ -196,6 +196,7 @@ BOUNDS: list[tuple[type, str, list[Any], list[Any]]] = [  # class, field, what i
     (Status, "wall", [0, I63 - 1], [-1, I63]),
     (Status, "evidence", PLAIN_OK, PLAIN_BAD),
     (Status, "ledger", PLAIN_OK, PLAIN_BAD),
+    (Batch, "behind", PLAIN_OK, PLAIN_BAD),
     (Echo, "id", [0, U64 - 1], [-1, U64]),
     (EchoReply, "id", [0, U64 - 1], [-1, U64]),
     (EchoReply, "wall", [0, I63 - 1], [-1, I63]),
