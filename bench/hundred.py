@@ -1,7 +1,7 @@
 """A hundred million packets in one store: how long questions take.
 
 Made from the capture by the agent's pipeline and stored by the hub's own store, a commit at a time, in a store whose
-days of ingest are those of the packets: a few millions on each of 29 days and the rest on the last.
+days of ingest are those of the packets: some on each of 29 days and the rest on the last, rolled up day by day.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from procs import Hub, ending
 
 from bench.questions import answer, seconds_of
-from bench.recording import Segment, crowd, record
+from bench.recording import LEAST, Segment, crowd, record
 from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.retention import Keep
 from hub.store.store import Entry, Store
@@ -29,8 +29,9 @@ from protocol.codec import unpack_body
 from protocol.messages import Batch
 
 DAYS, AGENTS, DAY = 30, 20, 86_400
-ROWS, EARLY = 100_000_000, 1_000_000
-"""Packets in all, and on each day but the last."""
+ROWS = 100_000_000
+FRAMES = 1_000_000
+"""Of the capture. An agent sends at least a segment of it on each day: a LEAST-th, with its flows to the end."""
 QUESTIONS = 40
 TARGETS = {"selective": 0.300, "top": 1.500, "rollup": 0.200}
 """Seconds: the 95th of a hundred selective questions, the median of the others."""
@@ -38,50 +39,47 @@ TARGETS = {"selective": 0.300, "top": 1.500, "rollup": 0.200}
 
 def bench_hundred(capture: Path, quick: bool) -> dict[str, Any]:
     """Fill a store, ask it."""
-    rows, early = (1_200_000, 10_000) if quick else (ROWS, EARLY)
-    begin = int(time.time()) // DAY * DAY - DAYS * DAY
+    rows, frames, days = (100_000, 16_000, 3) if quick else (ROWS, FRAMES, DAYS)
+    begin = int(time.time()) // DAY * DAY - days * DAY
     with tempfile.TemporaryDirectory(prefix="nodetap-bench-") as name:
         folder = Path(name)
-        filled = fill(folder, capture, rows, early, begin)
-        hub = Hub(folder, "--retain-days", str(DAYS + 5))
+        filled = fill(folder, capture, rows, frames, begin, days)
+        hub = Hub(folder, "--retain-days", str(days + 5))
         with ending(hub):
-            hub.ready(120)
-            return {**filled, **ask(hub.api, begin, 8 if quick else QUESTIONS)}
+            hub.ready(300)
+            return {**filled, **ask(hub.api, begin, days, 4 if quick else QUESTIONS)}
 
 
-def fill(folder: Path, capture: Path, rows: int, early: int, begin: int) -> dict[str, Any]:
-    """A store of `rows` packets, `early` on each of the days from `begin` (seconds since 1970) but the last."""
-    store = Store(f"chdb://{folder}/store", Keep(days=DAYS + 5))
+def fill(folder: Path, capture: Path, rows: int, frames: int, begin: int, days: int) -> dict[str, Any]:
+    """A store of about `rows` packets: of each agent a segment on each of `days` from `begin` (seconds since 1970), and
+    on the last as many as are wanted."""
+    store = Store(f"chdb://{folder}/store", Keep(days=days + 5))
     store.open(begin * 10**9)
-    started = time.process_time()
-    stored = 0
-    for day in range(DAYS):
-        wanted = early if day < DAYS - 1 else rows - stored
+    started, stored, turn = time.process_time(), 0, AGENTS * (frames // LEAST)
+    for day in range(days):
+        turns = 1 if day < days - 1 else max(1, (rows - stored) // turn)
         since = begin + day * DAY
-        for group in _groups(_day(capture, wanted, since, day)):
+        for group in _groups(_day(capture, frames, turns, since, day)):
             entries = [Entry(batch, unpack_body(batch)[0], batch.agent, "live", 1) for batch in group]
             store.commit(entries, (since + DAY // 2) * 10**9)
             stored += sum(batch.rows for batch in group if batch.kind == "packets")
-    store.roll(time.time_ns())
+        while store.roll((since + DAY) * 10**9):
+            pass
     spent, tables = time.process_time() - started, store.statistics()
     store.close()
     return {"rows": stored, "cpu": spent, "bytes": tables["packets"]["bytes"] / stored, "tables": tables}
 
 
 @cache
-def _recorded(capture: Path, rate: float) -> list[Segment]:
-    return record(capture, rate, live=False)
+def _recorded(capture: Path, rate: float, frames: int) -> list[Segment]:
+    return record(capture, rate, frames=frames, live=False)
 
 
-def _day(capture: Path, rows: int, since: int, day: int) -> Iterator[Batch]:
-    """What AGENTS agents send on one day, about `rows` packets together; runs of their own."""
-    segments = _recorded(capture, rows / DAY / AGENTS)
-    sent = 0
-    for batch in crowd(segments, AGENTS, since * 10**9):
+def _day(capture: Path, frames: int, turns: int, since: int, day: int) -> Iterator[Batch]:
+    """What agents send on one day, each `turns` segments; runs of their own."""
+    segments = _recorded(capture, turns * (frames // LEAST) / DAY, frames)
+    for batch in crowd(segments, AGENTS, since * 10**9, turns):
         yield replace(batch, epoch=batch.epoch + day * AGENTS)
-        sent += batch.rows if batch.kind == "packets" else 0
-        if sent >= rows:
-            return
 
 
 def _groups(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
@@ -91,9 +89,9 @@ def _groups(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
         yield group
 
 
-def ask(api: str, begin: int, count: int) -> dict[str, Any]:
+def ask(api: str, begin: int, days: int, count: int) -> dict[str, Any]:
     """Seconds that answers take, each asked once more than is counted where it is always the same."""
-    last = begin + (DAYS - 1) * DAY
+    last = begin + (days - 1) * DAY
     filters = [_filter(api, last, number, count) for number in range(count)]
     hours = [_span(last + number * (DAY - 3600) // count, 3600) for number in range(count)]
     selective = [
@@ -101,7 +99,7 @@ def ask(api: str, begin: int, count: int) -> dict[str, Any]:
     ]
     group = {"by": "ip.src,ip.dst", "top": 10}
     top = [seconds_of(api, "flows", **group, **_span(last, DAY)) for _ in range(6)][1:]
-    rollup = [seconds_of(api, "flows", **group, **_span(begin, DAYS * DAY)) for _ in range(6)][1:]
+    rollup = [seconds_of(api, "flows", **group, **_span(begin, days * DAY)) for _ in range(6)][1:]
     return {"selective": selective, "top": top, "rollup": rollup}
 
 
@@ -122,7 +120,7 @@ def hundred_table(found: dict[str, Any]) -> str:
     words = {
         "selective": "one address and port in one hour, the newest 100 rows, p95, ms",
         "top": "ten pairs with most bytes of the last day, median, ms",
-        "rollup": "ten pairs with most bytes of 30 days, median, ms",
+        "rollup": "ten pairs with most bytes of all 30 days, from rollups, median, ms",
     }
     lines = [("", "measured", "target"), ("---", "---:", "---")]
     lines += [("packets", f"{found['rows']:,}", ""), ("bytes a packet row", f"{found['bytes']:.1f}", "≤ 22")]

@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, cycle, pairwise
+from itertools import count, cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,24 @@ class Segment:
     report: Report
 
 
-def crowd(segments: Sequence[Segment], agents: int, begin_ns: int) -> Iterator[Batch]:
-    """What `agents` agents would send, all together in the order of time, without end; no two begin alike."""
+def crowd(segments: Sequence[Segment], agents: int, begin_ns: int, turns: int | None = None) -> Iterator[Batch]:
+    """What `agents` agents would send, all together in the order of time; no two begin alike.
+
+    Of each `turns` segments; without, it does not end.
+    """
     random = np.random.default_rng(23)
-    lines = (_line(segments, n, begin_ns, random.uniform(0.0, SEGMENT)) for n in range(agents))
+    lines = (_line(segments, n, begin_ns, random.uniform(0.0, SEGMENT), turns) for n in range(agents))
     for _, batch in heapq.merge(*lines, key=lambda sent: sent[0]):
         yield batch
 
 
-def _line(segments: Sequence[Segment], number: int, begin_ns: int, at: float) -> Iterator[tuple[float, Batch]]:
+def _line(
+    segments: Sequence[Segment], number: int, begin_ns: int, at: float, turns: int | None
+) -> Iterator[tuple[float, Batch]]:  # fmt: skip
     """One agent's batches, each with when it is sent, seconds after `begin_ns`."""
     before, seqs = Report(), count(1)
-    for segment in cycle([*segments[number % len(segments) :], *segments[: number % len(segments)]]):
+    first = number % len(segments)
+    for segment in islice(cycle([*segments[first:], *segments[:first]]), turns):
         for cast in segment.casts:
             sent = cast.sent(f"node-{number}", number + 1, next(seqs), begin_ns + int(at * 1e9), before)
             yield at + cast.at, sent
