@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from store_rows import DAY, NOW, alternating, flows, packet_columns, packets, tombstone
 
+from hub.store import rollups
 from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.retention import Keep
 from hub.store.store import BadBatch, QueryError, QueryTimeout, Store, StoreBusy, StoreError
@@ -536,4 +537,4 @@ def test_a_replaced_batch_keeps_its_first_rows(store: Store) -> None:
 
 def test_every_table_of_the_schema_is_there(store: Store) -> None:
     names = {row[0] for row in ask(store, "SELECT name FROM system.tables WHERE database = currentDatabase()")}
-    assert names == {*TABLES, "batches"}
+    assert names == {*TABLES, "batches", *rollups.NAMES, rollups.PERIODS.name}
