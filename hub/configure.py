@@ -1,4 +1,4 @@
-"""What people want of running agents: kept beside the store, told to agents when they come and when it changes.
+"""What people want of running agents: kept beside the store or in it, told to agents as they come and when it changes.
 
 A wish is for one agent, for the agents of a node, or for all (`*`); the narrower one counts, word by word. A change
 that any agent refuses is taken back everywhere and not kept.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from time import time_ns
 from typing import Any, Protocol, TypeAlias
 
 from hub.store.home import write_durably
@@ -37,6 +38,16 @@ class Line(Protocol):
 
     def post(self, message: Configure) -> None:
         """Queue a message to the agent."""
+
+
+class Shared(Protocol):
+    """What is needed of a store that keeps the wishes."""
+
+    def wishes(self) -> tuple[int, Wishes]:
+        """The wishes, and when they were said last."""
+
+    def wish(self, name: str, settings: Mapping[str, str] | None, at: int) -> None:
+        """Keep what is wanted of one name."""
 
 
 @dataclass(slots=True)
@@ -79,7 +90,8 @@ class Configurer:
 
     def __init__(self, log: Any = None) -> None:
         self._log = log or logger()
-        self._path: Path | None = None
+        self._keep: Callable[[str, Wishes], None] | None = None
+        self._said = 0  # when what is kept was said, where several hubs keep it
         self.wishes: Wishes = {}
         self._told: dict[Line, Told] = {}
         self._ids = count(1)
@@ -88,7 +100,27 @@ class Configurer:
 
     def open(self, path: Path) -> None:
         """Go on with the wishes in a file, and keep them there. Before any agent comes."""
-        self._path, self.wishes = path, _read(path, self._log)
+        self.wishes = _read(path, self._log)
+        self._keep = lambda name, wishes: _write(path, wishes)
+
+    def share(self, store: Shared) -> None:
+        """Go on with the wishes in a store, and keep them there for all its hubs. Raises what the store does."""
+        self._said, self.wishes = store.wishes()
+
+        def keep(name: str, wishes: Wishes) -> None:
+            self._said = max(time_ns(), self._said + 1)
+            store.wish(name, wishes.get(name), self._said)
+
+        self._keep = keep
+
+    async def heard(self, said: int, wishes: Wishes) -> None:
+        """What the store has by now; another hub may have changed it."""
+        if wishes == self.wishes or said < self._said:
+            return
+        async with self._turn:
+            if said >= self._said:
+                self._said, self.wishes = said, wishes
+                self._tell_all(wishes)
 
     def came(self, line: Line) -> None:
         """A connection was welcomed: it is told what is wanted, also where that is nothing."""
@@ -136,8 +168,8 @@ class Configurer:
             try:
                 if refused:
                     raise Refused(refused)
-                if self._path is not None:
-                    await asyncio.to_thread(_write, self._path, after)
+                if self._keep is not None:
+                    await asyncio.to_thread(self._keep, name, after)
             except BaseException:
                 self._tell_all(before)
                 raise

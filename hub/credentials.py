@@ -6,6 +6,7 @@ connections get what is new; those that are open stay.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 import stat
@@ -31,6 +32,8 @@ class Credentials:
         self.tls = None if self._pair is None else _context(self._pair)
         self.ends = 0.0
         """When the certificate ends, seconds since 1970; 0 without TLS."""
+        self.fingerprint = ""
+        """SHA-256 of the certificate, by which hubs that share it know each other; empty without TLS."""
         self._read = self._bytes()
         self._know_end()
 
@@ -65,7 +68,8 @@ class Credentials:
     def _know_end(self) -> None:
         if self._pair is not None:
             with suppress(OSError, ValueError, IndexError):
-                self.ends = not_after(Path(self._pair[0]).read_text(encoding="ascii", errors="replace"))
+                pem = Path(self._pair[0]).read_text(encoding="ascii", errors="replace")
+                self.ends, self.fingerprint = not_after(pem), hashlib.sha256(_first(pem)).hexdigest()
 
 
 def read_token(path: str | None) -> str | None:
@@ -114,11 +118,14 @@ def _bytes(path: str | None) -> bytes:
 _UTC_TIME, _VERSION = 0x17, 0xA0
 
 
+def _first(pem: str) -> bytes:
+    end = pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+    return ssl.PEM_cert_to_DER_cert(pem[pem.index(ssl.PEM_HEADER) : end])
+
+
 def not_after(pem: str) -> float:
     """The end of the first certificate, seconds since 1970 (RFC 5280, 4.1). Raises ValueError, IndexError."""
-    end = pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
-    der = ssl.PEM_cert_to_DER_cert(pem[pem.index(ssl.PEM_HEADER) : end])
-    _, certificate, _ = _element(der)
+    _, certificate, _ = _element(_first(pem))
     _, body, _ = _element(certificate)
     fields: list[bytes] = []
     while body and len(fields) < 5:

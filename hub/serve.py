@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class ServeConfig:
     credentials: Credentials
     keep: Keep
     commit_deadline: float = COMMIT_DEADLINE
+    advertise: str = ""
     limits: dict[str, Any] = field(default_factory=dict)
     """Of `hub.api.context.Limits`, by name."""
     kubernetes: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +57,23 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
         return host_port(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value and not value.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{value!r} is no URL: write http://HOST:8480")
+    return value.rstrip("/") if value else None
+
+
+def _advertised(api: tuple[str, int], tls: bool) -> str:
+    """Where others reach the API: for one that listens everywhere by the address of this host's name."""
+    host, port = api
+    if host in ("0.0.0.0", "::"):
+        try:
+            host = socket.gethostbyname(socket.gethostname())
+        except OSError:
+            host = socket.gethostname()
+    return f"http{'s' * tls}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,6 +104,8 @@ def main(log_level: str, log_format: str) -> None:
     envvar="NODETAP_API",
     help="Where people ask (HTTP API, /metrics, /healthz, /readyz).",
 )
+@click.option("--advertise-api", metavar="URL", envvar="NODETAP_ADVERTISE_API", callback=_url,
+              help="Where other hubs over the same store reach this one's API.  [--api]")  # fmt: skip
 @click.option("--store", required=True, envvar="NODETAP_STORE",
               help="chdb:///DIR, the embedded store in that folder; or "
               "clickhouse://USER[:PASSWORD]@HOST[,HOST]/DATABASE?cluster=NAME, which several hubs may share "
@@ -128,6 +149,7 @@ def main(log_level: str, log_format: str) -> None:
 def serve(
     agents: tuple[str, int],
     api: tuple[str, int],
+    advertise_api: str | None,
     store: str,
     token_file: str | None,
     tls_cert: str | None,
@@ -153,7 +175,8 @@ def serve(
         )
     limits = {"rows": answer_rows, "bytes": answer_bytes, "timeout": answer_seconds, "rate": client_rate}
     keep = Keep(retain_days, retain_bytes, retain_rollups)
-    config = ServeConfig(agents, api, store, credentials, keep, commit_deadline, limits, given)
+    advertise = advertise_api or _advertised(api, credentials.tls is not None)
+    config = ServeConfig(agents, api, store, credentials, keep, commit_deadline, advertise, limits, given)
     sys.exit(asyncio.run(Hub(config).run()))
 
 
@@ -173,7 +196,7 @@ class Hub:
 
         config = self.config
         try:
-            store = store_of(config.store, config.keep, api="{}:{}".format(*config.api))
+            store = store_of(config.store, config.keep, api=config.advertise)
             await asyncio.to_thread(store.open, time_ns())
         except StoreError as error:
             click.echo(f"Error: {error}", err=True)
@@ -209,6 +232,8 @@ class Hub:
             ingest.metrics.show(names.look)
         if store.directory is not None:
             ingest.configurer.open(store.directory / "agents.json")
+        else:
+            await asyncio.to_thread(ingest.configurer.share, store)
         port = await ingest.start(*self.config.agents, self.config.credentials.tls)
         people = self._people(store, register, ingest, watchdog)
         serving = asyncio.ensure_future(people.serve(sockets=[listener]))
@@ -254,6 +279,7 @@ class Hub:
         from hub.api.context import Limits
         from hub.api.listener import Crowd, server
         from hub.doctor.facts import facts_of
+        from hub.fanout.peers import Peers
 
         def ready() -> tuple[bool, str]:
             if ingest.draining:
@@ -270,6 +296,7 @@ class Hub:
             store, register, tokens=ingest.tokens, ready=ready, metrics=ingest.metrics.text, version=protocol.VERSION,
             limits=Limits(**self.config.limits), asker=ingest.asker, facts=facts, fetcher=ingest.fetcher,
             configurer=ingest.configurer,
+            peers=Peers(lambda: register.elsewhere, lambda: self.config.credentials.fingerprint, ingest.fetcher),
         )  # fmt: skip
         crowd = Crowd()
         ingest.metrics.show(lambda: {"nodetap_hub_people_connections": crowd.connections})

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-AT_ONCE: dict[str, int] = {"ask": 16, "follow": 32, "frames": 3, "live": 6, "doctor": 12}
+AT_ONCE: dict[str, int] = {"ask": 16, "follow": 32, "frames": 3, "live": 6, "doctor": 12, "relay": 256}
 """Requests of one client at once, by kind (`hub.api.routes.Row.kind`): fewer than the hub takes from all together. Of
 those that `ask` the store some wait for their turn."""
 SAVED = 5.0

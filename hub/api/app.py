@@ -17,10 +17,11 @@ from hub.api.context import Hub, Limits, Register, Store
 from hub.api.gate import Gate
 from hub.api.openapi import document
 from hub.api.problems import Problem, problem_of
-from hub.api.routes import ROUTES, Row
+from hub.api.routes import RELAY, ROUTES, Row
 from hub.api.runner import Runner
 from hub.configure import Configurer
 from hub.fanout.asker import Asker
+from hub.fanout.peers import Peers
 from hub.pcap.fetcher import Fetcher
 from hub.tokens import Tokens
 
@@ -41,21 +42,23 @@ def create_app(
     facts: Callable[[], dict[str, Any]] = dict,
     fetcher: Fetcher | None = None,
     configurer: Configurer | None = None,
+    peers: Peers | None = None,
 ) -> Starlette:
     """The application. Nothing is started; `now_ns` is the clock (nanoseconds since 1970).
 
-    `asker` asks the agents, `fetcher` fetches frames from them, `configurer` changes their settings; `facts` are the
+    `asker` asks the agents, `fetcher` fetches frames from them, `configurer` changes their settings, `peers`
+    are the other hubs; `facts` are the
     hub's own for `/v1/doctor`, made on a thread.
     """
     runner = Runner(store.reader, limits.queries, limits.wait)
     asker = asker or Asker(register, now_ns)
     hub = Hub(
         store, register, runner, tokens, ready, metrics, version, now_ns, limits, asker, facts, fetcher or Fetcher(),
-        configurer or Configurer(),
+        configurer or Configurer(), peers or Peers(),
     )  # fmt: skip
     hub.openapi = {guarded: json.dumps(document(ROUTES, version, guarded)).encode() for guarded in (False, True)}
     app = Starlette(
-        routes=[Route(path, Gate(hub, rows), methods=list(rows)) for path, rows in _by_path(ROUTES).items()],
+        routes=[Route(path, Gate(hub, rows), methods=list(rows)) for path, rows in _by_path((*ROUTES, RELAY)).items()],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
     )
     app.state.hub = hub

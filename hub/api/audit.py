@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from starlette.requests import Request
 
+from hub.fanout.peers import HOP, Caller
+
 log = structlog.get_logger()
 
 EVERY = 60.0
@@ -24,6 +26,8 @@ class Who:
     peer: str
     role: str = ""
     token: str = ""
+    hop: str = ""
+    """For which address a hub asks, where one does, as it says."""
 
     @property
     def client(self) -> str:
@@ -32,12 +36,22 @@ class Who:
 
     def to_map(self) -> dict[str, str]:
         """As log lines have it: the address, and with tokens the role and the name of the one shown."""
-        return {"asked_by": self.peer} | ({"role": self.role, "token": self.token} if self.role else {})
+        return (
+            {"asked_by": self.peer}
+            | ({"role": self.role, "token": self.token} if self.role else {})
+            | ({"asked_for": self.hop[:100]} if self.hop else {})
+        )
 
 
 def peer(request: Request) -> str:
     """The address at the other end of the connection."""
     return request.client.host if request.client else ""
+
+
+def caller(request: Request) -> Caller:
+    """Who asks, for other hubs."""
+    headers = request.headers
+    return Caller(headers.get("authorization", ""), peer(request), headers.get(HOP, ""))
 
 
 def who(request: Request) -> Who:

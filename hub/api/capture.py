@@ -51,11 +51,12 @@ async def capture(hub: Hub, request: Request) -> Response:
     merge = Merge(
         (), f"nodetap {hub.version}", most_frames=values["limit"] or _NEVER, most_bytes=values["bytes"] or _NEVER
     )
+    remote = hub.peers.lines(audit.caller(request))
     live = Live(
         hub.fetcher,
         Wish(values["filter"] or "", values["deadline"], float(values["seconds"]) or None),
         merge,
-        lambda: frames.whom(hub, node, CAPTURE, CANNOT),
+        lambda: frames.whom(hub, node, CAPTURE, CANNOT, remote),
         lambda name: frames.silent_for(hub, name),
         hub.runner.thread,
         hub.now_ns(),

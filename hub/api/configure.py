@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -10,10 +12,19 @@ from hub.api.context import Hub
 from hub.api.problems import Problem
 from hub.configure import MOST, Configurer, Refused
 
+WITHIN = 3.0
+"""Seconds that other hubs have to say what their agents do."""
+
 
 async def show(hub: Hub, request: Request) -> Response:
     """The wishes, and each agent with its settings."""
-    return JSONResponse(_state(hub.configurer))
+    state = _state(hub.configurer)
+    told = await hub.peers.ask(audit.caller(request), "/v1/configure", {}, WITHIN)
+    shown = [
+        *state["agents"],
+        *(each for answer in told.values() if not isinstance(answer, str) for each in answer["agents"]),
+    ]
+    return JSONResponse({**state, "agents": sorted(shown, key=lambda each: str(each["agent"]))})
 
 
 async def change(hub: Hub, request: Request) -> Response:
@@ -45,5 +56,5 @@ async def _changed(hub: Hub, request: Request, name: str, settings: dict[str, st
     return JSONResponse({**_state(configurer), "waiting": waiting})
 
 
-def _state(configurer: Configurer) -> dict[str, object]:
+def _state(configurer: Configurer) -> dict[str, Any]:
     return {"wishes": configurer.wishes, "agents": configurer.shown()}

@@ -15,6 +15,7 @@ from hub.api.audit import Refusals
 from hub.api.runner import Runner
 from hub.configure import Configurer
 from hub.fanout.asker import Asker
+from hub.fanout.peers import Peers
 from hub.pcap.fetcher import Fetcher
 from hub.store.periods import Rolled
 from hub.store.reader import Reader
@@ -49,6 +50,8 @@ class Register(Protocol):
 
     def ledger(self) -> dict[str, Any]:
         """The books of every run."""
+
+    elsewhere: dict[str, dict[str, Any]]
 
     def live(self, name: str) -> Any:
         """The present connection of an agent."""
@@ -100,11 +103,13 @@ class Hub:
     facts: Callable[[], dict[str, Any]]
     fetcher: Fetcher = field(default_factory=Fetcher)
     configurer: Configurer = field(default_factory=Configurer)
+    peers: Peers = field(default_factory=Peers)
     allowance: Allowance = field(init=False)
     refusals: Refusals = field(default_factory=Refusals)
     followers: int = 0
     captures: int = 0
     live: int = 0
+    relayed: dict[tuple[Any, ...], tuple[int, float]] = field(default_factory=dict)
     openapi: dict[bool, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

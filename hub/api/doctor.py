@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hub.api import params
+from hub.api import audit, params
 from hub.api.context import Hub
 from hub.doctor.checks import AGENT, HUB
 from hub.doctor.finding import BAD, WARN, Facts, Finding, examine
+from hub.fanout.peers import OTHERS, Told
 from hub.fanout.plan import Missing
 from hub.query.window import format_ns
 
 log = structlog.get_logger()
 
+PATH = "/v1/doctor"
 WHERE = "the hub"
 """The place of the hub's own findings; a node may well be called `hub`."""
 TODO = {
@@ -27,6 +30,7 @@ TODO = {
     "stalled": "see whether the process runs (it may be stopped) and the network to it works",
     "refused": "ask again in a moment; if it stays, see its log",
     "connection_lost": "ask again; `nodetap agents -o wide` says why links end",
+    "hub_silent": "see whether that hub runs, and whether this one reaches it there (its --advertise-api)",
 }
 """What to do where there is no answer, by the reason (`hub.fanout.plan.MISSING`)."""
 
@@ -34,12 +38,27 @@ TODO = {
 async def doctor(hub: Hub, request: Request) -> Response:
     """Findings about the hub and every agent, the facts behind them, and who did not answer. Raises TooMany."""
     deadline = params.read(request, params.DOCTOR, hub.now_ns())["deadline"]
+    asker = audit.caller(request)
     looking = asyncio.create_task(_hub_facts(hub, deadline))
+    others = asyncio.create_task(hub.peers.ask(asker, PATH, {"deadline": f"{deadline * OTHERS:.3f}"}, deadline))
     try:
         gathering = await hub.asker.ask("doctor", deadline)
         own, slow = await looking
+        told = await others
     finally:
         looking.cancel()
+        others.cancel()
+    away = hub.register.elsewhere
+    missing = [
+        each for each in gathering.missing if each.reason != "not_connected" or not (asker.hop or each.agent in away)
+    ]
+    silent = {url: why for url, why in told.items() if isinstance(why, str)}
+    missing += [
+        Missing(name, "hub_silent", f"it is connected to the hub at {url}: {silent[url]}")
+        for url, names in hub.peers.hubs.items()
+        if url in silent
+        for name in names
+    ]
     now_ns = hub.now_ns()
     known = {agent["agent"]: agent for agent in hub.register.agents(now_ns)}
     facts = {
@@ -47,18 +66,41 @@ async def doctor(hub: Hub, request: Request) -> Response:
         for name, part in gathering.parts.items()
     }
     of_agents = [finding for name in facts for finding in examine(name, facts[name], AGENT)]
-    of_agents += map(_absent, gathering.missing)
+    of_agents += map(_absent, missing)
+    of_agents += [Finding(**found) for answer in _heard(told) for found in answer["findings"]]
     findings = [*slow, *examine(WHERE, own, HUB), *sorted(of_agents, key=lambda finding: finding.where)]
     return JSONResponse(
         {
             "time": format_ns(now_ns),
             "deadline": deadline,
             "findings": [finding.to_map() for finding in findings],
-            "agents": {name: part.seconds for name, part in gathering.parts.items()},
-            "missing": [missing.to_map() for missing in gathering.missing],
+            "agents": dict(sorted(_joined(told, "agents", {n: p.seconds for n, p in gathering.parts.items()}).items())),
+            "missing": sorted(
+                [
+                    *(each.to_map() for each in missing),
+                    *(each for answer in _heard(told) for each in answer["missing"]),
+                ],
+                key=lambda each: str(each["agent"]),
+            ),
             "facts": {"hub": own, "agents": facts},
         }
     )
+
+
+def _heard(told: Mapping[str, Told | str]) -> Iterator[Told]:
+    """The answers of other hubs, what is said of them under their names."""
+    for url, answer in told.items():
+        if not isinstance(answer, str):
+            names = {WHERE: f"{WHERE} at {url}"}
+            found = [{**each, "where": names.get(each["where"], each["where"])} for each in answer["findings"]]
+            yield {**answer, "findings": found}
+
+
+def _joined(told: Mapping[str, Told | str], name: str, own: dict[str, Any]) -> dict[str, Any]:
+    """A member of the answers of other hubs, and ours."""
+    for answer in _heard(told):
+        own = {**answer[name], **own}
+    return own
 
 
 def _seen(agent: Facts) -> dict[str, Any]:

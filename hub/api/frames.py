@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -41,15 +41,18 @@ def filter_of(values: Mapping[str, Any]) -> Any:
     return node
 
 
-def whom(hub: Hub, node: Any, about: str, cannot: str) -> tuple[dict[str, Any], list[Missing]]:
-    """The connections to ask, by agent, and who is missing already; `cannot` says why who cannot be asked `about` it.
+def whom(
+    hub: Hub, node: Any, about: str, cannot: str, remote: Callable[[str], Any]
+) -> tuple[dict[str, Any], list[Missing]]:
+    """The connections to ask, by agent, and who is missing already; `cannot` says why who cannot be asked `about` it,
+    `remote` is what stands for a connection to another hub.
 
     Neither are replays, who left in good order, and whom the filter cannot mean.
     """
     every = hub.register.agents(hub.now_ns())
     agents = [each for each in every if each.get("source") != "replay" and may_match(node, str(each["agent"]))]
     names = [str(agent["agent"]) for agent in agents]
-    lines = {name: line for name in names if (line := hub.register.live(name)) is not None}
+    lines = {name: line for name in names if (line := hub.register.live(name) or remote(name)) is not None}
     chosen, missing = plan(agents, {name: line.answers for name, line in lines.items()}, about)
     reason, _, detail = cannot.partition(": ")
     missing = [Missing(each.agent, reason, detail) if each.reason == "too_old" else each for each in missing]
@@ -58,7 +61,8 @@ def whom(hub: Hub, node: Any, about: str, cannot: str) -> tuple[dict[str, Any], 
 
 def silent_for(hub: Hub, name: str) -> float:
     """Seconds since anything came from an agent; 0 where nobody knows it any more."""
-    return hub.register.silent_for(name, hub.now_ns()) if hub.register.live(name) is not None else 0.0
+    known = hub.register.live(name) is not None or name in hub.register.elsewhere
+    return hub.register.silent_for(name, hub.now_ns()) if known else 0.0
 
 
 def missed(merge: Merge) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from hub.api import audit
 from hub.api.audit import Who
 from hub.api.context import Hub
 from hub.api.problems import Problem, problem_of
-from hub.api.routes import OPEN, Row
+from hub.api.routes import OPEN, RELAY, Row
+from hub.fanout.peers import HOP
 from hub.tokens import MAY
 
 log = structlog.get_logger()
@@ -57,7 +58,7 @@ class Gate:
         if getattr(request.state, "crowded", False):
             raise Problem("busy", "as many connections are open as this hub takes, of all or of you: ask again later")
         who, allowance = identify(self._hub, request), self._hub.allowance
-        if wait := allowance.take(who.client, monotonic()):
+        if row.kind != RELAY.kind and (wait := allowance.take(who.client, monotonic())):
             raise Problem("too_many", "you ask faster than this hub lets one: ask more slowly", retry=ceil(wait))
         request.state.who = who
         permit(self._hub, who, row.role)
@@ -82,7 +83,8 @@ def identify(hub: Hub, request: Request) -> Who:
     """Who asks; with a role only where the token they show is one of the hub's."""
     peer = audit.peer(request)
     token = hub.tokens.holder(request.headers.get("authorization", "")) if hub.tokens else None
-    return Who(peer) if token is None else Who(peer, token.role, token.name)
+    hop = request.headers.get(HOP, "")
+    return Who(peer, hop=hop) if token is None else Who(peer, token.role, token.name, hop)
 
 
 def permit(hub: Hub, who: Who, role: str) -> None:

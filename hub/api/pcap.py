@@ -54,12 +54,12 @@ async def pcap(hub: Hub, request: Request) -> Response:
     node = frames.filter_of(values)
     if hub.captures >= MOST_AT_ONCE:
         raise Problem("busy", f"{MOST_AT_ONCE} captures are being fetched")
-    return frames.Patient(_body(hub, _plan(hub, values, node, audit.who(request))))
+    return frames.Patient(_body(hub, _plan(hub, values, node, request)))
 
 
-def _plan(hub: Hub, values: dict[str, Any], node: Any, who: Who) -> _Answer:
+def _plan(hub: Hub, values: dict[str, Any], node: Any, request: Request) -> _Answer:
     """Whom to ask, and who is missing already."""
-    lines, absent = frames.whom(hub, node, PCAP, CANNOT)
+    lines, absent = frames.whom(hub, node, PCAP, CANNOT, hub.peers.lines(audit.caller(request)))
     merge = Merge(
         lines, f"nodetap {hub.version}",
         most_frames=values["limit"] or _TIMES, most_bytes=values["bytes"] or _TIMES,
@@ -70,7 +70,7 @@ def _plan(hub: Hub, values: dict[str, Any], node: Any, who: Who) -> _Answer:
     until = hub.now_ns() if values["until"] is None else values["until"]
     question = Question(values["filter"] or "", since, until, values["deadline"], values["seconds"])
     gather = Gather(hub.fetcher, lines, question, merge, lambda name: frames.silent_for(hub, name), hub.runner.thread)
-    return _Answer(gather, absent, node, who)
+    return _Answer(gather, absent, node, audit.who(request))
 
 
 async def _body(hub: Hub, answer: _Answer) -> AsyncGenerator[bytes, None]:

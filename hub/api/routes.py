@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hub.api import answers, capture, configure, doctor, follow, params, pcap, resources
+from hub.api import answers, capture, configure, doctor, follow, params, pcap, relay, resources
 from hub.api.context import Handler
 from hub.api.frames import MEDIA_TYPE
 from hub.tokens import ADMIN, CAPTURE, READ
@@ -59,3 +59,5 @@ ROUTES = (
     Row("GET", "/readyz", OPEN, resources.readyz, "200 while the hub takes work, else 503", (), _TEXT),
     Row("GET", "/metrics", READ, resources.metrics, "Prometheus metrics", (), _TEXT),
 )
+RELAY = Row("POST", "/v1/relay/{name:path}", CAPTURE, relay.relay, "raw frames for another hub", kind="relay")
+"""For hubs alone: it is in no description."""

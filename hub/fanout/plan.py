@@ -18,6 +18,7 @@ MISSING: dict[str, str] = {
     "stalled": "no answer came in time, and nothing else either",
     "refused": "it said why it does not answer",
     "connection_lost": "its connection ended before it answered",
+    "hub_silent": "it is connected to another hub, which did not answer",
 }
 """Why there is no part of an agent in an answer."""
 

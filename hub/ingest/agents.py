@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from hub.ingest.verdict import Known, judge
 from hub.store.books import Entry, Key, Line, Past, StoredEpoch, line_of
 from protocol.delivery import Receiver
+from protocol.filter.times import rfc3339_ns
 from protocol.ledger import Report, settle
 from protocol.messages import Hello, Positions, Status
 from protocol.ranges import Ranges
@@ -35,6 +36,7 @@ class Live(Protocol):
 
     number: int
     connection: str
+    answers: list[str]
 
 
 class Run:
@@ -246,7 +248,10 @@ class Register:
     def silent_for(self, name: str, now_ns: int) -> float:
         """Seconds since anything came from an agent."""
         self._heed_clock(now_ns)
-        return (now_ns - self._agents[name].seen_ns) / 1e9
+        agent, told = self._agents.get(name), self.elsewhere.get(name)
+        if told is None or (agent is not None and agent.live is not None):
+            return (now_ns - self._agents[name].seen_ns) / 1e9
+        return (now_ns - rfc3339_ns(str(told.get("last_seen")))) / 1e9
 
     @property
     def sessions(self) -> list[Live]:
@@ -302,13 +307,17 @@ class Register:
         self._heed_clock(now_ns)
         fresh = [a for a in self._agents.values() if a.live is not None or now_ns - a.seen_ns < EXPIRE_NS]
         here = {agent.name: _describe(agent, now_ns) for agent in fresh if self._told(agent) is None}
-        there = {name: told for name, told in self.elsewhere.items() if name not in here}
+        there = {name: _public(told) for name, told in self.elsewhere.items() if name not in here}
         return [described for _, described in sorted((here | there).items())]
 
     def connected(self, now_ns: int) -> list[dict[str, Any]]:
-        """Each agent that is connected here, likewise."""
+        """Each agent that is connected here, likewise, and what it may be asked: for the other hubs."""
         self._heed_clock(now_ns)
-        return [_describe(agent, now_ns) for agent in self._agents.values() if agent.live is not None]
+        return [
+            {**_describe(agent, now_ns), "answers": list(agent.live.answers)}
+            for agent in self._agents.values()
+            if agent.live is not None
+        ]
 
     def _told(self, agent: Agent) -> dict[str, Any] | None:
         """What another hub says of an agent that is not connected here, if one does."""
@@ -333,6 +342,11 @@ class Register:
         """Packet rows of a run that are there."""
         key = run.stored.agent, run.stored.epoch
         return run.stored.held.rows - self.dropped.get(key, 0) if present is None else present.get(key, 0)
+
+
+def _public(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What another hub says of an agent, without what is for hubs alone."""
+    return {name: value for name, value in told.items() if name != "answers"}
 
 
 def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:

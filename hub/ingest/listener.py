@@ -187,6 +187,7 @@ class Ingest:
     def _learned(self, news: News) -> None:
         self.register.learn(news.lines, news.commit)
         self.register.elsewhere = news.elsewhere
+        self.spawn(self.configurer.heard(*news.wishes))
         self.spawn(self.register.announce())
         if self.now() - self._told > TELL:
             self._told = self.now()

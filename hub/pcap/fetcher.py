@@ -29,7 +29,7 @@ class Line(Protocol):
 
 
 class LineLost(Exception):
-    """The connection ended."""
+    """The connection ended; the text says why, where another hub has it that did not pass the question on."""
 
 
 class Fetcher:
@@ -93,7 +93,7 @@ class Fetcher:
             del self._overdue[line.agent]
         for asked, _, future in list(self._open.values()):
             if asked is line and not future.done():
-                future.set_exception(LineLost())
+                future.set_exception(LineLost(getattr(line, "trouble", "")))
 
     @property
     def waiting(self) -> int:

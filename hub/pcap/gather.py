@@ -29,6 +29,13 @@ AGAIN = 0.1
 """Seconds until an agent that is busy is asked again."""
 
 
+def lost(agent: str, why: str) -> Missing:
+    """Whose connection ended, or whose hub did not pass the question on."""
+    if why:
+        return Missing(agent, "hub_silent", why)
+    return Missing(agent, "connection_lost", "its connection ended while it was asked")
+
+
 class TooSlow(Exception):
     """An agent has held up the others for as long as it may."""
 
@@ -154,8 +161,8 @@ class Gather:
         except TimeoutError:
             within = asked.deadline if asked.part == 1 else self.question.deadline
             self._give_up(late(name, within, self.silent(name)))
-        except LineLost:
-            self._give_up(Missing(name, "connection_lost", "its connection ended while it was asked"))
+        except LineLost as error:
+            self._give_up(lost(name, str(error)))
         except TooSlow:
             self._give_up(Missing(name, "too_slow", f"it held up the others for {asked.slow:.1f} s in all"))
         except Refused as error:

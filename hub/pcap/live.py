@@ -233,8 +233,11 @@ class Live:
         except TimeoutError:
             missing = late(name, self.wish.deadline, self.silent(name))
             self._fail(name, missing.reason, missing.detail)
-        except LineLost:
-            self._fail(name, "connection_lost", "its connection ended", float("inf"))
+        except LineLost as error:
+            if why := str(error):  # its hub may pass on the next
+                self._fail(name, "hub_silent", why, AGAIN)
+            else:
+                self._fail(name, "connection_lost", "its connection ended", float("inf"))
         except (WrongMessage, Disorder) as error:
             self._fail(name, "wrong_answer", f"{type(error).__name__}: {error}", float("inf"))
         else:

@@ -87,6 +87,8 @@ class News:
     lines: list[Line]
     commit: int
     elsewhere: dict[str, dict[str, Any]]
+    wishes: tuple[int, dict[str, dict[str, str]]] = (0, {})
+    """What people want of agents, and when that was said last."""
 
 
 def day_of(now_ns: int) -> int:

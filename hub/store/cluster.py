@@ -18,7 +18,7 @@ import copy
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -93,6 +93,7 @@ class ClusterStore:
         self._beats = 0
         self._said = 0.0
         self._connected: list[dict[str, Any]] | None = None  # not yet told
+        self._apis: dict[int, str] = {}  # where the other hubs are asked
         self._untold: list[Line] = []  # what others stored and the listener has not heard of
         self._lock = threading.Lock()  # of books, numbers, places, shown, untold
         self._beat_lock = threading.Lock()
@@ -383,10 +384,10 @@ class ClusterStore:
                 self.beat(time_ns())
                 self._tell_connected(time_ns())
                 if self._listener is not None:
-                    elsewhere = self._elsewhere()
+                    elsewhere, wishes = self._elsewhere(), self.wishes()
                     with self._lock:
                         lines, self._untold = self._untold, []
-                    self._listener(News(lines, self._shown, elsewhere))
+                    self._listener(News(lines, self._shown, elsewhere, wishes))
 
     def beat(self, now_ns: int) -> None:
         """Say up to where our commits are whole, and hear what the others stored. Raises ClientError."""
@@ -435,18 +436,19 @@ class ClusterStore:
         if not self._peers.known:
             return {}
         sql = (
-            "SELECT agent, told FROM presence WHERE hub IN {hubs:Array(UInt16)} AND agent != '' "
+            "SELECT hub, agent, told FROM presence WHERE hub IN {hubs:Array(UInt16)} AND agent != '' "
             "AND (hub, at) GLOBAL IN (SELECT hub, max(at) FROM presence GROUP BY hub) "
             "ORDER BY JSONExtractString(told, 'since')"  # of two hubs that name one the later has it
         )
         rows = self._server.query(sql, {"hubs": list(self._peers.known)}).result_rows
-        return {agent: json.loads(told) for agent, told in rows}
+        return {agent: {**json.loads(told), "hub": self._apis.get(hub, "")} for hub, agent, told in rows}
 
     def _floors(self) -> dict[int, int]:
         """What every other hub that has not left said last."""
-        sql = f"SELECT hub, max(floor) AS f, argMax(left, (floor, left)) FROM {layout.HUBS.name} GROUP BY hub"
-        rows = self._server.query(sql).result_rows
-        return {hub: floor for hub, floor, left in rows if not left and hub != self._numbers.hub}
+        said = "max(floor) AS f, argMax(left, (floor, left)), argMax(api, at)"
+        rows = self._server.query(f"SELECT hub, {said} FROM {layout.HUBS.name} GROUP BY hub").result_rows
+        self._apis = {hub: api for hub, _, _, api in rows}
+        return {hub: floor for hub, floor, left, _ in rows if not left and hub != self._numbers.hub}
 
     def _bury(self, hub: int, now_ns: int) -> None:
         """Clear up after a hub that says nothing any more; it does not hold up the others from now on."""
@@ -468,6 +470,26 @@ class ClusterStore:
             f"AND bitAnd(commit, {STEP - 1}) != {self._numbers.hub}"
         )
         self._seen = whole
+
+    # -- what people want of agents --------------------------------------------------------------------------------
+
+    def wishes(self) -> tuple[int, dict[str, dict[str, str]]]:
+        """What is wanted of agents, and when that was said last. Raises StoreError."""
+        with self._saying("cannot read"):
+            sql = f"SELECT name, argMax(settings, at), max(at) FROM {layout.WISHES.name} GROUP BY name"
+            rows = self._server.query(sql).result_rows
+        found = {name: settings for name, text, _ in rows if (settings := json.loads(text)) is not None}
+        return max([at for *_, at in rows], default=0), found
+
+    def wish(self, name: str, settings: Mapping[str, str] | None, at: int) -> None:
+        """Keep what is wanted of one name from now on, `at` being later than all before. Raises StoreError."""
+        columns: dict[str, Any] = {
+            "name": text_of([name]),
+            "settings": text_of([json.dumps(settings)]),
+            "at": np.array([at], "<i8"),
+        }
+        with self._saying("cannot write to"):
+            self._server.insert(layout.WISHES, [columns], 1, comment="nodetap-wishes")
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The same tables on ClickHouse servers: one server, or a cluster of shards and replicas.
 
-    one server   packets, flows, calls   MergeTree      batch_lines, hubs, presence  ReplacingMergeTree
+    one server   packets, flows, calls   MergeTree      batch_lines, hubs, presence, wishes  ReplacingMergeTree
     a cluster    packets_local, ...      Replicated...  packets, ...                 Distributed, by agent
     both         batches                 a view of batch_lines
     both         flows_minute, ..., periods             the rollups, likewise
@@ -58,13 +58,27 @@ PRESENCE = Table(
 )
 """Who is connected to which hub."""
 
-OWN = {HUBS.name: HUBS, PRESENCE.name: PRESENCE}
+WISHES = Table(
+    "wishes",
+    (
+        Column("name", "text", "String", "an agent, a node, or * for all"),
+        Column("settings", "text", "String", "what is wanted of them, JSON; null where nothing is any more"),
+        Column("at", "i8", "Int64", "when somebody said so, ns since 1970: what was said last is what holds"),
+    ),
+    (),
+    "name",
+    "at",
+    "at",
+)
+"""What people want of running agents (`hub.configure`)."""
+
+OWN = {HUBS.name: HUBS, PRESENCE.name: PRESENCE, WISHES.name: WISHES}
 """The tables that hubs have for each other."""
 
 _PLAIN = {**OWN, PERIODS.name: PERIODS}
-_SHARDS = {HUBS.name: "hub", PRESENCE.name: "hub", PERIODS.name: "first"}
+_SHARDS = {HUBS.name: "hub", PRESENCE.name: "hub", WISHES.name: "name", PERIODS.name: "first"}
 """What decides on which shard a row is, where it is not the agent."""
-_VERSIONS = {BATCHES.name: "rows", HUBS.name: "floor", PRESENCE.name: "at", PERIODS.name: "roll"}
+_VERSIONS = {BATCHES.name: "rows", HUBS.name: "floor", PRESENCE.name: "at", WISHES.name: "at", PERIODS.name: "roll"}
 """Of lines in the same place the one with the largest of these stays; that of a batch stands against its tombstone."""
 
 _COMMON = {"fsync_after_insert": 1, "fsync_part_directory": 1}
@@ -105,7 +119,7 @@ def _before(name: str, local: str, key: str, database: str, cluster: str) -> str
 def _local(table: Table, name: str, on: str) -> str:
     columns = ", ".join(f"`{c.name}` {c.clickhouse}" for c in table.columns) if table.name in _PLAIN else body(table)
     partition = "" if table.name in _VERSIONS else "PARTITION BY ingest_day "
-    ttl = " TTL toDateTime(intDiv(at, 1000000000)) + INTERVAL 1 DAY" if table.name in OWN else ""
+    ttl = " TTL toDateTime(intDiv(at, 1000000000)) + INTERVAL 1 DAY" if table in (HUBS, PRESENCE) else ""
     return _create(name, on, columns, engine(table), f"{partition}ORDER BY ({table.order_by}){ttl}")
 
 

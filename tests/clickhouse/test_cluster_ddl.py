@@ -65,8 +65,8 @@ def test_a_cluster_has_replicated_tables_and_distributed_ones_before_them(parse:
     assert all(" ON CLUSTER `main`" in statement for statement in statements)
     trees = [parse(statement) for statement in statements]
     assert sum("Function ReplicatedMergeTree" in tree for tree in trees) == 7
-    assert sum("Function ReplicatedReplacingMergeTree" in tree for tree in trees) == 4
-    assert sum("Function Distributed" in tree and "Function cityHash64" in tree for tree in trees) == 11
+    assert sum("Function ReplicatedReplacingMergeTree" in tree for tree in trees) == 5
+    assert sum("Function Distributed" in tree and "Function cityHash64" in tree for tree in trees) == 12
     assert sum("non_replicated" in statement for statement in statements) == 0
 
 

@@ -241,9 +241,21 @@ def test_who_is_connected_to_a_hub_is_known_to_the_others(hubs: Hubs) -> None:
     one.tell([{"agent": "b", "since": "2"}, {"agent": "é'\\", "since": "1"}])
     until("it is heard", lambda: bool(heard) and sorted(heard[-1]) == ["b", "é'\\"])
     one.tell([{"agent": "b", "since": "3"}])
-    until("one has left", lambda: heard[-1] == {"b": {"agent": "b", "since": "3"}})
+    until("one has left", lambda: heard[-1] == {"b": {"agent": "b", "since": "3", "hub": ""}})
     one.close()
     until("the hub has ended", lambda: heard[-1] == {})
+
+
+def test_what_is_wanted_of_agents_is_kept_for_all_hubs(hubs: Hubs) -> None:
+    one, two = hubs.one(), hubs.one()
+    heard: list[Any] = []
+    two.listen(lambda news: heard.append(news.wishes))
+    assert one.wishes() == (0, {})
+    one.wish("*", {"l7": "fast"}, 1)
+    one.wish("b", {"filter": "port 'x'"}, 2)
+    until("it is heard", lambda: bool(heard) and heard[-1] == (2, {"*": {"l7": "fast"}, "b": {"filter": "port 'x'"}}))
+    two.wish("*", None, 3)
+    assert one.wishes() == (3, {"b": {"filter": "port 'x'"}})
 
 
 def test_a_server_that_remembers_a_token_without_its_rows_gets_them(hubs: Hubs, server: Server) -> None:

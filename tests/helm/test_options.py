@@ -18,7 +18,7 @@ from tests.helm.chart import SETS, Object, needs_helm, one, render
 pytestmark = needs_helm
 INSIDE = {"NODETAP_HUB_URL", "NODETAP_TLS_CA"}
 """What the hub's container has for `nodetap` in it."""
-FIELDS = {"spec.nodeName": "node-1", "status.hostIP": "10.0.0.7"}
+FIELDS = {"spec.nodeName": "node-1", "status.hostIP": "10.0.0.7", "status.podIP": "10.0.0.8"}
 
 
 def environment_of(objects: list[Object], container: Object) -> dict[str, str]:
@@ -87,7 +87,9 @@ def test_values_arrive_as_they_were_meant() -> None:
     reviewed = parsed(SETS["service accounts"], "hub")
     assert (reviewed["kubernetes"], reviewed["agent_auth"]) == ("auto", "tokenreview")
     assert reviewed["agent_accounts"] == ("observe/tap-nodetap-agent",)
-    servers = servers_of(parsed(SETS["three hubs over ClickHouse"], "hub")["store"].partition("&")[0])
+    several = parsed(SETS["three hubs over ClickHouse"], "hub")
+    assert several["advertise_api"] == "https://10.0.0.8:8480"
+    servers = servers_of(several["store"].partition("&")[0])
     assert (servers.hosts, servers.user, servers.cluster) == ((("ch-0.ch", 8123), ("ch-1.ch", 8123)), "nodetap", "main")
     asked = parsed(SETS["limits of ours"], "hub")
     assert [asked[f"answer_{of}"] for of in ("rows", "bytes", "seconds")] == [1_000_000, 1 << 30, 60.5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,38 @@ def test_a_file_that_cannot_be_read_is_no_reason_not_to_start(tmp_path: Path) ->
     configurer = Configurer()
     configurer.open(tmp_path / "agents.json")
     assert configurer.wishes == {}
+
+
+class Kept:
+    """A store that several hubs share."""
+
+    def __init__(self) -> None:
+        self.said, self.known = 0, {"*": {"l7": "fast"}}
+
+    def wishes(self) -> tuple[int, dict[str, dict[str, str]]]:
+        return self.said, {name: dict(settings) for name, settings in self.known.items()}
+
+    def wish(self, name: str, settings: Mapping[str, str] | None, at: int) -> None:
+        self.said = at
+        self.known = changed(self.known, name, settings)
+
+
+def test_hubs_that_share_a_store_hear_of_each_others_changes() -> None:
+    async def play() -> None:
+        store, ours, others = Kept(), Configurer(), Configurer()
+        ours.share(store)
+        others.share(store)
+        one, two = Line("one"), Line("two")
+        meet(ours, one)
+        meet(others, two)
+        await asyncio.sleep(0)
+        assert (one.holds, two.holds) == ({"l7": "fast"}, {"l7": "fast"})
+        before = store.wishes()
+        await ours.change("two", {"filter": "udp"})
+        await ours.heard(*before)  # read before the change, heard after it
+        await others.heard(*store.wishes())
+        await asyncio.sleep(0)
+        assert ours.wishes == others.wishes == {"*": {"l7": "fast"}, "two": {"filter": "udp"}}
+        assert (one.holds, two.holds) == ({"l7": "fast"}, {"l7": "fast", "filter": "udp"})
+
+    asyncio.run(play())
