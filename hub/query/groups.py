@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from hub.query import pieces
 from hub.query.order import Key, by_field, by_figure, no_such, ordering
@@ -42,37 +42,18 @@ FIRST = {"flows": "{bytes} + {bytes_rev}", "calls": "{records}"}
 _PERCENTS = (50, 95, 99)
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Figures straight from rows."""
-
-    table: Table
-    least: list[str] = field(default_factory=list)
-
-    def figures(self) -> dict[str, str]:
-        """The expressions in the place of `rollups.FIGURES`."""
-        found = {figure.name: figure.of_rows for figure in rollups.FIGURES[self.table.name]}
-        sketch = {f"p{p}": f"quantileDDIf(0.01, {p / 100})(`latency`, `latency` >= 0)" for p in _PERCENTS}
-        return found | sketch | {"buckets": rollups.buckets("")}
-
-    def min(self, value: str) -> str:
-        """The least of an expression over columns."""
-        return f"min({value})"
+def _of_rows(table: str) -> dict[str, str]:
+    """What stands in the place of `rollups.FIGURES`, straight from rows."""
+    found = {figure.name: figure.of_rows for figure in rollups.FIGURES[table]}
+    sketch = {f"p{p}": f"quantileDDIf(0.01, {p / 100})(`latency`, `latency` >= 0)" for p in _PERCENTS}
+    return found | sketch | {"buckets": rollups.buckets("")}
 
 
-class _Sums(_Rows):
-    """Figures from sums over several tables; `least` are the expressions that these have to hold the least of."""
-
-    def figures(self) -> dict[str, str]:
-        """Likewise, over the sums that `_merged` selects."""
-        found = {figure.name: f"sum(a_{figure.name})" for figure in rollups.FIGURES[self.table.name]}
-        sketch = {f"p{p}": f"quantileDDMerge(0.01, {p / 100})(a_latency)" for p in _PERCENTS}
-        return found | sketch | {"buckets": "sumMapMerge(a_buckets)"}
-
-    def min(self, value: str) -> str:
-        """Likewise."""
-        self.least.append(value)
-        return f"min(m{len(self.least) - 1})"
+def _of_sums(table: str) -> dict[str, str]:
+    """Likewise, over the sums that `_merged` selects."""
+    found = {figure.name: f"sum(a_{figure.name})" for figure in rollups.FIGURES[table]}
+    sketch = {f"p{p}": f"quantileDDMerge(0.01, {p / 100})(a_latency)" for p in _PERCENTS}
+    return found | sketch | {"buckets": "sumMapMerge(a_buckets)"}
 
 
 def groups(question: Question) -> Query:
@@ -86,19 +67,17 @@ def groups(question: Question) -> Query:
     if twice := {key.name for key in keys} & {name for name, _, _ in shown}:
         raise WrongQuestion(f"{', '.join(sorted(twice))} is worked out of each group: it cannot be grouped by")
     found = _divided(question, table, keys, params)
-    over = _Rows(table) if found is None else _Sums(table)
-    figures = over.figures()
+    figures = _of_rows(table.name) if found is None else _of_sums(table.name)
     names = [f"g{index}" for index in range(len(keys))]
-    order_keys = _sorted(question, keys, over, figures)
-    grouped = [expression(table, key) for key in keys]
+    order_keys = _sorted(question, keys, figures)
     selected = [
-        *(f"{value} AS {name}" for name, value in zip(names, grouped if found is None else names, strict=True)),
+        *(f"{expression(table, key)} AS {name}" for name, key in zip(names, keys, strict=True)),
         *(f"{value.format(**figures)} AS s{index}" for index, (_, value, _) in enumerate(shown)),
         *(f"{key.expression} AS k{index}" for index, key in enumerate(order_keys)),
     ]
     source = f"{table.name}{where(table, question, params)}"
     if found is not None:
-        source = f"({_merged(question, table, grouped, over.least, found, params)})"
+        source = f"({_merged(question, table, keys, found, params)})"
     order = ordering([Key(f"k{index}", key.descending) for index, key in enumerate(order_keys)], names)
     limit = f" LIMIT {params.add('UInt64', question.top)}" if question.top else ""
     inner = f"SELECT {', '.join(selected)} FROM {source} GROUP BY {', '.join(names)} {order}{limit}"
@@ -124,38 +103,39 @@ def _divided(question: Question, table: Table, keys: Sequence[Field], params: Pa
 
 def _carried(question: Question, table: Table, keys: Sequence[Field]) -> bool:
     """Whether sums have every column that the groups, their order and the filter look at."""
-    looked_at = [expression(table, key) for key in keys]
-    looked_at += [key.expression for field in keys if field.kind != "map" for key in by_field(field, False)]
+    columns = _looked_at(table, keys)
     if question.filter is not None:
-        looked_at.append(compile_filter(question.filter, Params(), table.name))
-    words = set(re.findall(r"\w+", " ".join(looked_at)))
-    stored = {column.name for column in shown_columns(table)}
-    return words & stored <= {*rollups.KEYS[table.name], *(part.name for part in PARTS)}
+        columns |= _named(table, compile_filter(question.filter, Params(), table.name))
+    return columns <= {*rollups.KEYS[table.name], *(part.name for part in PARTS)}
 
 
-def _merged(
-    question: Question,
-    table: Table,
-    grouped: Sequence[str],
-    least: Sequence[str],
-    found: pieces.Pieces,
-    params: Params,
-) -> str:
-    """Each piece grouped by itself, one after the other."""
+def _looked_at(table: Table, keys: Sequence[Field]) -> set[str]:
+    """The columns that the groups and their order look at."""
+    values = [expression(table, key) for key in keys]
+    values += [key.expression for field in keys if field.kind != "map" for key in by_field(field, False)]
+    return _named(table, " ".join(values))
+
+
+def _named(table: Table, sql: str) -> set[str]:
+    """The columns of a table that an expression names."""
+    return set(re.findall(r"\w+", sql)) & {column.name for column in shown_columns(table)}
+
+
+def _merged(question: Question, table: Table, keys: Sequence[Field], found: pieces.Pieces, params: Params) -> str:
+    """Each piece grouped by itself, one after the other: by columns as they are stored, which are grouped again by what
+    people see of them, so that few are printed."""
     narrowed = [] if question.filter is None else [compile_filter(question.filter, params, table.name)]
-    names = [f"g{index}" for index in range(len(grouped))]
-    shown = [f"{value} AS {name}" for name, value in zip(names, grouped, strict=True)]
-    shown += [f"min({value}) AS m{index}" for index, value in enumerate(least)]
+    columns = ", ".join(f"`{name}`" for name in sorted(_looked_at(table, keys)))
 
     def piece(one: pieces.Piece) -> str:
-        figures = (f"{f.of_sums if one.sums else f.of_rows} AS a_{f.name}" for f in rollups.FIGURES[table.name])
+        figures = [f"{f.of_sums if one.sums else f.of_rows} AS a_{f.name}" for f in rollups.FIGURES[table.name]]
         conditions = " AND ".join((*one.conditions, *narrowed))
-        return f"SELECT {', '.join((*shown, *figures))} FROM {one.table} WHERE {conditions} GROUP BY {', '.join(names)}"
+        return f"SELECT {columns}, {', '.join(figures)} FROM {one.table} WHERE {conditions} GROUP BY {columns}"
 
     return " UNION ALL ".join(map(piece, found.pieces))
 
 
-def _sorted(question: Question, keys: Sequence[Field], over: _Rows, expressions: Mapping[str, str]) -> list[Key]:
+def _sorted(question: Question, keys: Sequence[Field], expressions: Mapping[str, str]) -> list[Key]:
     """The keys of order, as aggregates."""
     if not question.sort:
         return [Key(FIRST[question.table].format(**expressions), True)]
@@ -166,7 +146,7 @@ def _sorted(question: Question, keys: Sequence[Field], over: _Rows, expressions:
         if name in figures:
             found += by_figure(figures[name], descending)
         elif name in fields:
-            found += (Key(over.min(key.expression), key.descending) for key in by_field(fields[name], descending))
+            found += (Key(f"min({key.expression})", key.descending) for key in by_field(fields[name], descending))
         else:
             error = no_such(f"these groups of {question.table}", name, [*fields, *figures])
             raise Contradiction(str(error)) if name in fields_of(question.table) else error
