@@ -214,6 +214,8 @@ def fitted(runs: Sequence[dict[str, Any]]) -> Model:
     weights = np.array([[r["batches"], r["rows"]] for r in runs], float)
     spent = np.array([r["with_merges"] - agent * r["agents"] * r["seconds"] for r in runs])
     (batch, row), *_ = np.linalg.lstsq(weights / spent[:, None], np.ones(len(runs)), rcond=None)
+    if min(batch, row) < 0:  # too much noise to tell them apart
+        batch, row = 0.0, np.mean(spent / weights[:, 1])
     return Model(agent, float(batch), float(row))
 
 
