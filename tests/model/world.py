@@ -123,6 +123,7 @@ class MemoryStore(Store):
         self._home: Any = SimpleNamespace(id=id, directory="/store")
         self._books = Books()
         self._doubt = False
+        self._old = self._folded = 0
         self._recover({}, NOW)
 
     def _insert(self, write: Callable[[], None]) -> None:
