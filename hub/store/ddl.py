@@ -52,6 +52,7 @@ SETTINGS = {
     "merge_max_block_size_bytes": 1 << 20,  # of 10 MiB, for each part that is merged: rows may have long texts
     "non_replicated_deduplication_window": 0,  # a token would be logged before the part is published
     "max_bytes_to_merge_at_max_space_in_pool": 1 << 30,  # what retention by size drops at a time
+    "concurrent_part_removal_threshold": 1 << 30,  # of 100: above it 128 threads start, and stay
 }
 
 

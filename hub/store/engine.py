@@ -28,7 +28,6 @@ OPTIONS = {
     "primary_index_cache_size": 64 << 20,
     "background_pool_size": 1,
     "background_merges_mutations_concurrency_ratio": 2,
-    "max_parts_cleaning_thread_pool_size": 4,  # of 128, which stay; each keeps three files open
 }
 """What the engine may take of a machine it shares with the agent."""
 

@@ -535,6 +535,17 @@ def test_a_replaced_batch_keeps_its_first_rows(store: Store) -> None:
     assert ask(store, "SELECT countIf(len = 9), count() FROM packets") == [(0, 10)]
 
 
+def test_parts_go_without_threads_of_their_own(store: Store) -> None:
+    """Where a hundred go at once, the engine would start 128 threads and keep them, with three open files each."""
+    run_sql(store, "SYSTEM STOP MERGES packets")
+    for seq in range(1, 121):
+        store.commit([packets(seq)], NOW)
+    before = len(list(Path("/proc/self/task").iterdir()))
+    store.retain(NOW + 9 * DAY)
+    assert ask(store, "SELECT count() FROM system.parts WHERE table = 'packets'") == [(0,)]
+    assert len(list(Path("/proc/self/task").iterdir())) < before + 32
+
+
 def test_every_table_of_the_schema_is_there(store: Store) -> None:
     names = {row[0] for row in ask(store, "SELECT name FROM system.tables WHERE database = currentDatabase()")}
     assert names == {*TABLES, "batches", *rollups.NAMES, rollups.PERIODS.name}
