@@ -213,7 +213,7 @@ def test_interfaces_show_loopback_to_everyone() -> None:
     assert loopback["linktype"] == 1
     assert loopback["capturable"] is (loopback["state"] == "up")
     header, *lines = agent("interfaces").stdout.decode().splitlines()
-    assert header.split() == ["index", "name", "state", "kind", "capture", "addresses"]
+    assert header.split() == ["index", "name", "state", "kind", "capture", "addresses", "behind"]
     assert any(line.split()[1] == "lo" for line in lines)
 
 
