@@ -29,18 +29,19 @@ up: $(STAMP) ## hub and agent on this machine (READ="file.pcap ..." or INTERFACE
 	@$(BIN)/nodetap up $(foreach f,$(READ),--read '$(f)') $(foreach i,$(INTERFACE),--interface '$(i)') $(ARGS)
 
 # They measure how fast the machine does something, or fill it.
-ALONE := tests/faults/test_herd.py tests/faults/test_slow_hub.py
+ALONE := $(addprefix tests/,faults/test_herd.py faults/test_slow_hub.py \
+	$(addprefix live/,test_ring.py test_ring_others.py test_scapy_ring.py test_workers.py test_capture.py test_live_agent.py))
 # Most of the time these wait.
-WAITING := tests/faults tests/clickhouse/test_replicas.py tests/k8s/test_k8s_hub.py
+WAITING := tests/faults tests/live $(wildcard tests/clickhouse/test_replicas*.py) tests/k8s/test_k8s_hub.py tests/hub/test_regions.py
 
 test: $(STAMP) ## the tests; what needs root, tshark or the corpus is skipped where it is missing
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore ,$(WAITING)) --ignore tests/live
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(addprefix --ignore ,$(WAITING))
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		$(WAITING) $(addprefix --ignore ,$(ALONE))
-	$(BIN)/python -m pytest $(ALONE) tests/live
+	$(BIN)/python -m pytest $(ALONE)
 endif
 
 # One that fails stops neither the others nor the table; make fails all the same.

@@ -138,16 +138,17 @@ class Neighbourhood(threading.Thread):
         self._links = Links(_GROUPS)
 
     def run(self) -> None:
-        """Until told to stop, or until the kernel fails."""
-        with contextlib.closing(self._links) as links, contextlib.suppress(OSError):
-            while True:
-                links.changed()
-                self._on_change(look(links))
-                if self._halt.wait(PAUSE):
-                    return
-                while not select.select([links], [], [], PAUSE)[0]:
-                    if self._halt.is_set():
-                        return
+        """Until told to stop. What the kernel fails to tell is asked for again."""
+        with contextlib.closing(self._links) as links:
+            word = select.poll()
+            word.register(links, select.POLLIN)
+            while not self._halt.is_set():
+                with contextlib.suppress(OSError):
+                    links.changed()
+                    self._on_change(look(links))
+                self._halt.wait(PAUSE)
+                while not self._halt.is_set() and not word.poll(PAUSE * 1000):
+                    continue
 
     def stop(self) -> None:
         """Look no more."""

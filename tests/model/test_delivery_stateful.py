@@ -379,7 +379,7 @@ class Delivery(RuleBasedStateMachine):
 
 
 TestDelivery = Delivery.TestCase
-TestDelivery.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+TestDelivery.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 
 
 # -- that the machine finds what is wrong ------------------------------------------------------------------------------
