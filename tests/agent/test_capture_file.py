@@ -157,15 +157,15 @@ def test_a_pipe_may_have_any_file_descriptor(tmp_path: Path) -> None:
     try:
         while taken[-1] < 1024:
             taken.append(os.dup(taken[0]))
-        thread = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(make.pcap(SOME)))
-        thread.start()
+        both = os.open(tmp_path / "pipe", os.O_RDWR)  # nobody waits for another to open it
+        os.write(both, make.pcap(SOME))
         source = FileSource([tmp_path / "pipe"])
         source.open()
+        os.close(both)
         block = source.next_block(5)
         assert block is not None
         assert len(block) == len(SOME)
         source.close()
-        thread.join(10)
     finally:
         for fd in taken:
             os.close(fd)
