@@ -46,8 +46,15 @@ endif
 
 # One that fails stops neither the others nor the table; make fails all the same.
 faults-full: $(STAMP) ## faults at full length, figures into docs/reliability.md (ARGS=tests/faults/test_lines.py)
-	@code=0; NODETAP_FAULTS=full $(BIN)/python -m pytest $(or $(ARGS),tests/faults --ignore $(SOAK)) || code=$$?; \
+ifdef ARGS
+	@code=0; NODETAP_FAULTS=full $(BIN)/python -m pytest $(ARGS) || code=$$?; \
 		$(BIN)/python tools/reliability.py && exit $$code
+else
+	@code=0; export NODETAP_FAULTS=full; $(BIN)/python -m pytest --numprocesses 4 --dist loadfile \
+		tests/faults $(addprefix --ignore ,$(SOAK) $(filter tests/faults/%,$(ALONE))) || code=$$?; \
+		$(BIN)/python -m pytest $(filter tests/faults/%,$(ALONE)) || code=$$?; \
+		$(BIN)/python tools/reliability.py && exit $$code
+endif
 
 HOURS ?= 2
 SOAK := tests/faults/test_soak.py
