@@ -19,9 +19,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from agent.capture.netlink import Link, Links, attributes
+from agent.capture.netlink import RTM_NEWNEIGH, RTM_NEWROUTE, Link, Links, attributes
 
-_RTM_NEWROUTE, _RTM_NEWNEIGH = 24, 28
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _RTN_UNICAST = 1
@@ -74,11 +73,9 @@ def read_neighbour(body: bytes) -> Neighbour | None:
         return None
     if family == socket.AF_BRIDGE:
         master = found.get(_NDA_MASTER, b"")
-        return (
-            None
-            if state & _NUD_PERMANENT or len(master) != 4
-            else Neighbour(index, mac, "", struct.unpack("=i", master)[0])
-        )
+        if state & _NUD_PERMANENT or len(master) != 4:
+            return None
+        return Neighbour(index, mac, master=struct.unpack("=i", master)[0])
     address = _address(found.get(_NDA_DST, b""))
     return Neighbour(index, mac, address) if address else None
 
@@ -119,11 +116,11 @@ def look(links: Links) -> dict[str, str]:
     there = links.ask()
     if not any(link.kind in PAIRED for link in there):
         return {}
-    routes = links.dump(_RTM_NEWROUTE, _ROUTE.pack(*(0,) * 9))
+    routes = links.dump(RTM_NEWROUTE, _ROUTE.pack(*(0,) * 9))
     neighbours = [
         body
         for family in (socket.AF_UNSPEC, socket.AF_BRIDGE)
-        for body in links.dump(_RTM_NEWNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0))
+        for body in links.dump(RTM_NEWNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0))
     ]
     return behind(there, filter(None, map(read_route, routes)), filter(None, map(read_neighbour, neighbours)))
 

@@ -11,7 +11,7 @@ import fcntl
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -78,14 +78,27 @@ def of_link(link: Link, addresses: Iterable[str] = ()) -> InterfaceInfo:
     return InterfaceInfo(link.name, link.index, link.up, loopback, linktype, tuple(addresses), link.hatype)
 
 
-def list_interfaces() -> list[InterfaceInfo]:
-    """All interfaces of this network namespace, by index. Raises CaptureError where the kernel does not tell."""
-    ipv6 = _ipv6()
+@contextlib.contextmanager
+def asking() -> Iterator[Links]:
+    """The links of this network namespace, for the block. Raises CaptureError where the kernel does not tell."""
     try:
-        with contextlib.closing(Links()) as links, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            return [of_link(link, [*_ipv4(sock, link.name), *ipv6.get(link.name, [])]) for link in links.ask()]
+        with contextlib.closing(Links()) as links:
+            yield links
     except OSError as error:
         raise CaptureError(f"cannot list the interfaces: {error}") from None
+
+
+def interfaces_of(links: Links) -> list[InterfaceInfo]:
+    """All interfaces, by index. Raises OSError."""
+    ipv6 = _ipv6()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return [of_link(link, [*_ipv4(sock, link.name), *ipv6.get(link.name, [])]) for link in links.ask()]
+
+
+def list_interfaces() -> list[InterfaceInfo]:
+    """All interfaces of this network namespace, by index. Raises CaptureError where the kernel does not tell."""
+    with asking() as links:
+        return interfaces_of(links)
 
 
 def matching(

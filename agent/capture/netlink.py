@@ -14,7 +14,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWLINK = 2, 3, 16
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWNEIGH = 16, 24, 28
+LISTS = {RTM_NEWLINK: "links", RTM_NEWROUTE: "routes", RTM_NEWNEIGH: "neighbours"}
+"""What can be asked for: the kind of what answers, and how it is called."""
 _GET = 2  # from the number of what answers to that of the question
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _RTMGRP_LINK = 1
@@ -100,11 +103,11 @@ class Links:
 
     def ask(self) -> list[Link]:
         """All links, by index."""
-        found = map(read_link, self.dump(_RTM_NEWLINK, _REQUEST))
+        found = map(read_link, self.dump(RTM_NEWLINK, _REQUEST))
         return sorted((link for link in found if link is not None), key=lambda link: link.index)
 
     def dump(self, kind: int, request: bytes) -> list[bytes]:
-        """The bodies of a list whose messages are of that kind. One that changed while the kernel wrote it is asked for
+        """The bodies of a list, a kind of LISTS. One that changed while the kernel wrote it is asked for
         again."""
         for _ in range(_ATTEMPTS):
             bodies, torn = self._dump(kind, request)
@@ -127,7 +130,7 @@ class Links:
                     return bodies, torn
                 if kind == _NLMSG_ERROR:
                     code = -struct.unpack_from("=i", body)[0]
-                    raise OSError(code, f"the kernel does not list its links: {os.strerror(code)}")
+                    raise OSError(code, f"the kernel does not list its {LISTS[wanted]}: {os.strerror(code)}")
                 if kind == wanted:
                     bodies.append(body)
 

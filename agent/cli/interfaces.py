@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from agent.capture.netlink import Links
 
 ARPHRD = {
     1: "ethernet",
@@ -35,13 +37,10 @@ HEADER = ("index", "name", "state", "kind", "capture", "addresses", "behind")
 )
 def interfaces(output: str) -> int:
     """List the interfaces of this machine, whether nodetap can capture there, and whose address is behind them."""
-    from agent.capture.behind import look
-    from agent.capture.interfaces import list_interfaces
-    from agent.capture.netlink import Links
+    from agent.capture.interfaces import asking, interfaces_of
 
-    there = list_interfaces()
-    with contextlib.closing(Links()) as links:
-        behind = look(links)
+    with asking() as links:
+        there, behind = interfaces_of(links), _behind(links)
     found = [{**_row(info), "behind": behind.get(info.name, "")} for info in there]
     if output == "json":
         click.echo(json.dumps(found, indent=2))
@@ -51,6 +50,17 @@ def interfaces(output: str) -> int:
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     return 0
+
+
+def _behind(links: Links) -> dict[str, str]:
+    """The addresses behind interfaces, by name; none, and a line that says so, where the kernel does not tell."""
+    from agent.capture.behind import look
+
+    try:
+        return look(links)
+    except OSError as error:  # some sandboxes know links, and no routes
+        click.echo(f"nodetap-agent: cannot tell what is behind interfaces: {error.strerror or error}", err=True)
+        return {}
 
 
 def _row(info: Any) -> dict[str, Any]:

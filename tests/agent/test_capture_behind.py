@@ -11,7 +11,8 @@ from live.netns import Netns, pair
 from procs import until
 
 from agent.capture.behind import Neighbour, Neighbourhood, behind, look, read_neighbour, read_route
-from agent.capture.netlink import Link, Links
+from agent.capture.netlink import RTM_NEWROUTE, Link, Links
+from agent.cli import run_command
 
 VETHS = [Link(3, "veth3", 1, True, "veth"), Link(4, "veth4", 1, True, "veth"), Link(2, "eth0", 1, True)]
 MAC, OTHER = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
@@ -84,6 +85,46 @@ def test_the_kernel_tells_of_routes_and_bridges_as_they_change() -> None:
         thread.stop()
         thread.join(10)
         assert not thread.is_alive()
+
+
+class Sandbox(Links):
+    """A kernel that knows links and neighbours, and no routes."""
+
+    def dump(self, kind: int, request: bytes) -> list[bytes]:
+        unknown = kind == RTM_NEWROUTE
+        ask = self._ask
+        self._ask = Unknowing(ask.detach()) if unknown else ask
+        return super().dump(kind, request)
+
+
+class Unknowing(socket.socket):
+    """Asks for something that no kernel knows."""
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE, fileno)
+
+    def send(self, data: bytes) -> int:  # type: ignore[override]
+        return super().send(data[:4] + struct.pack("=H", 0xFFF) + data[6:])
+
+
+def test_a_list_that_the_kernel_refuses_has_its_name() -> None:
+    with closing(Sandbox()) as links, pytest.raises(OSError, match="does not list its routes: Operation not supp"):
+        links.dump(RTM_NEWROUTE, bytes(12))
+
+
+@pytest.mark.root
+def test_interfaces_are_listed_where_the_kernel_tells_no_routes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agent.capture.interfaces.Links", Sandbox)
+    with pair() as (node, _), node.entered():
+        assert run_command(["interfaces"]) == 0
+        said = capsys.readouterr()
+        assert node.device in said.out
+        assert said.err.splitlines() == [
+            "nodetap-agent: cannot tell what is behind interfaces: "
+            "the kernel does not list its routes: Operation not supported"
+        ]
 
 
 def _pings(node: Netns, pod: Netns) -> bool:
