@@ -52,6 +52,7 @@ GAUGES = {
     "nodetap_hub_names_behind_seconds": "Age of what the watches of Kubernetes have told; 0 before they know all",
     "nodetap_hub_names_intervals": "Addresses and times that Kubernetes' names are known for",
     "nodetap_hub_names_listings": "Lists of a whole kind that were read from Kubernetes since the start",
+    "nodetap_hub_rollup_behind_seconds": "Time since the end of the oldest hour that is not summed up; 0 without any",
     "nodetap_hub_disk_free_bytes": "Bytes that the disk of the store has left for it",
     "nodetap_hub_disk_size_bytes": "Size of the disk of the store",
     "nodetap_hub_certificate_not_after_timestamp_seconds": "When the certificate in use ends",

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from time import monotonic, monotonic_ns, time_ns
 from typing import Any
 
@@ -227,7 +226,7 @@ class Hub:
         )  # fmt: skip
         deadline = self.config.commit_deadline
         watchdog = HubWatchdog(ingest.writer.stuck_for, lambda: monotonic() - self.beat, deadline, self.log)
-        ingest.metrics.show(partial(self._gauges, store.directory))
+        ingest.metrics.show(partial(self._gauges, store))
         if names is not None:
             ingest.metrics.show(names.look)
         if store.directory is not None:
@@ -307,11 +306,12 @@ class Hub:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
 
-    def _gauges(self, directory: Path | None) -> dict[str, float]:
-        """What metrics tell of the store's disk, where it is here, and of the certificate."""
-        gauges, ends = {}, self.config.credentials.ends
-        if directory is not None:
-            disk = shutil.disk_usage(directory)
+    def _gauges(self, store: Any) -> dict[str, float]:
+        """What metrics tell of the store, of its disk, where it is here, and of the certificate."""
+        gauges = {"nodetap_hub_rollup_behind_seconds": store.behind(time_ns()) / 1e9}
+        ends = self.config.credentials.ends
+        if store.directory is not None:
+            disk = shutil.disk_usage(store.directory)
             gauges["nodetap_hub_disk_free_bytes"] = float(disk.free)
             gauges["nodetap_hub_disk_size_bytes"] = float(disk.total)
         return gauges | ({"nodetap_hub_certificate_not_after_timestamp_seconds": ends} if ends else {})

@@ -26,6 +26,8 @@ LAG_WARN, LAG_BAD = 10.0, 60.0
 """Seconds that something may wait to be stored."""
 ANSWERED = 0.95
 """Share of the pings that should be answered."""
+ROLLUP_WARN, ROLLUP_BAD = 2 * 3600, 86_400
+"""Seconds that an hour which is over may wait to be summed up."""
 LOSSES = 1.0
 """Links lost an hour that are worth a word."""
 
@@ -245,6 +247,13 @@ def _retention(facts: Facts) -> Said:
     return OK, said, ""
 
 
+def _rollups(facts: Facts) -> Said:
+    behind = facts["rollups"]["behind"]
+    level = by_limit(behind, ROLLUP_WARN, ROLLUP_BAD)
+    said = f"not yet of an hour that ended {span(behind)} ago" if behind else "of every hour that is over"
+    return level, said, "see the hub's log for `rolling up failed`" if level != OK else ""
+
+
 def _ledger(facts: Facts) -> Said:
     if not facts["ledger"]["balanced"]:
         return BAD, "not balanced: packets are unaccounted for", "see `nodetap ledger`, and report this please"
@@ -264,6 +273,7 @@ HUB = (
     Check("writer", "how far the writer is behind", _writer),
     Check("disk", "space for the store", _disk),
     Check("retention", "whether it keeps up", _retention),
+    Check("rollups", "whether rows are summed up", _rollups),
     Check("ledger", "whether the books balance and are complete", _ledger),
     Check("agents", "whether any are connected", _agents),
 )

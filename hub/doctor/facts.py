@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from time import time_ns
 from typing import Any, Protocol
 
 
@@ -12,6 +13,9 @@ class Store(Protocol):
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Per table: rows, bytes, parts."""
+
+    def behind(self, now_ns: int) -> int:
+        """Since how long what is closed waits to be summed up."""
 
 
 class Writer(Protocol):
@@ -31,6 +35,7 @@ def facts_of(directory: Path | None, store: Store, writer: Writer, days: int, mo
     """
     disk = shutil.disk_usage(directory) if directory else None
     return {
+        "rollups": {"behind": round(store.behind(time_ns()) / 1e9, 3)},
         "disk": {"free": disk.free, "total": disk.total} if disk else None,
         "writer": {"queued": writer.queued, "stuck": round(writer.stuck_for(), 3)},
         "retention": {"days": days, "bytes": most, "stored": sum(t["bytes"] for t in store.statistics().values())},

@@ -512,6 +512,10 @@ class ClusterStore:
         with self._saying("cannot roll up in"):
             return self._keeper.roll(self._shown, now_ns, rolls=first)
 
+    def behind(self, now_ns: int) -> int:
+        """Since how long a closed hour of ingest waits for this hub to roll it up, ns; 0 where none does."""
+        return self._keeper.behind(now_ns)
+
     def retain(self, now_ns: int) -> list[str]:
         """Drop the days older than is kept, and the oldest while there are more bytes.
 

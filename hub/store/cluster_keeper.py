@@ -60,12 +60,16 @@ class ClusterKeeper:
         """From what questions of a table can be answered."""
         return self._roller.of(table)
 
+    def behind(self, now_ns: int) -> int:
+        """Since how long a closed hour waits for this hub to roll it up, ns; 0 where none does."""
+        return self._roller.behind(now_ns)
+
     def roll(self, shown: int, now_ns: int, rolls: bool) -> int:
         """Roll up the hours that are closed, where this hub `rolls`; see what the others did where not.
 
         `shown` is the commit up to which everything is whole. Returns how many hours. Raises StoreError, ClientError.
         """
-        with self._lock:
+        with self._lock, self._roller.trying(now_ns):
             self._roller.load()
             done = self._roll(min(shown, number_at(now_ns - self.grace_ns, 0)), now_ns) if rolls else 0
             self._look(now_ns)
@@ -85,7 +89,13 @@ class ClusterKeeper:
         """The periods whose lines speak of other rows than were rolled up."""
         found = self._server.query(_LINES, {"step": step, "low": low, "high": high}).result_rows
         spans = [
-            Span(n * step, (n + 1) * step - 1, n * self.period_ns // DAY_NS, {"flows": flows, "calls": calls})
+            Span(
+                n * step,
+                (n + 1) * step - 1,
+                n * self.period_ns // DAY_NS,
+                (n + 1) * self.period_ns,
+                {"flows": flows, "calls": calls},
+            )
             for n, flows, calls in found
         ]
         return [s for s in spans if any(self._roller.rows(name, s.first) != s.rows[name] for name in rollups.SOURCES)]

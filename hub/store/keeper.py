@@ -74,11 +74,16 @@ class Keeper:
         """From what questions of a table can be answered."""
         return self._roller.of(table)
 
+    def behind(self, now_ns: int) -> int:
+        """Since how long a closed hour waits to be rolled up, ns; 0 where none does."""
+        return self._roller.behind(now_ns)
+
     def roll(self, commit: int, now_ns: int, everything: bool = False) -> int:
         """Roll up what is closed of all up to a commit; returns how many periods. Raises StoreError."""
         with self._rolling:
             try:
-                return self._roll(commit, now_ns, everything)
+                with self._roller.trying(now_ns):
+                    return self._roll(commit, now_ns, everything)
             except (DatabaseError, OSError) as error:
                 self._doubt = isinstance(error, BrokenPart)
                 raise StoreError(f"cannot roll up: {one_line(error)}") from None

@@ -68,6 +68,9 @@ class AnyStore(Protocol):
     def roll(self, now_ns: int) -> int:
         """Roll up the periods of ingest that are closed."""
 
+    def behind(self, now_ns: int) -> int:
+        """Since how long what is closed waits to be rolled up, ns."""
+
     def retain(self, now_ns: int) -> list[str]:
         """Drop what is too old or too much."""
 

@@ -22,11 +22,13 @@ MOST_ROWS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A range of commits to be rolled up; `rows` by table is how many rows their lines speak of."""
+    """A range of commits to be rolled up; `rows` by table is how many rows their lines speak of, `over` when its hour
+    of ingest was over, ns since 1970."""
 
     first: int
     last: int
     day: int
+    over: int
     rows: dict[str, int]
 
 
@@ -86,7 +88,7 @@ def _span(group: Sequence[Committed]) -> Span:
     for one in group:
         for table, count in one.rows.items():
             rows[table] = rows.get(table, 0) + count
-    return Span(group[0].commit, group[-1].commit, group[0].day, rows)
+    return Span(group[0].commit, group[-1].commit, group[0].day, (_hour(group[0]) + 1) * HOUR_NS, rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ is repeated replaces the period whole. What was cut off stays unseen until its p
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from hub.store import rollups
@@ -42,6 +43,7 @@ class Roller:
         self._periods: dict[str, dict[int, Period]] = {source: {} for source in rollups.SOURCES}
         self._rolled = {source: Rolled() for source in rollups.SOURCES}
         self._roll = 0
+        self._waits: int | None = None  # since when the period waits that is next
         self._ending = threading.Event()
 
     def load(self) -> None:
@@ -72,6 +74,21 @@ class Roller:
         period = self._periods[source].get(first)
         return -1 if period is None else period.rows
 
+    def behind(self, now_ns: int) -> int:
+        """Since how long the hour of the oldest period that waits is over, ns; 0 where none waits."""
+        waits = self._waits
+        return 0 if waits is None else max(0, now_ns - waits)
+
+    @contextlib.contextmanager
+    def trying(self, now_ns: int) -> Iterator[None]:
+        """What fails in the block leaves something waiting, if only since now; what does not, leaves nothing."""
+        try:
+            yield
+        except Exception:
+            self._waits = now_ns if self._waits is None else self._waits
+            raise
+        self._waits = None
+
     def end(self) -> None:
         """Begin nothing more."""
         self._ending.set()
@@ -82,6 +99,7 @@ class Roller:
         for span in spans:
             if self._ending.is_set():
                 break
+            self._waits = span.over
             self._one(span, now_ns)
             done += 1
         return done

@@ -276,6 +276,10 @@ class Store:
         """
         return self._kept.roll(self.committed(), now_ns, everything)
 
+    def behind(self, now_ns: int) -> int:
+        """Since how long a closed hour of ingest waits to be rolled up, ns; 0 where none does."""
+        return 0 if self._keeper is None else self._keeper.behind(now_ns)
+
     def retain(self, now_ns: int) -> list[str]:
         """Drop what is older than is kept, and the oldest rows while there are more bytes.
 

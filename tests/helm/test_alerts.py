@@ -86,6 +86,9 @@ CASES = (
     Case("NodetapHubCannotStore", _one("nodetap_hub_store_failing", "0x4 1x60"), 5, 2.5, (
         _one("nodetap_hub_store_failing", "0 1 0x60"),
     )),
+    Case("NodetapHubRollupBehind", _one("nodetap_hub_rollup_behind_seconds", "7000+30x100"), 40, 30, (
+        _one("nodetap_hub_rollup_behind_seconds", "0x100"), _one("nodetap_hub_rollup_behind_seconds", "90000x20 0x80"),
+    )),
     Case("NodetapHubDiskNearlyFull", _disk("9x60"), 15, 9, (_disk("11x60"),)),
     Case("NodetapHubDiskFull", _disk("2x60"), 2, 0.5, (_disk("4x60"),)),
     Case("NodetapCertificateEndsSoon", _one(ENDS, f"{14 * DAY + 300}x60"), 6, 4, (_one(ENDS, f"{30 * DAY}x60"),)),

@@ -34,6 +34,7 @@ FACTS: dict[str, Any] = {
 HUB_FACTS: dict[str, Any] = {
     "software": "1.0", "ready": True, "reason": "", "writer": {"queued": 0, "stuck": 0.0},
     "disk": {"free": 50, "total": 100}, "retention": {"days": 7, "bytes": 1000, "stored": 900},
+    "rollups": {"behind": 0.0},
     "ledger": {"balanced": True, "complete": True}, "agents": {"connected": 3},
 }  # fmt: skip
 HERE_FACTS: dict[str, Any] = {
@@ -101,6 +102,9 @@ def test_what_is_wrong_with_an_agent(changes: dict[str, Any], check: str, level:
         ({"disk": {"free": 2, "total": 100}}, "disk", BAD),
         ({"retention": {"days": 7, "bytes": 1000, "stored": 1300}}, "retention", WARN),
         ({"retention": {"days": 7, "bytes": None, "stored": 1300}}, "retention", OK),
+        ({"rollups": {"behind": 3600.0}}, "rollups", OK),
+        ({"rollups": {"behind": 10_000.0}}, "rollups", WARN),
+        ({"rollups": {"behind": 100_000.0}}, "rollups", BAD),
         ({"ledger": {"balanced": False, "complete": True}}, "ledger", BAD),
         ({"ledger": {"balanced": True, "complete": False}}, "ledger", WARN),
         ({"agents": {"connected": 0}}, "agents", WARN),

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from store_rows import flows, packets, tombstone
 from hub.ingest.agents import Register
 from hub.query.answer import build
 from hub.query.select import Question
+from hub.store import rollups
+from hub.store.errors import StoreError
 from hub.store.retention import Keep
 from hub.store.store import Store
 
@@ -150,6 +153,23 @@ def test_what_is_too_much_is_summed_up_before_it_goes(tmp_path: Path) -> None:
 
 
 # -- crashes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_tells_how_long_an_hour_waits_for_its_sums(tmp_path: Path) -> None:
+    with closing(Store(f"chdb://{tmp_path}/store")) as store:
+        store.open(NOW)
+        after = fill(store, 12)
+        client = store._kept._client
+        client.command("DROP TABLE flows_minute")
+        with pytest.raises(StoreError, match="cannot roll up"):
+            store.roll(after)
+        first_over = NOW // HOUR * HOUR + HOUR
+        assert (store.behind(after), store.behind(after + HOUR)) == (after - first_over, after + HOUR - first_over)
+        for statement in rollups.create():
+            client.command(statement)
+        assert store.roll(after) > 1
+        assert store.behind(after) == 0
+
 
 LIFE = """
 import sys, time
