@@ -21,7 +21,7 @@ RUN /build/bin/pip download --require-hashes --only-binary :all: \
     && /build/bin/pip install --no-index --find-links /wheels --upgrade setuptools
 COPY . /src/
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src \
-    && python3 -m zipfile -l /wheels/nodetap-*.whl | grep _kernel.*so
+    && test "$(python3 -m zipfile -l /wheels/nodetap-*.whl | grep -c '/kernel/_kernel.*so')" = 2
 
 # -- what is installed: no compiler, no pip, no tests, only the programs of the image -------------------------------
 FROM wheels AS agent-files

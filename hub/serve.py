@@ -244,6 +244,7 @@ class Hub:
             store=str(store), store_id=store.id, commit=store.committed(),
         )  # fmt: skip
         self._warn_of_open_files()
+        self._warn_of_kernel()
         keepers = [
             asyncio.ensure_future(it) for it in (self._beat(), self._keep(store, register), self._renew(ingest, people))
         ]
@@ -350,6 +351,13 @@ class Hub:
                 ingest.tokens = people.config.app.state.hub.tokens = tokens_of(self.config.credentials.token)
                 self.log.info("credentials changed", said=said)
                 self._warn_of_open_files()
+
+    def _warn_of_kernel(self) -> None:
+        from protocol import built, compiled
+
+        compiled.load()
+        for complaint in built.complaints:
+            self.log.warning("slower than need be", reason=complaint)
 
     def _warn_of_open_files(self) -> None:
         for path in self.config.credentials.open_files():

@@ -3,7 +3,8 @@
 Lives here: the schema (`schema`), the messages (`messages`), their bytes (`codec`, `columns`), the delivery
 rules of both ends (`delivery`), the books (`ledger`) and the errors all of them raise (`errors`); and what options
 of all programs mean (`options`).
-May not live here: sockets, files, clocks, tasks, threads. Bytes and `now` come in, events and bytes go out.
+May not live here: sockets, files, clocks, tasks, threads. Bytes and `now` come in, events and bytes go out. (Libraries
+of C are found in the file system all the same, once: `built`, for `kernel` here and that of the agent.)
 Imports nothing of `agent` or `hub`.
 """
 

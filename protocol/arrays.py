@@ -187,10 +187,10 @@ def unpack_array(packed: object, shape: Shape, outside: str = "") -> Array:
     if not isinstance(packed, list) or not packed or not isinstance(packed[0], str):
         raise shape.wrong("not an array")
     encoding = packed[0]
-    arity, unpack = _ENCODINGS.get(encoding, (-1, None))
+    arity, unpack = ENCODINGS.get(encoding, (-1, None))
     if unpack is None or len(packed) != arity + 1:
         raise shape.wrong(f"no encoding {encoding[:20]!r} of {len(packed) - 1} parts")
-    if _RANK[encoding] >= _RANK[outside] or not (shape.rows or encoding in ("raw", "planes")):
+    if RANK[encoding] >= RANK[outside] or not (shape.rows or encoding in ("raw", "planes")):
         raise shape.wrong(f"an array {encoding!r} does not belong there")
     if shape.width and encoding not in ("raw", "const", "group", "sorted"):
         raise shape.wrong(f"addresses are never {encoding!r}")
@@ -291,7 +291,7 @@ def _unpack_from(parts: list[Any], shape: Shape) -> Array:
     return left + _sum(plus, shape.near, shape.dtype) - _sum(minus, shape.near, shape.dtype)
 
 
-_ENCODINGS: dict[str, tuple[int, Any]] = {
+ENCODINGS: dict[str, tuple[int, Any]] = {
     "raw": (2, _unpack_raw),
     "planes": (2, _unpack_planes),
     "const": (1, _unpack_const),
@@ -302,6 +302,7 @@ _ENCODINGS: dict[str, tuple[int, Any]] = {
     "sorted": (1, _unpack_sorted),
     "from": (3, _unpack_from),
 }
+"""Per encoding its parts, and who reads them."""
 _LEVELS = (("raw", "planes", "const"), ("zigzag",), ("times",), ("delta",), ("group", "sorted"), ("from",), ("",))
-_RANK = {encoding: rank for rank, level in enumerate(_LEVELS) for encoding in level}
+RANK = {encoding: rank for rank, level in enumerate(_LEVELS) for encoding in level}
 """What may hold what: the outer one is higher. So what comes once a group, or one value fewer, is never one a row."""

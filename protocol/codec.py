@@ -18,6 +18,7 @@ from typing import Any
 
 import msgpack
 
+from protocol import compiled
 from protocol.columns import Columns
 from protocol.errors import LocalError, RemoteError, WrongBatch, WrongMessage
 from protocol.limits import MAX_COLUMNS, MAX_MESSAGE, MAX_RAW, MAX_STRINGS, VERSIONS
@@ -158,6 +159,8 @@ def unpack_body(batch: Batch) -> tuple[Columns, int]:
     raw = _decompress(batch) if batch.zstd else batch.body
     if len(raw) != batch.raw_size:
         raise WrongBatch("bad_zstd", f"columns of {len(raw)} bytes, {batch.raw_size} were claimed")
+    if (columns := compiled.unpack(batch.kind, raw, batch.rows)) is not None:
+        return columns, 0
     try:
         packed = _unpack(raw, MAX_RAW)
     except WrongMessage as error:

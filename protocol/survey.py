@@ -2,13 +2,15 @@
 
 msgpack reserves memory by what headers claim, and one byte can become an object of 64: sixteen megabytes of empty
 maps would take more than a gigabyte. `survey` walks the headers, builds nothing, and stops at the limits, so that what
-is built afterwards is as large as it says. One loop per value, at most `MAX_VALUES`: binaries are stepped over.
+is built afterwards is as large as it says. One loop per value, at most `MAX_VALUES`: binaries are stepped over. The
+compiled kernel (`protocol.kernel`) does it where it is there; what it does not like is looked at again here.
 
 Format: https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
 from __future__ import annotations
 
+from protocol import kernel
 from protocol.errors import WrongMessage
 from protocol.limits import MAX_DEPTH, MAX_STRING, MAX_STRINGS, MAX_VALUES
 
@@ -56,6 +58,13 @@ def survey(
     Raises WrongMessage: `too_large` beyond a limit, `bad_msgpack` where it is cut, followed by other bytes, or holds
     an extension type.
     """
+    library = kernel.load()
+    if library is not None and (found := library.nodetap_survey(data, len(data), values, depth, string, strings)) >= 0:
+        return int(found)
+    return _survey(data, values, depth, string, strings)
+
+
+def _survey(data: bytes, values: int, depth: int, string: int, strings: int) -> int:
     at, count, text, open_ = 0, 1, 0, [1]  # open_: values still to come, per container we are in
     try:
         while open_:

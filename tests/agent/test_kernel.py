@@ -87,31 +87,6 @@ def test_a_table_that_is_not_ours_turns_the_kernel_off(monkeypatch: pytest.Monke
     assert "max_layers=48" in kernel.complaints.pop()
 
 
-def test_a_kernel_of_other_sources_is_not_loaded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kernel, "digest", lambda: 0)
-    kernel.library.cache_clear()
-    try:
-        assert kernel.load() is None
-        assert kernel.load() is None
-        (complaint,) = kernel.complaints
-        assert "built of other sources" in complaint
-    finally:
-        kernel.library.cache_clear()
-        kernel.complaints.clear()
-
-
-def test_what_is_no_library_is_not_loaded(tmp_path: Path):
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(b"\x7fELF")
-    assert kernel.library(broken) is None
-    assert "broken.so is not used" in kernel.complaints.pop()
-
-
-def test_off_is_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(kernel.VARIABLE, "off")
-    assert kernel.load() is None
-
-
 PCAP, PCAPNG = Law("<u4", 8, 16, 16, 1), Law(">u4", 4, 0, 12, 4)
 
 

@@ -70,11 +70,13 @@ def test_versions_are_those_of_the_constraints(target: str) -> None:
     assert {name for name, _ in installed - pinned} == {"nodetap"}
 
 
-def test_the_agent_has_its_kernel_and_libpcap() -> None:
-    said = inside(
-        "agent", "python3", "-c", "from agent import kernel; print(kernel.load() is not None, *kernel.complaints)"
-    )
-    assert said == "True\n"
+@pytest.mark.parametrize(("target", "module"), [("agent", "agent.kernel"), ("hub", "protocol.compiled")])
+def test_each_has_its_kernel(target: str, module: str) -> None:
+    said = f"import {module} as it; from protocol import built; print(it.load() is not None, *built.complaints)"
+    assert inside(target, "python3", "-c", said) == "True\n"
+
+
+def test_the_agent_has_libpcap() -> None:
     compiled = "from agent.capture.bpf import compile_filter; print(len(compile_filter('tcp port 80', 1)) > 0)"
     assert inside("agent", "python3", "-c", compiled) == "True\n"
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import MESSAGE_OF, MESSAGES_ANY, columns_of, damage, to_list
 
+from protocol.built import VARIABLE
 from protocol.codec import choose_version, decode, encode, pack_body, unpack_body, zstd
 from protocol.columns import MAX_DICT, NUMPY, Columns, Dict, empty, text_of
 from protocol.errors import LocalError, RemoteError, WrongBatch, WrongMessage
@@ -432,6 +433,7 @@ def test_a_message_over_the_limit_is_not_looked_at() -> None:
     assert code_of(bytes(MAX_MESSAGE + 1), "agent") == "too_large"
 
 
+@pytest.mark.parametrize("kernel", ["on", "off"])
 @pytest.mark.parametrize(
     "columns",
     [
@@ -447,11 +449,15 @@ def test_a_message_over_the_limit_is_not_looked_at() -> None:
             "y": [{}] * 190_000,
         },
         {"time": ["delta", bytes(8), ["zigzag", raw(1, bytes(MAX_ROWS - 1))]]},
+        {"http2_streamid": ["list", raw(1, b"\x64" * MAX_ROWS), raw(1, bytes(100 * MAX_ROWS))]},
         WIDEST,
         {**WIDEST, "z": bytes(31 * MIB)},
     ],
 )
-def test_a_body_takes_what_the_limits_allow_whatever_it_claims(columns: dict[str, Any]) -> None:
+def test_a_body_takes_what_the_limits_allow_whatever_it_claims(
+    columns: dict[str, Any], kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setenv(VARIABLE, kernel)
     raw = msgpack.packb(columns)
     assert len(raw) <= MAX_RAW
     message = batch(zstd.compress(raw), len(raw), 1, rows=MAX_ROWS)

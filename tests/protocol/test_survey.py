@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import random
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import damage
 
 from protocol.errors import WrongMessage
-from protocol.survey import survey
+from protocol.limits import MAX_DEPTH, MAX_STRING, MAX_STRINGS, MAX_VALUES
+from protocol.survey import _survey, survey
 
 VALUES = st.recursive(
     st.one_of(
@@ -67,6 +71,27 @@ def test_what_it_refuses_msgpack_refuses(data: bytes) -> None:
         return
     if not any(0xC7 <= b <= 0xC9 or 0xD4 <= b <= 0xD8 for b in data):  # timestamps never reach the hook
         survey(data, depth=100)
+
+
+@given(VALUES, st.integers(0, 2**32), st.integers(1, 60), st.integers(0, 5), st.integers(0, 60), st.integers(0, 99))
+@settings(max_examples=300)
+def test_the_kernel_takes_and_refuses_the_same(
+    value: Any, seed: int, values: int, depth: int, string: int, strings: int
+) -> None:  # fmt: skip
+    try:
+        data = msgpack.packb(value)
+    except OverflowError:
+        return
+    for one in (data, damage(data, random.Random(seed))):
+        assert said(survey, one) == said(_survey, one)
+        assert said(survey, one, values, depth, string, strings) == said(_survey, one, values, depth, string, strings)
+
+
+def said(look: Callable[..., int], data: bytes, *limits: int) -> int | tuple[str, str]:
+    try:
+        return look(data, *(limits or (MAX_VALUES, MAX_DEPTH, MAX_STRING, MAX_STRINGS)))
+    except WrongMessage as error:
+        return error.code, error.detail
 
 
 def _refuse(code: int, data: bytes) -> None:
