@@ -58,17 +58,24 @@ def joined(parts: Sequence[Part]) -> Part:
     """Several parts, at least one, as one in order of time; what is of one time stays in the order of the parts."""
     if len(parts) == 1:
         return parts[0]
-    time = np.concatenate([part.time for part in parts])
-    length = np.concatenate([part.length for part in parts])
-    blocks = np.concatenate([part.blocks for part in parts])
-    if (time[1:] >= time[:-1]).all():
-        return Part(time, length, blocks)
-    order = np.argsort(time, kind="stable")
-    start = np.cumsum(length) - length
-    sorted_length = length[order]
-    out = np.empty(len(blocks), dtype=np.uint8)
-    copy(blocks, start[order], out, np.cumsum(sorted_length) - sorted_length, sorted_length)
-    return Part(time[order], sorted_length, out)
+    return ordered(
+        Part(
+            np.concatenate([part.time for part in parts]),
+            np.concatenate([part.length for part in parts]),
+            np.concatenate([part.blocks for part in parts]),
+        )
+    )
+
+
+def ordered(part: Part) -> Part:
+    """Blocks that come in any order, in that of time; what is of one time stays as it is."""
+    if (part.time[1:] >= part.time[:-1]).all():
+        return part
+    order = np.argsort(part.time, kind="stable")
+    length = part.length[order]
+    out = np.empty(len(part.blocks), dtype=np.uint8)
+    copy(part.blocks, part.start[order], out, np.cumsum(length) - length, length)
+    return Part(part.time[order], length, out)
 
 
 def pack(part: Part) -> bytes:

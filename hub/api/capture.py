@@ -101,6 +101,7 @@ def completeness(answer: _Answer) -> dict[str, Any]:
         "until": format_ns(answer.hub.now_ns()),
         "agents": live.agents,
         "waiting": live.waiting,
+        "reached": None if live.reached is None else format_ns(live.reached),
         "missing": [each.to_map() for each in live.missing],
         **frames.missed(merge),
     }

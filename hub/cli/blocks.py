@@ -35,7 +35,7 @@ class Blocks:
                 break
             if kind == ending.TYPE:
                 kept.append(data[begin:place])
-                said.append(_said(data[place + 8 : place + length - 4]))
+                said.append(words_in(data[place + 8 : place + length - 4]))
                 begin = place + length
             self.frames += kind == PACKET
             place += length
@@ -44,7 +44,8 @@ class Blocks:
         return b"".join(kept), said
 
 
-def _said(body: bytes) -> dict[str, Any]:
+def words_in(body: bytes) -> dict[str, Any]:
+    """What the hub says in a block of its own. Raises HubLost."""
     try:
         value = json.loads(body)
     except ValueError:

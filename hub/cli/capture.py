@@ -15,7 +15,7 @@ from hub.cli.client import explain
 from hub.cli.completeness import plural
 from hub.cli.errors import INCOMPLETE, UNREACHABLE, CliError, HubLost
 from hub.cli.flags import combined, flags
-from hub.cli.pcap import STDOUT, not_on_a_terminal, sentence
+from hub.cli.pcap import STDOUT, not_on_a_terminal, sentence, who, why
 from hub.cli.session import connect, unbroken, until_ctrl_c
 from hub.cli.target import target
 
@@ -154,7 +154,7 @@ class News:
 
     def heed(self, said: Mapping[str, Any]) -> None:
         """The hub said how it goes."""
-        agents, missing = set(said["agents"]), {each["agent"]: each for each in said["missing"]}
+        agents, missing = set(said["agents"]), {who(each): each for each in said["missing"]}
         first = self._agents is None
         if first and said["waiting"]:
             return  # it has not begun everywhere
@@ -162,7 +162,7 @@ class News:
         if first:
             self._tell(f"capturing from {plural(len(agents), 'agent')}; Ctrl-C ends it")
         for name in sorted(missing.keys() - self._missing):
-            self._tell(f"{name} missing ({missing[name]['reason']}: {missing[name]['detail']})")
+            self._tell(f"{name} missing ({why(missing[name])})")
         for name in sorted(agents - before):
             self._tell(f"{name} takes part")
         for name in sorted(before - agents - missing.keys() - set(said["waiting"])):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -111,13 +111,25 @@ def sentence(answer: dict[str, Any], lost: str = "not recorded") -> str:
     `lost` is what frames are that should be there.
     """
     what = f"{plural(answer['frames'], 'frame')}, {plural(len(answer['agents']), 'agent')}"
+    if "hubs" in answer:
+        what += f" of {plural(sum('reason' not in hub for hub in answer['hubs']), 'hub')}"
     if answer["complete"]:
         return f"complete: {what}"
     troubles = [_CUTS[answer["cut"]].format(**answer)] if answer["cut"] else []
-    troubles += [f"{part['agent']} missing ({part['reason']}: {part['detail']})" for part in answer["missing"]]
+    troubles += [f"{who(part)} missing ({why(part)})" for part in answer["missing"]]
     troubles += [f"{agent} has frames from {time} on only" for agent, time in answer["begins"].items()]
     troubles += _gaps(answer, lost)
     return f"INCOMPLETE: {'; '.join(troubles)} ({what})"
+
+
+def who(part: Mapping[str, Any]) -> str:
+    """Who is missing: an agent, or a hub of several."""
+    return str(part["agent"]) if "agent" in part else f"hub {part['hub']}"
+
+
+def why(part: Mapping[str, Any]) -> str:
+    """And for what reason."""
+    return f"{part['reason']}: {part['detail']}" if "detail" in part else str(part["reason"])
 
 
 def _gaps(answer: dict[str, Any], lost: str) -> list[str]:

@@ -79,6 +79,8 @@ class Live:
     thread: Thread
     begun: int
     progress: Callable[[], bytes] = bytes
+    reached: int | None = None
+    """All frames before this time went out, ns since 1970, as far as clocks are right; None before there are any."""
     absent: list[Missing] = field(default_factory=list)
     _seats: dict[str, _Seat] = field(default_factory=dict)
     _away: dict[str, int] = field(default_factory=dict)  # since when frames of these are missing
@@ -132,7 +134,8 @@ class Live:
         if self.waiting and now < self._settle:
             return b""
         self._settle = now
-        return await self._done(self.merge.held, partial(self.merge.release, *self._order.release(_ns())))
+        self.reached, overdue = self._order.release(_ns())
+        return await self._done(self.merge.held, partial(self.merge.release, self.reached, overdue))
 
     def _word(self, now: float) -> bytes:
         """How it goes, where that has changed or is due."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,6 +64,12 @@ class Gap:
         return f"{count} of {self.agent} are missing from {format_ns(self.first)} to {format_ns(self.last)}: {why}"
 
 
+def described(agent: str, interface: str, linktype: int) -> bytes:
+    """The block that describes an interface of an agent."""
+    said = f"{interface} of {agent}"
+    return pcapng.interface(interface, linktype, description=said, comments=[f"agent {agent}"])
+
+
 @dataclass(slots=True)
 class _Face:
     """One interface of one agent in the file."""
@@ -92,16 +98,27 @@ class _Agent:
 
 
 class Merge:
-    """One answer. `most_frames` and `most_bytes` cut it off: `cut` then says which did."""
+    """One answer. `most_frames` and `most_bytes` cut it off: `cut` then says which did.
 
-    def __init__(self, agents: Iterable[str], application: str, *, most_frames: int = _ALL, most_bytes: int = _ALL):
+    `describe` makes the blocks of interfaces.
+    """
+
+    def __init__(
+        self,
+        agents: Iterable[str],
+        application: str,
+        *,
+        most_frames: int = _ALL,
+        most_bytes: int = _ALL,
+        describe: Callable[[str, str, int], bytes] = described,
+    ):
         self.frames = self.bytes = 0
         self.cut = ""
         self.gaps: list[Gap] = []
         self.lost: Counter[str] = Counter()
         """Frames that are missing, by reason."""
         self._agents = {name: _Agent(name) for name in sorted(agents)}
-        self._application = application
+        self._application, self._describe = application, describe
         self._left_frames, self._left_bytes = most_frames, most_bytes
         self._faces: dict[tuple[str, str, int], _Face] = {}
         self._head: list[bytes] = []  # what goes out before the next frames
@@ -185,8 +202,7 @@ class Merge:
         key = (agent, interface, linktype)
         if key not in self._faces:
             self._faces[key] = _Face(len(self._faces), agent)
-            said = f"{interface} of {agent}"
-            self._head.append(pcapng.interface(interface, linktype, description=said, comments=[f"agent {agent}"]))
+            self._head.append(self._describe(agent, interface, linktype))
         return self._faces[key]
 
     # -- what goes out ---------------------------------------------------------------------------------------------

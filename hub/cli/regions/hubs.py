@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hub.cli.client import Client, Head, explain
 from hub.cli.errors import UNREACHABLE, USAGE, CliError, HubLost
 from hub.cli.regions import formats, said
-from hub.cli.regions.feed import Feed
+from hub.cli.regions.feed import Feed, Spooled
 from hub.cli.regions.order import ORDER, Order, blocks, lines, merged, order, read
 from hub.cli.regions.said import Outcome
 from hub.cli.regions.sums import FIGURES, Groups, as_lines
@@ -30,6 +32,8 @@ TOGETHER: dict[str, Callable[[said.Outcomes], said.Answer]] = {
     "/v1/doctor": said.doctor,
 }
 """Paths whose answers are put together from whole ones."""
+FRAMES = ("/v1/pcap", "/v1/capture")
+"""Paths whose answers are captures."""
 ANY = ("/v1/fields",)
 """Paths where one hub's answer is as good as another's."""
 
@@ -62,10 +66,22 @@ class Regions(Client):
     ) -> Iterator[tuple[Head, Iterator[bytes]]]:
         """As of one hub. Raises CliError where none answers, or several cannot be asked this."""
         asked = {name: value for name, value in (params or {}).items() if value is not None}
-        if method != "GET" or not (path in TABLES or path in TOGETHER or path in ANY):
+        if method != "GET" or not (path in TABLES or path in TOGETHER or path in FRAMES or path in ANY):
             raise CliError("several hubs cannot be asked this at once: give one --hub-url", USAGE)
         with contextlib.ExitStack() as stack:
             yield self._answer(path, asked, silence, stack)
+
+    def outcomes(self, path: str, asked: Mapping[str, Any], silence: float | None = None) -> dict[str, Outcome]:
+        """What each hub says, whole, or why it says nothing. Raises CliError where none answers."""
+        feeds = self._feeds(path, asked, silence)
+        found = self._begun(feeds)
+        bodies = {feed.url: b"".join(feed.chunks()) for feed in found}
+        outcomes: dict[str, Outcome] = {
+            feed.url: reason(feed) if feed.trouble else json.loads(bodies[feed.url]) for feed in feeds
+        }
+        if all(isinstance(told, str) for told in outcomes.values()):
+            raise none_of(feeds)
+        return outcomes
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -73,6 +89,8 @@ class Regions(Client):
         self, path: str, asked: dict[str, Any], silence: float | None, stack: contextlib.ExitStack
     ) -> tuple[Head, Iterator[bytes]]:
         table = TABLES.get(path)
+        if path in FRAMES:
+            return self._frames(path, asked, silence, stack)
         if path in TOGETHER:
             return self._whole(path, asked, silence, TOGETHER[path])
         if table is None or asked.get("explain") == "yes":
@@ -81,10 +99,12 @@ class Regions(Client):
             return self._whole(path, asked, silence, self._completeness)
         return self._table(table, asked, stack)
 
-    def _feeds(self, path: str, asked: Mapping[str, Any], silence: float | None = None) -> list[Feed]:
+    def _feeds(
+        self, path: str, asked: Mapping[str, Any], silence: float | None = None, kind: Callable[..., Feed] = Feed
+    ) -> list[Feed]:
         for client in self._clients:
             client.deadline = self._habits.within(client.url, self._deadline)
-        return [Feed(client, path, asked, silence) for client in self._clients]
+        return [kind(client, path, asked, silence) for client in self._clients]
 
     def _begun(self, feeds: Iterable[Feed]) -> list[Feed]:
         """Those that answer. Raises CliError where none does."""
@@ -111,19 +131,27 @@ class Regions(Client):
         self, path: str, asked: Mapping[str, Any], silence: float | None, together: Callable[[said.Outcomes], Any]
     ) -> tuple[Head, Iterator[bytes]]:
         """Whole JSON answers, put together."""
-        feeds = self._feeds(path, asked, silence)
-        found = self._begun(feeds)
-        bodies = {feed.url: b"".join(feed.chunks()) for feed in found}
-        outcomes: dict[str, Outcome] = {
-            feed.url: reason(feed) if feed.trouble else json.loads(bodies[feed.url]) for feed in feeds
-        }
-        if all(isinstance(told, str) for told in outcomes.values()):
-            raise none_of(feeds)
-        return Head(200, {}), iter([json.dumps(together(outcomes)).encode()])
+        return Head(200, {}), iter([json.dumps(together(self.outcomes(path, asked, silence))).encode()])
 
     def _completeness(self, outcomes: said.Outcomes) -> said.Answer:
         """What broke off an answer is missing from it, whatever the hub says by now."""
         return said.completeness({**outcomes, **self.broken})
+
+    def _frames(
+        self, path: str, asked: dict[str, Any], silence: float | None, stack: contextlib.ExitStack
+    ) -> tuple[Head, Iterator[bytes]]:
+        from hub.cli.regions.frames import Captured, Recorded
+
+        live, came = path == "/v1/capture", threading.Event()
+        feeds = self._feeds(path, asked, silence, partial(Feed, came=came) if live else Spooled)
+        for feed in feeds:
+            stack.callback(feed.stop)
+        if not live:
+            self._begun(feeds)
+            return Head(200, {}), Recorded(feeds, asked).chunks()
+        captured = Captured(feeds, asked, came)
+        captured.begun()
+        return Head(200, {}), captured.chunks()
 
     # -- rows ------------------------------------------------------------------------------------------------------
 

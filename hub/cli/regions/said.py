@@ -5,6 +5,7 @@ An `Outcome` is what a hub answered, or why it did not. Where a hub is missing n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -32,27 +33,33 @@ def _all(answers: Mapping[str, Answer], name: str) -> list[Any]:
     ]
 
 
-def completeness(outcomes: Outcomes) -> Answer:
-    """How complete the answers are together, and each by itself under `hubs`."""
-    answers = _answers(outcomes)
+def _common(outcomes: Outcomes, answers: Mapping[str, Answer]) -> Answer:
+    """What the completeness of rows and that of raw frames both have."""
     first = next(iter(answers.values()), {})
-    lost: dict[str, int] = {}
+    lost: Counter[str] = Counter()
     for told in answers.values():
-        for reason, packets in told.get("lost", {}).items():
-            lost[reason] = lost.get(reason, 0) + packets
+        lost.update(told.get("lost", {}))
     return {
         "since": first.get("since"),
         "until": first.get("until"),
         "agents": sorted(_all(answers, "agents")),
         "missing": [*missing(outcomes), *_all(answers, "missing")],
         "gaps": _all(answers, "gaps"),
-        "lost": lost,
+        "lost": dict(lost),
+    }
+
+
+def completeness(outcomes: Outcomes) -> Answer:
+    """How complete the answers are together, and each by itself under `hubs`."""
+    answers = _answers(outcomes)
+    return {
+        **_common(outcomes, answers),
         "flow_only": sum(told.get("flow_only") or 0 for told in answers.values()),
         "clocks": _all(answers, "clocks"),
         "expired": sum(told.get("expired") or 0 for told in answers.values()),
         "rounded": min((told["rounded"] for told in answers.values() if told.get("rounded")), default=None),
         "cut": next((told["cut"] for told in answers.values() if told.get("cut")), None),
-        "complete": len(answers) == len(outcomes) and all(told.get("complete") for told in answers.values()),
+        "complete": _whole(outcomes, answers),
         "hubs": [_hub(url, told) for url, told in outcomes.items()],
     }
 
@@ -61,6 +68,27 @@ def _hub(url: str, told: Outcome) -> Answer:
     if isinstance(told, str):
         return {"hub": url, "complete": False, "reason": told}
     return {"hub": url, "complete": bool(told.get("complete")), "agents": len(told.get("agents", ()))}
+
+
+def frames(outcomes: Outcomes, **figures: Any) -> Answer:
+    """How complete a file of raw frames of several hubs is, as `/v1/pcap` and `/v1/capture` say it of one.
+
+    `figures` are those of the file: `frames`, `bytes`, `cut`, and whether it is `complete` as far as hubs are.
+    """
+    answers = _answers(outcomes)
+    return {
+        **_common(outcomes, answers),
+        "waiting": sorted(_all(answers, "waiting")),
+        "begins": {agent: time for told in answers.values() for agent, time in told.get("begins", {}).items()},
+        **figures,
+        "cut": figures["cut"] or next((told["cut"] for told in answers.values() if told.get("cut")), None),
+        "complete": figures["complete"] and _whole(outcomes, answers),
+        "hubs": [_hub(url, told) for url, told in outcomes.items()],
+    }
+
+
+def _whole(outcomes: Outcomes, answers: Mapping[str, Answer]) -> bool:
+    return len(answers) == len(outcomes) and all(told.get("complete") for told in answers.values())
 
 
 def agents(outcomes: Outcomes) -> Answer:
