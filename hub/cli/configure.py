@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hub.cli import options
+from hub.cli.completeness import warn_of_hubs
 from hub.cli.errors import NEGATIVE
 from hub.cli.screen import describe, note, print_table
 from hub.cli.session import connect
@@ -17,6 +18,7 @@ SETTINGS = {"bpf": "filter", "detail": "detail", "l7_mode": "l7"}
 
 COLUMNS = (
     Column("agent", lambda row: value(row["agent"]), style="magenta"),
+    Column("hub", lambda row: value(row.get("hub")), flexible=True, least=12),
     Column("filter", lambda row: _cell(row, "filter"), flexible=True, least=12),
     Column("detail", lambda row: _cell(row, "detail")),
     Column("l7", lambda row: _cell(row, "l7")),
@@ -42,6 +44,8 @@ def configure(ctx: click.Context, /, agent: str, reset: bool, output: str, **giv
 
     The hub keeps changes, and tells agents when they come back; what is not changed is as they were started, and so is
     everything after --reset. What any agent refuses is changed nowhere. A star marks what was changed.
+
+    Of several hubs those are asked that have the agent, one after the other up to the first that refuses.
     """
     changes = {SETTINGS[name]: text for name, text in given.items() if text is not None}
     if reset and changes:
@@ -52,18 +56,22 @@ def configure(ctx: click.Context, /, agent: str, reset: bool, output: str, **giv
         else:
             told = client.change("DELETE" if reset else "PUT", "/v1/configure", {"agent": agent, **changes})
     _print(told, output)
-    return NEGATIVE if any(row["refused"] for row in told["agents"]) else 0
+    if "failed" not in told:
+        warn_of_hubs(each for each in told.get("hubs", ()) if "reason" in each)
+    return NEGATIVE if told.get("failed") or any(row["refused"] for row in told["agents"]) else 0
 
 
 def _print(told: dict[str, Any], output: str) -> None:
     if output == "json":
         click.echo(describe(told))
         return
-    columns = COLUMNS if any(row["refused"] for row in told["agents"]) else COLUMNS[:-1]
-    if not print_table(columns, told["agents"]):
+    empty = {name for name in ("hub", "refused") if not any(row.get(name) for row in told["agents"])}
+    if not print_table([column for column in COLUMNS if column.header not in empty], told["agents"]):
         note("no agent that can be configured is connected")
     connected = {name for row in told["agents"] for name in (row["agent"], row["node"], "*")}
     for name in sorted(told["wishes"].keys() - connected):
         note(f"kept for {name}, which is not connected")
+    for each in told.get("failed", ()):
+        note(f"not changed at the hub {each['hub']}: {each['reason']}")
     if waiting := told.get("waiting"):
         note(f"no answer yet from {', '.join(waiting)}")

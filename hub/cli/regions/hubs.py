@@ -30,6 +30,7 @@ TOGETHER: dict[str, Callable[[said.Outcomes], said.Answer]] = {
     "/v1/agents": said.agents,
     "/v1/ledger": said.ledger,
     "/v1/doctor": said.doctor,
+    "/v1/configure": said.configure,
 }
 """Paths whose answers are put together from whole ones."""
 FRAMES = ("/v1/pcap", "/v1/capture")
@@ -70,6 +71,12 @@ class Regions(Client):
             raise CliError("several hubs cannot be asked this at once: give one --hub-url", USAGE)
         with contextlib.ExitStack() as stack:
             yield self._answer(path, asked, silence, stack)
+
+    def change(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
+        """As of one hub, where several can be asked it: settings of agents. Raises CliError."""
+        from hub.cli.regions import settings
+
+        return settings.change(self, method, params) if path == settings.PATH else super().change(method, path, params)
 
     def outcomes(self, path: str, asked: Mapping[str, Any], silence: float | None = None) -> dict[str, Outcome]:
         """What each hub says, whole, or why it says nothing. Raises CliError where none answers."""

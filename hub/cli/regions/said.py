@@ -97,6 +97,17 @@ def agents(outcomes: Outcomes) -> Answer:
     return {"agents": sorted(found, key=lambda agent: str(agent["agent"])), "hubs_missing": missing(outcomes)}
 
 
+def configure(outcomes: Outcomes) -> Answer:
+    """Every agent of every hub with its settings; under `hubs` what is wanted at each."""
+    answers = _answers(outcomes)
+    return {
+        "wishes": {name: wish for told in reversed(answers.values()) for name, wish in told["wishes"].items()},
+        "agents": sorted(_all(answers, "agents"), key=lambda agent: str(agent["agent"])),
+        "waiting": sorted(_all(answers, "waiting")),
+        "hubs": [*({"hub": url, "wishes": told["wishes"]} for url, told in answers.items()), *missing(outcomes)],
+    }
+
+
 def ledger(outcomes: Outcomes) -> Answer:
     """The books of all hubs."""
     answers = _answers(outcomes)
