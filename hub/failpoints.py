@@ -3,6 +3,7 @@
 ingest_hang[=FILE]      the writer takes work and finishes none, as long as the file exists; for ever without one
 store_slow=FILE         the store takes only as many rows a second as the file says, as long as it exists
 no_memory=FILE          there is no memory to unpack a batch with, as long as the file exists
+rollup_hang=FILE        a roll stops before the statement at which the number in the file has been counted down to 0
 throttle=AGENT:SECONDS  the batches of that agent leave the queue one at a time, so many seconds apart
 """
 
@@ -38,6 +39,17 @@ def no_memory() -> None:
     """In the writer's thread, before a batch is unpacked. Raises MemoryError."""
     if "no_memory" in _NAMED and Path(_NAMED["no_memory"]).exists():
         raise MemoryError
+
+
+def roll() -> None:
+    """In the thread that rolls up, before each statement that writes."""
+    if "rollup_hang" not in _NAMED:
+        return
+    path = Path(_NAMED["rollup_hang"])
+    left = int(path.read_text()) - 1
+    path.write_text(str(left))
+    while not left:
+        time.sleep(STEP)
 
 
 def throttled() -> dict[str, float]:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from hub import failpoints
 from hub.store import rollups
 from hub.store.errors import StoreError
 from hub.store.periods import Period, Rolled, Span, rolled
@@ -112,7 +113,7 @@ class Roller:
             for source, p in lines.items()
         )
         into = f"INSERT INTO {rollups.PERIODS.name} ({_COLUMNS})"
-        self._client.command(f"{into} SETTINGS distributed_foreground_insert = 1 VALUES {values}")
+        self._write(f"{into} SETTINGS distributed_foreground_insert = 1 VALUES {values}")
         self._verify(rollups.PERIODS.name)
         for source, period in lines.items():
             self._periods[source][period.first] = period
@@ -124,10 +125,14 @@ class Roller:
             found = self._client.query(rollups.rows_of(source, span.first, span.last)).result_rows[0]
             self._same(source, span, found[0])
             for step, statement in rollups.roll_up(source, span.first, span.last, roll, span.day).items():
-                self._client.command(statement)
+                self._write(statement)
                 self._verify(rollups.name_of(source, step))
                 self._same(source, span, self._client.query(rollups.rolled(source, step, roll)).result_rows[0][0])
         return Period(span.first, span.last, roll, span.day, *map(int, found))
+
+    def _write(self, statement: str) -> None:
+        failpoints.roll()
+        self._client.command(statement)
 
     def _same(self, source: str, span: Span, found: int) -> None:
         expected = span.rows.get(source, 0)
