@@ -29,7 +29,8 @@ CHUNK_ROWS, MOST_CHUNK_ROWS = 65_536, 1 << 20
 """Rows of the commits one page chooses from, if more than one commit: more where a filter finds few of them."""
 CURSOR = "nodetap.cursor"
 
-_KEY = ("agent", "epoch", "seq", "n")
+_NUMBER = {"packets": "frame_number"}
+"""What numbers a table's rows within a batch; those of other tables are counted as `n`."""
 _MAX_CURSOR = 2048
 
 
@@ -181,40 +182,45 @@ def page(following: Following, place: Place, last: int) -> Query:
     table = TABLES[following.table]
     params = Params()
     source, condition = _rows(following, place, last, params)
-    order = "ORDER BY `commit`, agent, epoch, seq, n"
-    inner = f"SELECT * FROM {source} WHERE {condition} {order} LIMIT {PAGE_ROWS}"
     cursor = (CURSOR, _cursor_sql(following, place, params), "String")
     shown = columns(table, chosen(following.table, following.fields), "ndjson", (cursor,))
-    return Query(f"SELECT {shown} FROM ({inner})", params.values, "TSVRaw")  # printed in order, as it is sorted
+    order = f"ORDER BY `commit`, {', '.join(_key(following.table))} LIMIT {PAGE_ROWS}"
+    return Query(f"SELECT {shown} FROM {source} WHERE {condition} {order}", params.values, "TSVRaw")
 
 
 def _rows(following: Following, place: Place, last: int, params: Params) -> tuple[str, str]:
     """What follows a place, up to commit `last`: where it is read from, and the condition."""
     conditions = [f"`commit` BETWEEN {params.add('UInt64', place.commit)} AND {params.add('UInt64', last)}"]
     source = _numbered(following.table, conditions[0])
-    conditions.append(_after(place, params) + _backlog(place, TABLES[following.table].until, params))
+    after = _after(place, _key(following.table), params)
+    conditions.append(after + _backlog(place, TABLES[following.table].until, params))
     if following.filter is not None:
         conditions.append(compile_filter(following.filter, params, following.table))
     return source, " AND ".join(conditions)
 
 
+def _key(table: str) -> tuple[str, ...]:
+    """What puts the rows of a commit in order."""
+    return "agent", "epoch", "seq", _NUMBER.get(table, "n")
+
+
 def _numbered(table: str, condition: str) -> str:
-    """The table with its rows' numbers `n` within a batch: total and stable, whatever is filtered."""
-    if table == "packets":
-        return "(SELECT *, frame_number AS n FROM packets)"
+    """The table with its rows' numbers within a batch: total and stable, whatever is filtered."""
+    if table in _NUMBER:
+        return table
     content = ", ".join(f"`{column.name}`" for column in (*ORIGIN, *TABLES[table].columns))
     order = f"ORDER BY start, `end`, cityHash64({content})"
     number = f"row_number() OVER (PARTITION BY `commit`, agent, epoch, seq {order})"
     return f"(SELECT *, {number} AS n FROM {table} WHERE {condition})"
 
 
-def _after(place: Place, params: Params) -> str:
+def _after(place: Place, key: Sequence[str], params: Params) -> str:
     after = f"`commit` > {params.add('UInt64', place.commit)}"
     if place.row is None:
         return after
     types = ("String", "UInt64", "UInt64", "UInt64")
-    key = ", ".join(params.add(kind, value) for kind, value in zip(types, place.row, strict=True))
-    return f"({after} OR ({', '.join(_KEY)}) > ({key}))"
+    row = ", ".join(params.add(kind, value) for kind, value in zip(types, place.row, strict=True))
+    return f"({after} OR ({', '.join(key)}) > ({row}))"
 
 
 def _backlog(place: Place, column: str, params: Params) -> str:
@@ -228,9 +234,10 @@ def _cursor_sql(following: Following, place: Place, params: Params) -> str:
     """`encode` in SQL."""
     backlog = params.add("String", f",{_compact(place.backlog)},")
     head = params.add("String", _compact({following.store: [following.table]})[:-2] + ",")
+    number = _key(following.table)[-1]
     return (
         f"base64URLEncode(concat({head}, toString(`commit`), {backlog}, toJSONString(toString(agent)), ',\"', "
-        "leftPad(lower(hex(epoch)), 16, '0'), '\",', toString(seq), ',', toString(n), ']}'))"
+        f"leftPad(lower(hex(epoch)), 16, '0'), '\",', toString(seq), ',', toString({number}), ']}}'))"
     )
 
 

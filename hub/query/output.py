@@ -137,6 +137,11 @@ def columns(table: Table, fields: Sequence[Field], output: str, extra: Sequence[
     return ", ".join(f"{_plain(table, field, output)} AS `{field.name}`" for field in fields)
 
 
+def names_of(fields: Sequence[Field], output: str) -> str:
+    """What `columns` calls what it selects."""
+    return "row" if output in ("ndjson", "json") else ", ".join(f"`{field.name}`" for field in fields)
+
+
 def _plain(table: Table, field: Field, output: str) -> str:
     value = expression(table, field)
     return _CSV[field.kind](value) if output == "csv" and field.kind in _CSV else value

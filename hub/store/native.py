@@ -11,12 +11,14 @@ follow), u64 number of keys, the keys as String, u64 rows, one index per row. So
 `src/Formats/NativeWriter.cpp`, `src/DataTypes/Serializations/`; checked against what the engine itself writes in
 tests/hub/test_native.py.
 
-Pure. Data comes out a column at a time: no more than one is in memory twice.
+Pure. Data comes out a column at a time, of long strings a part of it: no more than that is in memory twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +49,8 @@ _CLASSES: dict[str, type] = {
     "list_text": Texts,
     "map": Maps,
 }
+TEXT_STEP = 4 << 20
+"""Bytes of strings that are made into a column's data at once."""
 _SHARED_KEYS = 1  # version of LowCardinality's serialization
 _HAS_KEYS = 1 << 9
 _INDEX = (("<u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))  # by the flags' low byte
@@ -160,15 +164,15 @@ def _dict(value: Dict) -> list[Buffer]:
     return [head, keys, np.uint64(len(value)).tobytes(), _view(value.codes.astype(_INDEX[width][0], copy=False))]
 
 
-def column_data(column: Column, pieces: Sequence[ColumnValue]) -> list[Buffer]:
+def column_data(column: Column, pieces: Sequence[ColumnValue]) -> Iterable[Buffer]:
     """The data of one column, its pieces one after the other."""
     if column.wire in NUMPY:
         return _numbers(pieces, NUMPY[column.wire])
     if column.wire == "addr":
         return _numbers(pieces, "u1")
+    if column.wire == "text":
+        return (buffer for some in _in_turn(pieces) for buffer in _text(some))
     joined = join(pieces)
-    if isinstance(joined, Text):
-        return _text(joined)
     if isinstance(joined, Lists):
         return _lists(joined, LIST_ITEM[column.wire])
     if isinstance(joined, Texts):
@@ -177,6 +181,15 @@ def column_data(column: Column, pieces: Sequence[ColumnValue]) -> list[Buffer]:
         return [_ends(joined.counts), *_keys(joined.keys), *_text(joined.values)]
     assert isinstance(joined, Dict)
     return _dict(joined)
+
+
+def _in_turn(pieces: Sequence[ColumnValue]) -> Iterator[Text]:
+    """Strings joined, TEXT_STEP bytes at a time: what writes them takes several times their bytes."""
+    turns = np.cumsum([items_of(piece) for piece in pieces]) // TEXT_STEP
+    for _, some in groupby(zip(turns.tolist(), pieces, strict=True), key=itemgetter(0)):
+        joined = join([piece for _, piece in some])
+        assert isinstance(joined, Text)
+        yield joined
 
 
 def used(columns: Sequence[Column], parts: Sequence[Columns]) -> tuple[Column, ...]:

@@ -170,7 +170,9 @@ def test_dictionaries_of_every_index_width(scratch: Scratch, keys: int) -> None:
     assert [row[0] for row in got] == texts(value)
 
 
-def test_pieces_of_one_column_are_the_column_in_one_piece() -> None:
+@pytest.mark.parametrize("step", [1, native.TEXT_STEP])
+def test_pieces_of_one_column_are_the_column_in_one_piece(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "TEXT_STEP", step)
     whole = packet_columns(100)
     pieces = [{name: cut(value, a, b) for name, value in whole.items()} for a, b in ((0, 1), (1, 60), (60, 100))]
     columns = PACKETS.columns
