@@ -16,7 +16,7 @@ help: ## this list
 
 install: $(STAMP) ## make .venv with everything, versions and hashes from constraints.txt
 
-$(STAMP): constraints.txt pyproject.toml setup.py $(wildcard agent/kernel/*.[ch])
+$(STAMP): constraints.txt pyproject.toml setup.py $(wildcard */kernel/*.[ch])
 	@test -n "$(PYTHON)" || { echo "nodetap needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
@@ -145,4 +145,4 @@ lock-peers: ## pin the newest versions of what bench compares decode with (needs
 		--no-header --upgrade --output-file bench/peers.txt -
 
 clean: ## remove what the words above made, .venv too
-	rm -rf .venv .bench build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info agent/kernel/*.so
+	rm -rf .venv .bench build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info */kernel/*.so

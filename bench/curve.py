@@ -63,7 +63,7 @@ def measure(capture: Path, codec: str, insert: int, rows: int) -> Point:
                 group.append(next(batches))
                 packets += group[-1].rows if group[-1].kind == "packets" else 0
             begin = time.thread_time()
-            entries = [Entry(batch, unpack_body(batch)[0], "", "live", 1) for batch in group]
+            entries = [Entry(batch, unpack_body(batch)[0], "", "live", 1, True) for batch in group]
             unpacked = time.thread_time()
             store.commit(entries, time.time_ns())
             unpacking, committing = unpacking + unpacked - begin, committing + time.thread_time() - unpacked

@@ -60,7 +60,7 @@ def fill(folder: Path, capture: Path, rows: int, frames: int, begin: int, days: 
         turns = 1 if day < days - 1 else max(1, (rows - stored) // turn)
         since = begin + day * DAY
         for group in _groups(_day(capture, frames, turns, since, day)):
-            entries = [Entry(batch, unpack_body(batch)[0], batch.agent, "live", 1) for batch in group]
+            entries = [Entry(batch, unpack_body(batch)[0], batch.agent, "live", 1, True) for batch in group]
             store.commit(entries, (since + DAY // 2) * 10**9)
             stored += sum(batch.rows for batch in group if batch.kind == "packets")
         while store.roll((since + DAY) * 10**9):

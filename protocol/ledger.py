@@ -60,7 +60,7 @@ class Report:
 
     def to_map(self) -> dict[str, Any]:
         """The report as plain values, for msgpack and JSON."""
-        return {f.name: (dict(v) if isinstance(v := getattr(self, f.name), dict) else v) for f in fields(self)}
+        return {name: (dict(v) if isinstance(v := getattr(self, name), dict) else v) for name in _TERMS}
 
     def copy(self) -> Report:
         """A report of its own with the same values."""
@@ -74,20 +74,23 @@ class Report:
         is missing in the sum, and the books say so.
         """
         report = cls()
-        for f in fields(cls):
-            value = values.get(f.name)
-            if isinstance(getattr(report, f.name), dict):
+        for name in _TERMS:
+            value = values.get(name)
+            if isinstance(getattr(report, name), dict):
                 if isinstance(value, Mapping):
                     reasons = [(k, v) for k, v in value.items() if is_reason(k) and _is_count(v)]
-                    setattr(report, f.name, dict(reasons[:MAX_REASONS]))
+                    setattr(report, name, dict(reasons[:MAX_REASONS]))
             elif _is_count(value):
-                setattr(report, f.name, value)
+                setattr(report, name, value)
         return report
 
     @property
     def conserved(self) -> bool:
         """The agent's own law: nothing captured is without a place."""
         return self.captured == self.rows + self.flow_only + sum(self.lost.values()) + self.open
+
+
+_TERMS = tuple(f.name for f in fields(Report))
 
 
 def _is_count(value: object) -> bool:

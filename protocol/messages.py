@@ -83,22 +83,23 @@ def _check_held(held: Any) -> None:
 
 def _check_plain(values: Any) -> None:
     """A map that JSON can show: string keys; numbers, strings, lists and such maps as values; not many of them."""
-    todo, seen = [values], 0
+    todo, known = [values], 1
     while todo:
         value = todo.pop()
+        if value is None or isinstance(value, int):  # as most are
+            continue
         if isinstance(value, dict):
             _check(all(isinstance(key, str) and len(key) <= MAX_DETAIL for key in value), "a key is not a word")
-            todo += value.values()
-        elif isinstance(value, list):
-            todo += value
+        if isinstance(value, dict | list):
+            todo += value.values() if isinstance(value, dict) else value
+            known += len(value)
+            _check(known <= _PLAIN_VALUES, f"a map of more than {_PLAIN_VALUES} values", "too_large")
         elif isinstance(value, float):
             _check(math.isfinite(value), "a number is not finite")
         elif isinstance(value, str):
             _check(len(value) <= MAX_STRING // 4, "a string in a map is too long")  # in characters of up to 4 bytes
         else:
-            _check(value is None or isinstance(value, int), f"a {type(value).__name__} in a map of plain values")
-        seen += 1
-        _check(seen + len(todo) <= _PLAIN_VALUES, f"a map of more than {_PLAIN_VALUES} values", "too_large")
+            _check(False, f"a {type(value).__name__} in a map of plain values")
 
 
 def _check_retry(seconds: float) -> None:

@@ -190,7 +190,7 @@ class Writer(threading.Thread):
             outcome.dropped_columns += unknown
             if self._names is not None:
                 columns |= self._names.of(work.message.kind, columns, work.message.behind)
-        return Entry(work.message, columns, work.node, work.source, work.session)
+        return Entry(work.message, columns, work.node, work.source, work.session, sound=True)
 
     def _unpacked(self, batch: Batch) -> tuple[Columns, int]:
         """Its columns, once there is memory for them: that there is none is not the batch's fault.

@@ -30,13 +30,17 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing to commit: a batch with its columns (as `unpack_body` gives them), or a tombstone or report."""
+    """One thing to commit: a batch with its columns, or a tombstone or report.
+
+    `sound` where the columns are just as `unpack_body` gave them, which has looked at each.
+    """
 
     message: Batch | Tombstone
     columns: Columns | None
     node: str
     source: str
     session: int
+    sound: bool = False
 
     @property
     def place(self) -> Place:

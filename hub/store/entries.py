@@ -10,14 +10,17 @@ import numpy as np
 from hub.store import native
 from hub.store.books import Entry
 from hub.store.errors import BadBatch
-from protocol.columns import Columns, Dict, absent, nothing
+from protocol.columns import Columns, Dict, absent, nothing, stretch
 from protocol.messages import Batch
 from protocol.schema import NAMES, TABLES
 
+_FIRST = np.zeros(1, dtype="<u4")
+"""The code of a dictionary's only string."""
+
 
 def check(entry: Entry) -> None:
-    """Raise BadBatch where a batch's columns have not the shape its table needs."""
-    if not isinstance(entry.message, Batch):
+    """Raise BadBatch where a batch's columns have not the shape its table needs; of a sound one they have."""
+    if not isinstance(entry.message, Batch) or entry.sound:
         return
     try:
         kind, columns = entry.message.kind, entry.columns or {}
@@ -37,9 +40,9 @@ def with_origin(entry: Entry, commit: int, day: int) -> Columns:
     return {
         **{column.name: absent(column, rows) for column in NAMES},
         **entry.columns,
-        "agent": Dict(np.zeros(rows, dtype="<u4"), (message.agent,)),
-        "epoch": np.broadcast_to(np.uint64(message.epoch), (rows,)),
-        "seq": np.broadcast_to(np.uint64(message.seq), (rows,)),
-        "commit": np.broadcast_to(np.uint64(commit), (rows,)),
-        "ingest_day": np.broadcast_to(np.uint16(day), (rows,)),
+        "agent": Dict(stretch(_FIRST, rows), (message.agent,)),
+        "epoch": stretch(np.array([message.epoch], dtype="<u8"), rows),
+        "seq": stretch(np.array([message.seq], dtype="<u8"), rows),
+        "commit": stretch(np.array([commit], dtype="<u8"), rows),
+        "ingest_day": stretch(np.array([day], dtype="<u2"), rows),
     }
