@@ -31,3 +31,13 @@ def token_in(path: str, read: Callable[[str], str]) -> str:
     if not text:
         raise ValueError(f"the token file {path} is empty")
     return text
+
+
+def own_token(path: str, read: Callable[[str], str]) -> str:
+    """The one token that a program shows, as `token_in` reads it: it goes into a header, so it is printable ASCII."""
+    token = token_in(path, read)
+    if "\n" in token:
+        raise ValueError(f"the token file {path} has several lines: put your token alone into a file")
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"the token file {path} has characters that a token cannot have: printable ASCII alone")
+    return token

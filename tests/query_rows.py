@@ -306,7 +306,7 @@ def _computed(sign: str, left: Any, right: Any) -> Any:
 def _between(value: Any, low: Constant, high: Constant | None) -> bool:
     if high is None:
         return _compares("==", value, low.value)
-    return type(value) is type(low.value) and low.value <= value <= high.value
+    return type(value) is type(low.value) and _compares(">=", value, low.value) and _compares("<=", value, high.value)
 
 
 def _compares(sign: str, value: Any, literal: Any) -> bool:
@@ -315,9 +315,11 @@ def _compares(sign: str, value: Any, literal: Any) -> bool:
     if sign in ("==", "!="):
         return bool(value == literal) == (sign == "==")
     if sign == "contains":
-        return literal in value
+        return bool(literal) and literal in value
     if sign == "matches":
         return re.search(literal, value, re.IGNORECASE) is not None
+    if isinstance(value, bytes):  # the shorter first
+        value, literal = (len(value), value), (len(literal), literal)
     if isinstance(value, str):
         value, literal = value.encode(), literal.encode()
     if isinstance(value, IPv4Address | IPv6Address):

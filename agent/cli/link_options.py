@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from protocol.options import host_port, is_loopback, token_in
+from protocol.options import host_port, is_loopback, own_token
 
 
 def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ def _address(value: str | None) -> tuple[str, int] | None:
 def read_token(path: str | None) -> str | None:
     """The token in a file, without surrounding white space. Raises click.UsageError."""
     try:
-        return None if path is None else token_in(path, lambda path: Path(path).read_text(encoding="utf-8"))
+        return None if path is None else own_token(path, lambda path: Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, FilterError, HubLost
-from protocol.options import token_in
+from protocol.options import own_token
 
 CONNECT = 5.0
 """Seconds until a connection is given up."""
@@ -52,11 +53,9 @@ class Settings:
         if self.token_file is None:
             return {}
         try:
-            token = token_in(self.token_file, lambda path: Path(path).read_text(encoding="utf-8"))
+            token = own_token(self.token_file, lambda path: Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise CliError(str(error), USAGE) from None
-        if "\n" in token:
-            raise CliError(f"{self.token_file} has several lines: put your token alone into a file", USAGE)
         return {"Authorization": f"Bearer {token}"}
 
     def verify(self) -> ssl.SSLContext | bool:
@@ -77,12 +76,22 @@ class Head:
     headers: Mapping[str, str]
 
 
+def _is_url(text: str) -> bool:
+    """Whether a hub can be asked there: a scheme, a host that has a name's form, a port that there is."""
+    try:
+        parts, _ = urlsplit(text), httpx.URL(text)
+        host = (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        return False
+
+
 class Client:
     """One hub. Not for use from several threads; `close` it, or use it in `with`."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.url.rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_url(self.url):
             raise CliError(f"the hub's address {settings.url!r} is no URL: write http://HOST:8480", USAGE)
         self._options: dict[str, Any] = {
             "base_url": self.url,

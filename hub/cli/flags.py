@@ -5,6 +5,7 @@ A flag is there for a table that has its fields. Values of one flag are alternat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -115,9 +116,24 @@ def combined(words: Iterable[str], given: Mapping[str, Any], table: str) -> str 
     negated = given.get("not", False)
     if negated and not (text or tests):
         raise CliError("--not needs a FILTER beside it, or a flag such as --ip", USAGE)
+    if (tests or negated) and not _closed(text):
+        return text  # the hub says what is wrong with it: with brackets around, `a) or (b` would be right
     parts = [f"({text})" if tests else text] if text else []
     joined = " and ".join([*parts, *tests])
     return f"not ({joined})" if negated else joined or None
+
+
+_QUOTED = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""", re.DOTALL)
+
+
+def _closed(text: str) -> bool:
+    """Whether every bracket outside quotes closes one that it opened before."""
+    depth = 0
+    for sign in re.findall("[()]", _QUOTED.sub("", text)):
+        depth += 1 if sign == "(" else -1
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _test(flag: Flag, values: Iterable[str], table: str) -> str:

@@ -52,7 +52,13 @@ fields = option("--fields", metavar="A,B,C", help="Fields to show, by their publ
 sort = option(
     "--sort", metavar="A[:desc],B", help="Order by these fields, the largest first with :desc; --limit are the first N."
 )
-write = option("-w", "--write", metavar="FILE", help="Write to this file, which is there once it is whole.")
+write = option(
+    "-w",
+    "--write",
+    metavar="FILE",
+    callback=lambda ctx, parameter, path: None if path == "-" else path,
+    help="Write to this file, which is there once it is whole; - is stdout.",
+)
 since = option(
     "--since",
     "--last",

@@ -24,6 +24,7 @@ from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, HubLost
 from hub.cli.ledger import print_books
 from hub.cli.screen import note
 from hub.cli.session import only, until_ctrl_c
+from protocol.options import host_port
 
 if TYPE_CHECKING:
     from hub.cli.client import Client
@@ -38,6 +39,7 @@ STARTS = 0.8
 """Seconds within which an agent that cannot work has said so."""
 PERIOD = 1.0
 """Seconds between two looks of the live table."""
+LOGS = HUB_LOG, AGENT_LOG = "hub.log", "agent.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,11 @@ class Up:
         """Start, watch, stop; the exit code."""
         _must_be_free(self.plan.agents, "--agents")
         _must_be_free(self.plan.api, "--api")
-        self.plan.state.mkdir(parents=True, exist_ok=True)
-        with self.client, Child(self.plan.hub(), self.plan.state / "hub.log", self.env) as hub:
+        _make(self.plan.state)
+        with self.client, Child(self.plan.hub(), self.plan.state / HUB_LOG, self.env) as hub:
             try:
                 self._wait_ready(hub)
-                with Child(self.plan.agent(), self.plan.state / "agent.log", self.env) as agent:
+                with Child(self.plan.agent(), self.plan.state / AGENT_LOG, self.env) as agent:
                     return self._watch_and_stop(hub, agent)
             except KeyboardInterrupt:  # before the agent ran, or a second Ctrl-C: stop at once
                 return self._stop_hub(hub)
@@ -225,14 +227,30 @@ def _bare(line: str) -> str:
 
 def _must_be_free(address: str, name: str) -> None:
     """Raise CliError (usage) where somebody listens on `HOST:PORT` already."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal():
+    try:
+        host, port = host_port(address)
+        host.encode("idna")
+    except ValueError:
+        host, port = "", 0
+    if not port:
         raise CliError(f"{name} {address!r} is no address: write HOST:PORT", USAGE)
-    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=1):
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         raise CliError(
             f"{address} is taken: a hub runs here already? Ask it with `nodetap agents`, or choose another {name}",
             USAGE,
         )
+
+
+def _make(state: Path) -> None:
+    """Make the folder of the logs. Raises CliError where nothing can be written there."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        for log in LOGS:
+            (state / log).open("ab").close()
+    except OSError as error:
+        raise CliError(
+            f"cannot write to {state}: {error.strerror or error}; set XDG_STATE_HOME to a folder of yours", NEGATIVE
+        ) from None
 
 
 @contextlib.contextmanager

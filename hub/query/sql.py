@@ -33,6 +33,7 @@ from protocol.filter.tree import (
     Slice,
     Value,
     limits,
+    ranks_bytes,
 )
 from protocol.schema import Field, Has
 
@@ -205,7 +206,7 @@ class _Compiler:
         if isinstance(node.right, Constant):
             right = node.right
             return self._any(left, lambda v: self._literal(node.operator, v, right), node.quantifier)
-        return self._pairs(left, self.values(node.right), lambda a, b: _plain(node.operator, a, b), node.quantifier)
+        return self._pairs(left, self.values(node.right), _pair(node), node.quantifier)
 
     def _member(self, node: Member) -> str:
         def test(value: str) -> str:
@@ -216,6 +217,8 @@ class _Compiler:
     def _item(self, value: str, low: Constant, high: Constant | None) -> str:
         if high is None:
             return self._literal("==", value, low)
+        if low.kind == "bytes":
+            return f"({self._literal('>=', value, low)} AND {self._literal('<=', value, high)})"
         return f"({value} BETWEEN {self._bind(low.kind, low.value)} AND {self._bind(high.kind, high.value)})"
 
     def _any(self, values: Values, test: Callable[[str], str], quantifier: str) -> str:
@@ -283,10 +286,10 @@ class _Compiler:
         if isinstance(literal, IPv4Network | IPv6Network):
             return self._network(operator, value, literal)
         if operator == "contains":
-            return f"(position({value}, {self._bind(kind, literal)}) > 0)"
+            return f"(position({value}, {self._bind(kind, literal)}) > 0)" if literal else "0"
         if operator == "matches":
             return f"match({value}, {self._bind(kind, '(?i-s)' + str(literal))})"
-        return _plain(operator, value, self._bind(kind, literal))
+        return _plain(operator, value, self._bind(kind, literal), kind)
 
     def _network(self, operator: str, value: str, network: IPv4Network | IPv6Network) -> str:
         """As the addresses' first bits compare with the network's."""
@@ -320,9 +323,16 @@ def _extreme(value: Call, arguments: list[Values]) -> Values:
 # -- expressions ---------------------------------------------------------------------------------------------------
 
 
-def _plain(operator: str, left: str, right: str) -> str:
-    if operator == "contains":
-        return f"(position({left}, {right}) > 0)"
+def _pair(node: Compare) -> Callable[[str, str], str]:
+    """The comparison of a value on the left with one on the right."""
+    if node.operator == "contains":
+        return lambda a, b: f"({b} != '' AND position({a}, {b}) > 0)"
+    return lambda a, b: _plain(node.operator, a, b, node.left.kind)
+
+
+def _plain(operator: str, left: str, right: str, kind: str = "") -> str:
+    if ranks_bytes(kind, operator):
+        left, right = (f"tuple(length({side}), {side})" for side in (left, right))
     return f"({left} {'=' if operator == '==' else operator} {right})"
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from protocol.filter.errors import FilterError
 from protocol.filter.names import FLAGS, GIVEN, fields_named, nearest, protocol, word_value
+from protocol.filter.patterns import BadPattern, translated
 from protocol.filter.tree import (
     And,
     Arithmetic,
@@ -24,7 +25,7 @@ from protocol.filter.tree import (
     Slice,
     Value,
 )
-from protocol.filter.values import KINDS, BadValue, Literal, check_pattern, unsigned
+from protocol.filter.values import KINDS, BadValue, Literal, signed, unsigned
 from protocol.schema import TABLES, Has
 
 
@@ -62,6 +63,10 @@ def known(part: Part, table: str) -> Value:
         raise FilterError(
             "bad_operator", part.column, f"{part.text} is a protocol: it is there or not, its bytes are not stored"
         )
+    if not part.quoted and part.text in GIVEN:
+        raise FilterError(
+            "bad_operator", part.column, f"{part.text} is 1 or it is not there: {GIVEN[part.text]} has values"
+        )
     raise unknown(part.text, table, part.column)
 
 
@@ -80,16 +85,16 @@ def _literal(target: Value, raw: Raw, table: str) -> Literal:
     if isinstance(target, Operand) and (word := word_value(target.name, raw.text)) is not None:
         return word
     text = str(ord(raw.text)) if target.kind in ("uint", "int") and raw.quoted and len(raw.text) == 1 else raw.text
-    if isinstance(target, Operand) and target.kind == "uint" and not _is_flag(target, text):
+    if isinstance(target, Operand) and target.kind == "uint" and not _is_flag(target):
         return unsigned(text, _limit(target, table))
-    value = KINDS["bool" if _is_flag(target, text) else target.kind].read(text)
+    value = KINDS["bool" if _is_flag(target) else target.kind].read(text)
     if target.kind == "ip" and isinstance(target, Operand):
         _check_family(target, value)
     return value
 
 
-def _is_flag(target: Value, text: str) -> bool:
-    return isinstance(target, Operand) and target.name in FLAGS and not text[:1].isdigit()
+def _is_flag(target: Value) -> bool:
+    return isinstance(target, Operand) and target.name in FLAGS
 
 
 def _limit(target: Operand, table: str) -> int:
@@ -107,7 +112,14 @@ def _check_family(target: Operand, value: Literal) -> None:
 # -- values --------------------------------------------------------------------------------------------------------
 
 
-_FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+_FOLD = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "&": operator.and_,
+    "/": operator.floordiv,
+    "%": operator.mod,
+}
 
 
 def arithmetic(sign: str, left: Part, right: Part, table: str, column: int) -> Part:
@@ -122,11 +134,17 @@ def arithmetic(sign: str, left: Part, right: Part, table: str, column: int) -> P
 
 def _folded(sign: str, left: Raw, right: Raw, column: int) -> Raw:
     """Two numbers as one."""
-    numbers = [re.fullmatch(r"-?[0-9]{1,18}", raw.text) for raw in (left, right)]
-    if not all(numbers) or sign not in _FOLD:
+    try:
+        first, second = (signed(raw.text) for raw in (left, right))
+        folded = _FOLD[sign](first, second)
+    except (BadValue, ZeroDivisionError):
         near = "&&" if sign == "&" else None
-        raise FilterError("bad_operator", column, f"{sign} needs a field with numbers on one of its sides", near)
-    return Raw(str(_FOLD[sign](int(left.text), int(right.text))), False, left.column)
+        raise FilterError(
+            "bad_operator", column, f"{sign} needs a field with numbers on one of its sides", near
+        ) from None
+    if sign in "/%&" and min(first, second) < 0:
+        raise FilterError("bad_operator", column, f"{sign} of numbers takes none below zero")
+    return Raw(str(folded), False, left.column)
 
 
 def _arithmetic(sign: str, left: Value, right: Value, column: int) -> Arithmetic:
@@ -276,8 +294,8 @@ def _pattern(value: Value, right: Part) -> Constant:
     if not isinstance(right, Raw):
         raise FilterError("bad_value", 1, f"{value} matches a quoted text")
     try:
-        check_pattern(right.text)
-    except BadValue as error:
+        translated(right.text)
+    except BadPattern as error:
         raise FilterError("bad_value", right.column, f"{value} matches {error}") from None
     return Constant("text", right.text)
 
@@ -328,7 +346,8 @@ def _check_range(value: Value, low: Constant, high: Constant, column: int) -> No
         )
     if value.kind == "ip" and low.value.version != high.value.version:  # type: ignore[union-attr]
         raise FilterError("bad_value", column, "both ends of a range must be of one IP version")
-    if low.value > high.value:  # type: ignore[operator]
+    first, last = ((len(end), end) if isinstance(end, bytes) else end for end in ends)
+    if first > last:  # type: ignore[operator]
         raise FilterError("bad_value", column, "the range ends before it begins")
 
 

@@ -132,7 +132,8 @@ _IP_PROTO = {
 _ETHERTYPE = {"IPv4": 0x0800, "ARP": 0x0806, "802.1Q Virtual LAN": 0x8100, "IPv6": 0x86DD}
 
 WORDS: dict[str, dict[str, int]] = {
-    **dict.fromkeys(("ip.proto", "ipv6.nxt", "nodetap.proto"), _IP_PROTO),
+    **dict.fromkeys(("ip.proto", "ipv6.nxt", "nodetap.proto", "ah.next_header"), _IP_PROTO),
+    **dict.fromkeys((f"ipv6.{header}.nxt" for header in ("hopopts", "routing", "dstopts", "fraghdr")), _IP_PROTO),
     **dict.fromkeys(("eth.type", "nodetap.ethertype", "gre.proto"), _ETHERTYPE),
     "arp.opcode": {"request": 1, "reply": 2},
     "dns.qry.type": _RR,

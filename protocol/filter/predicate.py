@@ -18,7 +18,7 @@ import numpy as np
 from protocol.columns import Array, ColumnValue, Dict
 from protocol.filter import vectors
 from protocol.filter.names import WHEN, protocol
-from protocol.filter.strings import Strings, pattern
+from protocol.filter.strings import Strings, pattern, ranked
 from protocol.filter.tree import (
     And,
     Arithmetic,
@@ -34,6 +34,7 @@ from protocol.filter.tree import (
     Present,
     Slice,
     Value,
+    ranks_bytes,
 )
 from protocol.filter.vectors import Values, Vector
 from protocol.schema import Field
@@ -98,7 +99,10 @@ class _Rows:
         left = self.values(node.left)
         if isinstance(node.right, Constant):
             return self._any(left, _literal(node.operator, node.right), node.quantifier)
-        both = vectors.pairs(left, self.values(node.right), self.count)
+        right = self.values(node.right)
+        if ranks_bytes(node.left.kind, node.operator):
+            left, right = left.mapped(_ranked), right.mapped(_ranked)
+        both = vectors.pairs(left, right, self.count)
         return both.compared(node.operator, node.quantifier, self.count)
 
     def _member(self, node: Member) -> Array:
@@ -189,12 +193,19 @@ def _literal(sign: str, constant: Constant) -> Test:
         network = value
         return lambda vector: vectors.in_network(vector, sign, network)
     literal = vectors.literal(constant)
+    if ranks_bytes(constant.kind, sign):
+        rank = ranked(literal)
+        return lambda vector: vectors.compare(_ranked(vector), sign, rank)
     return lambda vector: vectors.compare(vector, sign, literal)
 
 
 def _strings(vector: Vector) -> Strings:
     assert isinstance(vector, Strings)
     return vector
+
+
+def _ranked(vector: Vector) -> Vector:
+    return _strings(vector).mapped(ranked)
 
 
 def _item(low: Constant, high: Constant | None) -> Test:

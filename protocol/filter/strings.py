@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from protocol.columns import Array, Dict, Text, starts_of, take
+from protocol.filter.patterns import translated
 
 
 class Strings:
@@ -78,9 +79,9 @@ class Strings:
         return found
 
     def contains(self, needle: bytes) -> Array:
-        """Which hold that one."""
+        """Which hold that one; nothing is held by none, as in Wireshark."""
         if self.codes is not None or not needle:
-            return self.each(lambda value: needle in value)
+            return self.each(lambda value: needle != b"" and needle in value)
         text = self._text()
         hits = np.fromiter(_places(text.data.tobytes(), needle), dtype=np.int64)
         starts = starts_of(text.lengths)
@@ -108,9 +109,12 @@ def _places(data: bytes, needle: bytes) -> Iterable[int]:
         at = data.find(needle, at + 1)
 
 
+def ranked(value: bytes) -> bytes:
+    """What sorts as byte strings do: the shorter comes first, as in Wireshark."""
+    return len(value).to_bytes(4, "big") + value
+
+
 def pattern(text: str) -> Callable[[bytes], bool]:
-    """A regular expression as the store's RE2 reads it: case does not count, `.` is no line end, `$` the very end."""
-    if not re.search(r"\(\?[a-z]*m", text):
-        text = re.sub(r"(\\.|\[(?:\\.|[^\]\\])*\])|\$", lambda match: match[1] or r"\Z", text, flags=re.DOTALL)
-    search = re.compile(text, re.IGNORECASE | re.ASCII).search
+    """A regular expression as the store reads it: case does not count, `.` is no line end, `$` the very end."""
+    search = re.compile(translated(text), re.IGNORECASE | re.ASCII).search
     return lambda value: search(value.decode("utf-8", "surrogateescape")) is not None

@@ -180,6 +180,11 @@ class Compare:
         return f"{word}{self.left} {self.operator} {self.right}"
 
 
+def ranks_bytes(kind: str, operator: str) -> bool:
+    """Whether a comparison orders byte strings: the shorter comes first, then the first byte that differs decides."""
+    return kind == "bytes" and operator in ("<", "<=", ">", ">=")
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """Any or all values are one of the items; an item is a literal, or a range with both ends."""

@@ -50,14 +50,22 @@ _ORDER = (*_EQUALITY, ">", "<", ">=", "<=")
 
 
 def unsigned(text: str, limit: int = _U64) -> int:
-    """A number below `limit`: decimal, hexadecimal `0x1f`, octal `017`, binary `0b101`. Raises BadValue."""
+    """A number below `limit`: decimal, hexadecimal `0x1f`, octal `017` (so `08` is none), binary `0b101`.
+
+    Raises BadValue.
+    """
     number = _integer(text)
     if number is None or number >= limit:
         raise BadValue(f"a number from 0 to {limit - 1}")
     return number
 
 
-_BASES = ((r"0[xX]([0-9a-fA-F]{1,16})", 16), (r"0[bB]([01]{1,64})", 2), (r"0([0-7]{1,22})", 8), (r"([0-9]{1,20})", 10))
+_BASES = (
+    (r"0[xX]([0-9a-fA-F]{1,16})", 16),
+    (r"0[bB]([01]{1,64})", 2),
+    (r"0([0-7]{1,22})", 8),
+    (r"(0|[1-9][0-9]{0,19})", 10),
+)
 
 
 def _integer(text: str) -> int | None:
@@ -67,7 +75,8 @@ def _integer(text: str) -> int | None:
     return None
 
 
-def _signed(text: str) -> int:
+def signed(text: str) -> int:
+    """A number as `unsigned` reads it, with a sign in front where it is below zero. Raises BadValue."""
     try:
         number = -unsigned(text[1:], _I64) if text.startswith("-") else unsigned(text, _I64)
     except BadValue:
@@ -176,16 +185,6 @@ def quote(text: str) -> str:
     )
 
 
-def check_pattern(pattern: str) -> None:
-    """Refuse what the store's RE2 does not know: look-around, back references, atomic groups. Raises BadValue."""
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise BadValue(f"a regular expression ({error})") from None
-    if re.search(r"\(\?(<?[=!]|>|\(|P=|#)|(?<!\\)(\\\\)*\\[1-9]", pattern):
-        raise BadValue("a regular expression without look-around and back references (RE2)")
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How the literals of one kind of value are read (raises BadValue) and printed, and what compares them.
@@ -206,7 +205,7 @@ def _hex(value: bytes) -> str:
 
 KINDS: dict[str, Kind] = {
     "uint": Kind(unsigned, str, "number"),
-    "int": Kind(_signed, str, "number"),
+    "int": Kind(signed, str, "number"),
     "bool": Kind(_flag, str, "number", _ORDER),
     "time": Kind(_moment, _seconds, "time"),
     "seconds": Kind(_nanoseconds, _seconds, "time"),

@@ -133,7 +133,7 @@ def compare(vector: Vector, sign: str, other: Any) -> Array:
 
 def _compare_strings(strings: Strings, sign: str, other: Strings | bytes) -> Array:
     if isinstance(other, Strings):
-        test = (lambda a, b: b in a) if sign == "contains" else ORDER[sign]
+        test = (lambda a, b: b != b"" and b in a) if sign == "contains" else ORDER[sign]
         return np.fromiter(map(test, strings.list(), other.list()), dtype=bool, count=len(strings))
     if sign == "contains":
         return strings.contains(other)

@@ -140,7 +140,12 @@ def comparisons(draw: st.DrawFn, table: str) -> Node:
         return Compare(value, sign, literal, quantifier)
     both = st.tuples(one, one if KINDS[value.kind].ranges else st.none())
     items = draw(st.lists(both | st.tuples(one, st.none()), min_size=1, max_size=4))
-    return Member(value, tuple((a, b) if b is None or a.value <= b.value else (b, a) for a, b in items), quantifier)
+    return Member(value, tuple((a, b) if b is None or _rank(a) <= _rank(b) else (b, a) for a, b in items), quantifier)
+
+
+def _rank(end: Constant) -> Any:
+    """What an end of a range is ordered by: of byte strings the shorter comes first."""
+    return (len(end.value), end.value) if isinstance(end.value, bytes) else end.value
 
 
 def trees(table: str) -> st.SearchStrategy[Node]:

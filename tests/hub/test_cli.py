@@ -118,11 +118,16 @@ def test_a_hub_that_says_nothing_is_unresponsive(command: str, silent: str) -> N
         ["packets", "--limit", "-1"],
         ["packets", "--since", "yesterday"],
         ["--hub-url", "localhost:8480", "packets"],
+        *(
+            ["--hub-url", url, "packets"]
+            for url in ("http://[::1", "http://..", "http://h\u00e4..x", "http://h:99999", "//h")
+        ),
         ["--token-file", "/does/not/exist", "packets"],
         ["--hub-url", "https://127.0.0.1:1", "--tls-ca", "/does/not/exist", "packets"],
         ["up", "--read", "/does/not/exist.pcap"],
         ["up", "--read", "/dev/null", "--interface", "lo"],
         ["up", "--api", "nowhere"],
+        *(["up", "--agents", place] for place in ("h:0", "h:99999", "a..b:1", ":1")),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(arguments: list[str]) -> None:
@@ -158,6 +163,19 @@ def test_completion(shell: str) -> None:
 def test_completion_knows_the_commands() -> None:
     done = run(_NODETAP_COMPLETE="bash_complete", COMP_WORDS="nodetap pa", COMP_CWORD="1")
     assert done.stdout.split() == ["plain,packets"]
+
+
+def test_up_says_where_it_cannot_write(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    folder = tmp_path / "state" / "nodetap"
+    (folder / "agent.log").mkdir(parents=True)
+    for state in (taken, folder.parent, Path("/proc/self")):
+        done = run(
+            "up", "--read", "/dev/null", "--api", "127.0.0.1:1", "--agents", "127.0.0.1:2", XDG_STATE_HOME=str(state)
+        )
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+        assert done.stderr.startswith(f"nodetap: cannot write to {state}/nodetap: ")
 
 
 def test_up_refuses_a_taken_port(silent: str, tmp_path: Path) -> None:

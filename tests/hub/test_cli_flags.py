@@ -15,6 +15,7 @@ from hub.cli.errors import USAGE, CliError
 from hub.cli.flags import FLAGS, combined, has
 from hub.cli.pcap import pcap
 from hub.cli.rows import flows, packets
+from protocol.filter.errors import FilterError
 from protocol.filter.grammar import parse
 
 TABLES = ("packets", "flows", "calls")
@@ -47,6 +48,25 @@ ANY = {
 def test_what_flags_say(words: list[str], given: dict[str, Any], expected: str | None) -> None:
     assert combined(words, given, "packets") == expected
     assert expected is None or parse(expected, "packets") is not None
+
+
+@pytest.mark.parametrize("text", ["tcp) or (udp", "tcp)", "(tcp", "tcp) or ip.src == 10.0.0.1 or (udp"])
+def test_flags_do_not_make_a_wrong_filter_right(text: str) -> None:
+    for flags in ({"ip": ("10.0.0.1",)}, {"not": True}, {"port": ("53",), "not": True}):
+        with pytest.raises(FilterError):
+            parse(str(combined([text], flags, "packets")), "packets")
+
+
+def test_brackets_in_quotes_are_none() -> None:
+    for text in (
+        'http.host == ")"',
+        r'http.host matches "\("',
+        r'http.host == "\")"',
+        "http.host == '('",
+        r'http.host ~ r"\("',
+    ):
+        assert combined([text], {"ip": ("10.0.0.1",)}, "packets") == f"({text}) and ip.addr == 10.0.0.1"
+        assert parse(f"({text})", "packets") is not None
 
 
 def test_a_range_of_ports() -> None:

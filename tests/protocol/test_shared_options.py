@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.options import host_port, is_loopback, token_in
+from protocol.options import host_port, is_loopback, own_token, token_in
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,13 @@ def test_a_token_file() -> None:
         token_in("f", lambda path: Path("/no/such/file").read_text())
     with pytest.raises(ValueError, match="cannot read the token file f: 'utf-8'"):
         token_in("f", lambda path: b"\xff".decode())
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("admin a\nread b", "several lines"), ("tök", "printable"), ("a\tb", "printable"), ("", "empty")],
+)
+def test_a_token_that_cannot_be_shown(text: str, error: str) -> None:
+    assert own_token("f", lambda path: " a b\n") == "a b"
+    with pytest.raises(ValueError, match=f"^the token file f .*{error}"):
+        own_token("f", lambda path: text)

@@ -1,0 +1,96 @@
+"""Regular expressions: what Python is told to look for is what the store finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from filters import NOW
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from hub.query.sql import Params, compile_filter
+from hub.store.store import Store
+from protocol.filter.grammar import parse
+from protocol.filter.patterns import BadPattern, translated
+from protocol.filter.strings import pattern
+from protocol.filter.tree import Compare, Constant
+
+_pieces = str.split
+TEXTS = (
+    *("", "a", "A", "aaa", "a{,3}", "ab", "a-b", "b]", "[a]", "www.a.b", "12", "a1 b2", "\x0b", "\t", "line\nend"),
+    *("end\n", "\\", "_x", "x.y", "(a)", "&|~", "Z", "\x00", "a.b*", "-", "^$", "ü", "azure:12"),
+)
+PIECES = (
+    *_pieces("a b Z 1 . - _ ] } { {,3} {2} {1,3} {0} {2,} * + ? *? +? ?? | ( ) ^ $"),
+    *_pieces("(?: (?i: (?-i: (?s: (?m: (?m-i: (?P<n> (?=a) (?!a) (?>a) (?#a)"),
+    *_pieces(r"\A \z \b \B \d \D \s \S \w \W \n \t \v \x41 \x{61} \0 \012 \. \\ \- \Qa.b\E \Q* \1 \Z \h \pL \u0041"),
+    *_pieces(r"[a] [^a] []a] [^]a] [a-z] [[:digit:]] [^[:alpha:]x] [[:^digit:]] [\d.] [\s] [\S] [^\s] [\W\d] [a&&b]"),
+    *_pieces(r"[~|-] [a-] [-a] [\]] [\x41-\x{5A}] [[a] [.-_] [[:space:]] [[:punct:]] [[:word:]-]"),
+    r"\ ",
+)
+"""What both know, what both read in their own way, and what one of them alone knows."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    store = Store(f"chdb://{tmp_path_factory.mktemp('patterns')}/store")
+    store.open(NOW)
+    yield store
+    store.close()
+
+
+def found(store: Store, text: str) -> list[bool]:
+    """Which of the texts the store finds."""
+    node = parse('nodetap.info matches "a"', "packets")
+    assert isinstance(node, Compare)
+    params = Params()
+    test = compile_filter(Compare(node.left, node.operator, Constant("text", text), "any"), params, "packets")
+    sql = f"SELECT info = '', {test} FROM (SELECT arrayJoin({{texts:Array(String)}}) AS info)"
+    with store.reader() as reader:
+        rows = list(reader.rows(sql, {**params.values, "texts": list(TEXTS)}, timeout=20))
+    return [bool(test) for _, test in rows]
+
+
+def agree(store: Store, text: str) -> None:
+    search = pattern(text)
+    mine = [each != "" and search(each.encode()) for each in TEXTS]  # an empty text is absent
+    assert found(store, text) == mine, text
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=5))
+def test_any_pattern_that_is_taken(store: Store, pieces: list[str]) -> None:
+    text = "".join(pieces)
+    try:
+        translated(text)
+    except BadPattern:
+        assume(False)
+    agree(store, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", *_pieces(r"[[:digit:]] ^\s$ [\S] b\z (?m)e$ (?i-s)A.*D a{,3} \Qa.b\E\* []a] [a&&b] (?m:e$)\n (a{2}){1,3} |")],
+)  # fmt: skip
+def test_a_pattern_that_python_would_read_otherwise(store: Store, text: str) -> None:
+    agree(store, text)
+
+
+@pytest.mark.parametrize("text", PIECES)
+def test_a_piece_alone(store: Store, text: str) -> None:
+    try:
+        translated(text)
+    except BadPattern:
+        return
+    agree(store, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*_pieces(r"(?=a) (?<=a)b (?!a) (?>a) (a)\1 (?P=n) (?#no) \Z \u0041 \pL a*+ a** a{2}{3} a{1001} (a{100}){11}"),
+     *_pieces(r"(?x)a (?a)b [[:nope:]] [ ( ) * a|+ [z-a] \ \x{110000} (?<n>a) a(?i)b")],
+)  # fmt: skip
+def test_what_is_refused(text: str) -> None:
+    with pytest.raises(BadPattern, match="regular expression"):
+        translated(text)
