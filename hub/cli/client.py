@@ -36,6 +36,17 @@ MOMENT = 0.01
 QUEUED = 64
 """Chunks read ahead of whoever prints them."""
 
+MEDIA = (
+    "application/json", "application/x-ndjson", "text/csv", "application/vnd.apache.parquet",
+    "application/vnd.apache.arrow.stream", "application/x-pcapng", "text/plain",
+)  # fmt: skip
+"""What a hub's answers are; one of another kind is somebody else's."""
+HOLDS = {
+    "/v1/agents": "agents", "/v1/ledger": "agents", "/v1/configure": "agents", "/v1/doctor": "findings",
+    "/v1/fields": "fields", "/v1/status": "version",
+}  # fmt: skip
+"""Path -> what the object that is answered there has at least."""
+NO_CONTENT = 204
 _BUSY_CODES = ("busy", "too_many")
 _USAGE_CODES = ("bad_parameter", "contradiction", "bad_setting", "bad_cursor", "wrong_store")
 
@@ -123,12 +134,22 @@ class Client:
     def change(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
         """The JSON value that comes of PUT or DELETE at `path`. Raises CliError."""
         with self.stream(path, params, method=method) as (_, chunks):
-            return httpx.Response(200, content=b"".join(chunks)).json()
+            return self._object(path, b"".join(chunks))
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The JSON value at `path`. Raises CliError."""
+        """The JSON object at `path`. Raises CliError."""
         with self.stream(path, params) as (_, chunks):
-            return httpx.Response(200, content=b"".join(chunks)).json()
+            return self._object(path, b"".join(chunks))
+
+    def _object(self, path: str, body: bytes) -> dict[str, Any]:
+        found = problem(body)
+        if not found or HOLDS.get(path, next(iter(found))) not in found:
+            raise self.stranger(f"what it says at {path} is no answer")
+        return found
+
+    def stranger(self, what: str) -> CliError:
+        """Whoever answers is no hub."""
+        return CliError(f"{self.url} is no nodetap hub, or of another version: {what}; check --hub-url")
 
     def text(self, path: str) -> str:
         """The text at `path`. Raises CliError."""
@@ -156,6 +177,7 @@ class Client:
             try:
                 head = pump.head()
                 if head.status < 400:
+                    self._check(head)
                     yield head, pump.chunks()
                     return
                 body = b"".join(pump.chunks())
@@ -167,6 +189,12 @@ class Client:
             if sys.stderr.isatty():
                 sys.stderr.write(f"nodetap: the hub is busy; asking again in {pause:g} s\n")
             time.sleep(pause)
+
+    def _check(self, head: Head) -> None:
+        """Raises CliError where an answer cannot be a hub's."""
+        kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if head.status != NO_CONTENT and kind not in MEDIA:
+            raise self.stranger(f"it answers with {kind[:40] or 'nothing'}")
 
     def alive(self, within: float = PROBE) -> bool:
         """Whether the hub answers at all, over a new connection."""
@@ -261,7 +289,7 @@ class _Pump:
 
 
 def problem(body: bytes) -> dict[str, Any]:
-    """The problem object in `body`, empty where there is none."""
+    """The JSON object in `body`, of a problem or an answer; empty where there is none."""
     try:
         value = httpx.Response(200, content=body).json()
     except ValueError:
@@ -290,7 +318,7 @@ def explain(told: Mapping[str, Any], text: str, url: str) -> CliError:
         return CliError(f"the hub at {url} wants a token: give it with --token-file ({detail})", UNREACHABLE)
     if status == 403:
         return CliError(f"the hub at {url} refuses it: {detail}; give another with --token-file", UNREACHABLE)
-    if code == "no_such_agent":
+    if code in ("no_such_agent", "agent_connected"):
         return CliError(str(detail), NEGATIVE)
     if code in _USAGE_CODES:
         return CliError(str(detail), USAGE)

@@ -18,7 +18,7 @@ from hub.cli.completeness import sentence, warn_of_clocks
 from hub.cli.errors import INCOMPLETE, USAGE, CliError
 from hub.cli.flags import combined, flags
 from hub.cli.screen import describe, note, print_table, progress
-from hub.cli.session import connect
+from hub.cli.session import connect, until_ctrl_c
 from hub.cli.stream import Rows, array, parsed
 from hub.cli.table import Column
 from hub.cli.target import Write, target
@@ -122,6 +122,8 @@ def _ask(client: Client, table: str, wanted: Iterable[Column], params: Options, 
     output = given["output"]
     if output in TABLES and given["write"]:
         raise CliError(f"a table goes to the terminal: write a file with -o {'|'.join((*LINES, *COPIED))}", USAGE)
+    if given["write"]:
+        until_ctrl_c()  # SIGTERM too leaves nothing of a file
     with target(given["write"]) as write:
         if output in TABLES:
             answer = _show(client, table, list(wanted), params, given)

@@ -12,6 +12,9 @@ _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _EPOCH = re.compile(r"\d{9,11}\.\d{1,9}")
 _FRACTION = re.compile(r"\.(\d{1,9})(?!\d)")
 
+MOST = 1 << 63
+"""Nanoseconds before and after 1970 that the store can hold."""
+
 
 def parse(text: str, now: datetime) -> str:
     """A time for the API: `all`, an age (`5m`, the hub's clock counts back), or integer nanoseconds since 1970.
@@ -56,7 +59,10 @@ def _nanoseconds(text: str, now: datetime) -> int:
             f"{text!r} is not a time: write 90s, 5m, 2h, 1d, 2026-01-31T14:05:00Z, '2026-01-31 14:05' (local) or all",
             USAGE,
         ) from None
-    return seconds * 10**9 + (int(fraction[1].ljust(9, "0")) if fraction else 0)
+    found = seconds * 10**9 + (int(fraction[1].ljust(9, "0")) if fraction else 0)
+    if not -MOST <= found < MOST:
+        raise CliError(f"{text!r} is out of range: rows have times from 1677 to 2262", USAGE)
+    return found
 
 
 def _local(moment: datetime, now: datetime) -> datetime:

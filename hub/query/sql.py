@@ -189,10 +189,8 @@ class _Compiler:
         return "((" + " + ".join(map(self.test, node.items)) + ") % 2 = 1)"
 
     def _present(self, node: Present) -> str:
-        if isinstance(node.value, Operand):
-            return f"({_operand(node.value).present})"
         if node.value is not None:
-            return f"({self.values(node.value).present})"
+            return f"({_operand(node.value).present})"
         found = protocol(node.name, self.table)
         assert found is not None
         conditions = [f"bitAnd(layers, {found.need}) = {found.need}"] if found.need else []

@@ -239,7 +239,7 @@ def call(function: str, parts: list[Part], table: str, column: int) -> Call:
 
 
 def bare(part: Part, table: str) -> Node:
-    """A value on its own: whether it is there; of arithmetic, whether it is not zero."""
+    """A value on its own: whether it is there; of arithmetic, whether it is not zero, of bytes, whether there are any."""
     if isinstance(part, Raw):
         if part.quoted:
             raise FilterError("syntax", part.column, "a field is expected, not a text")
@@ -248,8 +248,10 @@ def bare(part: Part, table: str) -> Node:
         if protocol(part.text, table) is None:
             raise unknown(part.text, table, part.column)
         return Present(part.text, None)
-    if isinstance(part, Operand | Slice):
+    if isinstance(part, Operand):
         return Present(str(part), part)
+    if isinstance(part, Slice):
+        return Compare(Call("len", (part,), "int"), ">", Constant("int", 0), "any")
     if isinstance(part, Arithmetic):
         return NonZero(part)
     raise FilterError("syntax", 1, f"{part} has to be compared with something")

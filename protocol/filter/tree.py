@@ -150,7 +150,7 @@ class Present:
     """A bare name: the field has a value, or the protocol was found."""
 
     name: str
-    value: Operand | Slice | None  # None: a protocol, `PROTOCOLS`
+    value: Operand | None  # None: a protocol, `PROTOCOLS`
 
     def __str__(self) -> str:
         return self.name

@@ -288,5 +288,5 @@ def test_follow_goes_on_with_the_hubs_that_are_there(hubs: list[Hub], ask: Any, 
         again.join()
         for hub in started:
             hub.kill()
-    done = ask([nobody, f"{nobody}0"], "follow", "--give-up", "0.5")
+    done = ask([nobody, nobody.replace("127.0.0.1", "127.0.0.2")], "follow", "--give-up", "0.5")
     assert done.code == 3
