@@ -15,7 +15,7 @@ import click
 from hub.cli import options
 from hub.cli.completeness import warn_of_clocks, warn_of_hubs
 from hub.cli.errors import INCOMPLETE, HubLost
-from hub.cli.screen import describe, note, print_table
+from hub.cli.screen import describe, moving, note, print_table
 from hub.cli.session import connect, until_ctrl_c
 from hub.cli.table import Column, Row, value, with_hub
 from hub.doctor.finding import size
@@ -183,7 +183,7 @@ def live_table(found: Sequence[Row]) -> RenderableType:
 def _watch(client: Client, output: str) -> int:
     """Look again and again until Ctrl-C. Raises HubLost where the hub stays away."""
     until_ctrl_c()
-    show = _live() if sys.stdout.isatty() and output == "table" else contextlib.nullcontext(None)
+    show = _live() if moving() and output == "table" else contextlib.nullcontext(None)
     last_answer = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), show as live:
         while True:

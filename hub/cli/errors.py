@@ -7,6 +7,9 @@ USAGE = 2
 UNREACHABLE = 3
 INCOMPLETE = 4
 
+AROUND = 150
+"""Characters of a filter that are shown before and behind what is wrong with it."""
+
 
 class CliError(Exception):
     """The command cannot go on. `str(error)` says what happened and what to do; `code` is the exit code."""
@@ -26,7 +29,9 @@ class FilterError(CliError):
     def __init__(self, text: str, detail: str, column: int | None, suggestion: str | None) -> None:
         lines = [f"the filter is wrong: {detail}"]
         if text and column:
-            lines += [f"  {text}", f"  {' ' * (column - 1)}^"]
+            begin = max(column - 1 - AROUND, 0)
+            shown = text[begin : column + AROUND]
+            lines += [f"  {shown}", f"  {' ' * (column - 1 - begin)}^"]
         if suggestion:
             lines.append(f"  did you mean {suggestion}?")
         super().__init__("\n".join(lines), USAGE)

@@ -10,11 +10,12 @@ import errno
 import importlib
 import os
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import click
 
-from hub.cli.errors import NEGATIVE, CliError
+from hub.cli.errors import NEGATIVE, USAGE, CliError
 from hub.cli.options import DEFAULT_HUB_URL, option
 from protocol import VERSION
 
@@ -116,6 +117,8 @@ def run(arguments: list[str]) -> int:
     """Run `nodetap ARGUMENTS`; the exit code. Errors are one line on stderr, a closed pipe ends it quietly."""
     if sys.stdout is None:  # closed by whoever called: what is not to be seen is not to be missed
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that knows less than we say
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _called(arguments)
         sys.stdout.flush()
@@ -152,6 +155,11 @@ def _called(arguments: list[str]) -> int:
     except CliError as error:
         click.echo(f"nodetap: {error}", err=True)
         return error.code
+    except UnicodeEncodeError as error:  # bytes of the command line or the environment, as Python passes them on
+        if error.reason != "surrogates not allowed":
+            raise
+        click.echo("nodetap: only names of files may be other than UTF-8 text: write it as UTF-8", err=True)
+        return USAGE
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
 

@@ -25,6 +25,11 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def moving() -> bool:
+    """Whether stdout is a terminal that can show one thing in the place of another."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def coloured() -> bool:
     """Whether stdout may get colours: a terminal, and nobody who set NO_COLOR (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

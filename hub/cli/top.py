@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from hub.cli.completeness import sentence
 from hub.cli.errors import INCOMPLETE, HubLost
 from hub.cli.flags import combined, flags
 from hub.cli.rows import say
-from hub.cli.screen import drawn, note, print_table, wrapped
+from hub.cli.screen import drawn, moving, note, print_table, wrapped
 from hub.cli.session import connect, until_ctrl_c
 from hub.cli.table import Column, Row
 from hub.cli.talkers import ENDS, PROTOCOL, both_ways, sums, total
@@ -94,7 +93,7 @@ def top(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> int:
     FILTER is a display filter with Wireshark's names; its words are joined by spaces. A flow that goes on is told every
     10 seconds: rates are that late. Ctrl-C ends it.
     """
-    live = sys.stdout.isatty() and not given["once"]
+    live = moving() and not given["once"]
     by = [name.strip() for name in (given["by"] or "").split(",") if name.strip()]
     params = {
         "filter": combined(words, given, "flows"),

@@ -22,7 +22,7 @@ from hub.cli import options
 from hub.cli.children import Child, program
 from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, HubLost
 from hub.cli.ledger import print_books
-from hub.cli.screen import note
+from hub.cli.screen import moving, note
 from hub.cli.session import only, until_ctrl_c
 from protocol.options import host_port
 
@@ -200,7 +200,7 @@ class Up:
             raise CliError(_bare(agent.last_words()) + hint, USAGE)
         if agent.code:
             click.echo(f"nodetap: the agent ended with {agent.code}: {agent.last_words()} (log: {agent.log})", err=True)
-            return UNREACHABLE
+            return NEGATIVE if agent.code == NEGATIVE else UNREACHABLE
         return 0
 
     def _print_ledger(self, stored: bool) -> bool:
@@ -256,7 +256,7 @@ def _make(state: Path) -> None:
 @contextlib.contextmanager
 def _display(up: Up) -> Iterator[Any]:
     """What shows the state: a live table on a terminal, nothing elsewhere."""
-    if not sys.stdout.isatty():
+    if not moving():
         yield lambda agent: None
         return
     from rich.live import Live

@@ -239,7 +239,7 @@ def call(function: str, parts: list[Part], table: str, column: int) -> Call:
 
 
 def bare(part: Part, table: str) -> Node:
-    """A value on its own: whether it is there; of arithmetic, whether it is not zero, of bytes, whether there are any."""
+    """A value on its own: whether it is there; of arithmetic whether it is not zero, of bytes whether there are any."""
     if isinstance(part, Raw):
         if part.quoted:
             raise FilterError("syntax", part.column, "a field is expected, not a text")

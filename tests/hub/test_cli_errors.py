@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from procs import Hub, ending, environment, program
 from test_cli_hub import fill, last_word, summed, tcp
 
+from hub.cli.client import explain
 from hub.cli.main import run
 
 ALL = ("--since", "all")
@@ -90,7 +93,39 @@ def test_a_wrong_filter(
     assert not list(here.iterdir())
 
 
-TIMES = ("yesterday", "5x", "2026-13-01", "2026-01-31 25:00", "", "-5m", "1e9", "99:99", "9" * 30 + "d", "12345-01-01")
+def test_a_long_filter_is_shown_where_it_is_wrong(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    code, err = refused(hub, capfd, "packets", "tcp and " * 100 + "nope and " + "tcp and " * 100 + "tcp")
+    said, shown, caret, *_ = err.splitlines()
+    assert code == 2
+    assert "'nope'" in said
+    assert shown[caret.index("^") :].startswith("nope")
+    assert len(shown) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments", [["packets", "\udcff"], ["packets", "--agent", "\udcff"], ["follow", "--cursor", "\udcff"],
+                  ["agents", "forget", "\udcff"]],
+)  # fmt: skip
+def test_what_is_no_text(hub: Hub, capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, err = refused(hub, capfd, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "UTF-8" in err
+
+
+TIMES = (
+    "yesterday",
+    "5x",
+    "2026-13-01",
+    "2026-01-31 25:00",
+    "",
+    "-5m",
+    "1e9",
+    "99:99",
+    "9" * 30 + "d",
+    "12345-01-01",
+    "9999-01-01",
+    "0001-01-01",
+)
 
 
 @pytest.mark.parametrize("text", TIMES)
@@ -127,6 +162,63 @@ def test_a_wrong_cursor(hub: Hub, capfd: pytest.CaptureFixture[str], cursor: str
     code, err = refused(hub, capfd, "follow", "--cursor", cursor)
     assert (code, err.count("\n")) == (2, 1)
     assert "cursor" in err
+
+
+# -- whoever else answers -----------------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "a page": ("text/html", b"<html></html>"),
+    "a list": ("application/json", b"[]"),
+    "nothing": ("application/json", b"{}"),
+    "something": ("application/json", b'{"status": "ok"}'),
+    "no JSON": ("application/json", b"ok"),
+}
+
+
+@pytest.fixture(params=ELSEWHERE)
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server that is no hub, and says 200 to everything."""
+    kind, body = ELSEWHERE[request.param]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS, "agents", "ledger", "doctor", "fields", "configure", "packets --explain", "packets -o csv -w x.csv",
+     "capture -w x.pcapng"],
+)  # fmt: skip
+def test_somebody_who_is_no_hub(stranger: str, here: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
+    code = run(["--hub-url", stranger, *COMMANDS.get(command, command.split()), *_GIVE_UP.get(command, ())])
+    out, err = capfd.readouterr()
+    assert (code, out, err.count("\n")) == (3, "", 1), err
+    assert not list(here.iterdir())
+
+
+_GIVE_UP = {"follow": ("--give-up", "0.1")}
+
+
+def test_an_agent_that_is_connected_is_not_forgotten() -> None:
+    told = {"status": 409, "code": "agent_connected", "detail": "a is connected: stop it first, then forget it"}
+    error = explain(told, "", "http://hub")
+    assert (str(error), error.code) == (told["detail"], 1)
 
 
 # -- files that cannot be written ----------------------------------------------------------------------------------

@@ -176,6 +176,8 @@ def test_a_file_is_there_once_it_is_whole(hub: Hub, holes: Hub, tmp_path: Path) 
     done = hub.cli(*asked[:-1], str(tmp_path / "nowhere" / "packets.csv"), check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert hub.cli("packets", "-w", "x", check=False).returncode == 2
+    printed = hub.cli(*asked[:-1], "-").stdout
+    assert printed == hub.cli("packets", "--since", "all", "-o", "csv").stdout
 
 
 @pytest.mark.parametrize("output", ["table", "json", "ndjson", "csv", "parquet", "arrow"])
@@ -311,6 +313,13 @@ def test_no_line_is_wider_than_the_terminal(hub: Hub, columns: int, output: str)
 def test_no_color_is_honoured(hub: Hub) -> None:
     shown = terminal(hub, "packets", "--since", "all", columns=100, NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_terminal_with_ascii_alone(hub: Hub, columns: int) -> None:
+    shown = terminal(hub, "packets", "--since", "all", columns=columns, PYTHONIOENCODING="ascii")
+    assert "\\u2192" in shown
+    assert "complete: " in shown
 
 
 def test_a_pipe_gets_plain_lines(hub: Hub) -> None:

@@ -94,6 +94,12 @@ def test_live_fits_the_terminal_until_ctrl_c(hub: Hub, columns: int) -> None:
     assert "\x1b[?1049l" in shown, "the terminal is not given back"
 
 
+def test_a_terminal_that_only_prints_gets_one_look(hub: Hub) -> None:
+    shown = terminal(hub, "top", "--window", "600", columns=80, TERM="dumb")
+    assert "\x1b" not in shown
+    assert "10.0.0.3" in shown
+
+
 def test_strict(hub: Hub, whole: Hub) -> None:
     for command in (("top", "--window", "600"), ("map",), ("map", "-o", "dot"), ("map", "-o", "mermaid")):
         incomplete = hub.cli(*command, "--strict", check=False)
