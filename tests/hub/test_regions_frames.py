@@ -201,6 +201,7 @@ def _handler(body: Callable[[], Body]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
+            self.send_header("Content-Type", "application/x-pcapng")
             self.end_headers()
             try:
                 for each in () if self.path == "/healthz" else body():

@@ -50,6 +50,7 @@ def _handler(hub: Played) -> type[BaseHTTPRequestHandler]:
             status, value = hub.answer(self.command, query)
             body = json.dumps(value).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

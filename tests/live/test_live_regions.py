@@ -1,0 +1,127 @@
+"""Raw frames of two regions, each with its hub and agent: one file, whatever becomes of one of the hubs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.live.test_pcap import have_recorded, send, sink, tshark
+from tests.procs import Agent, Hub, ending, environment, program, until
+
+__all__ = ["sink"]
+pytestmark = pytest.mark.root
+BLOCK = 176
+"""Bytes that a frame of `send` takes in a file."""
+
+
+class Region(NamedTuple):
+    """One hub with one agent."""
+
+    hub: Hub
+    agent: Agent
+
+
+@pytest.fixture
+def regions(tmp_path: Path, sink: int) -> Iterator[list[Region]]:
+    """Two, whose agents see the same frames; the second hub wants a token."""
+    token = tmp_path / "token"
+    token.write_text("b" * 32)
+    found = []
+    for name, options in (("eu", ()), ("us", ("--token-file", str(token)))):
+        folder = tmp_path / name
+        folder.mkdir()
+        hub = Hub(folder, *options).ready()
+        more = ("--filter", f"udp port {sink}", "--allow-capture", *options)
+        found.append(Region(hub, _recording(folder, hub, name, *more)))
+    with ending(*(process for region in found for process in region)):
+        yield found
+
+
+def _recording(folder: Path, hub: Hub, name: str, *more: str) -> Agent:
+    agent = Agent(
+        folder, "run", "--hub", hub.ws, "--interface", "lo", "--node", name, "--recorder", str(folder / "frames"),
+        "--recorder-bytes", str(8 << 20), "--ring-bytes", str(4 << 20), *more, name=name,
+    )  # fmt: skip
+    until(f"{name} streams", lambda: agent.state == "streaming")
+    return agent
+
+
+def command(regions: list[Region], *words: str, token: str = "token") -> list[str]:
+    urls = [word for region in regions for word in ("--hub-url", region.hub.api)]
+    file = regions[0].hub.folder.parent / token
+    return program("hub.cli.main", *urls, "--token-file", str(file), "--hub-deadline", "6", *words)
+
+
+def nodetap(regions: list[Region], *words: str, token: str = "token") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(regions, *words, token=token),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+
+
+def frames(path: Path) -> list[tuple[str, str]]:
+    """Time and interface of each."""
+    lines = tshark(path, "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.interface_description").splitlines()
+    return [(time, interface) for time, _, interface in (line.partition("\t") for line in lines)]
+
+
+def test_recorded_frames_of_two_regions(tmp_path: Path, regions: list[Region], sink: int) -> None:
+    out, one = tmp_path / "out.pcapng", tmp_path / "one.pcapng"
+    send(sink, 300)
+    have_recorded(300, *(region.agent for region in regions))
+    done = nodetap(regions, "pcap", "--since", "all", "-w", str(out), "--strict")
+    assert (done.returncode, done.stderr) == (0, "complete: 600 frames, 2 agents of 2 hubs\n")
+    both = []
+    for region in regions:
+        assert nodetap([region], "pcap", "--since", "all", "-w", str(one), "--strict").returncode == 0
+        both += frames(one)
+    assert sorted(frames(out), key=lambda frame: frame[0]) == frames(out)
+    assert sorted(frames(out)) == sorted(both)
+
+    eu, us = regions
+    (tmp_path / "wrong").write_text("c" * 32)
+    done = nodetap(regions, "pcap", "--since", "all", "-w", str(out), "--strict", token="wrong")
+    assert (done.returncode, len(frames(out))) == (4, 300)
+    assert f"hub {us.hub.api} missing (the hub wants a token: give it with --token-file" in done.stderr
+    eu.hub.send(signal.SIGSTOP)
+    done = nodetap(regions, "pcap", "--since", "all", "-w", str(out))
+    assert (done.returncode, {interface for _, interface in frames(out)}) == (0, {"lo of us"})
+    assert f"hub {eu.hub.api} missing (hub unresponsive: " in done.stderr
+    assert done.stderr.endswith("(300 frames, 1 agent of 1 hub)\n")
+
+
+def test_live_frames_of_two_regions_until_ctrl_c(tmp_path: Path, regions: list[Region], sink: int) -> None:
+    out, log = tmp_path / "out.pcapng", tmp_path / "log"
+    with log.open("w") as errors, out.open("wb") as file:
+        words = command(regions, "capture", "-w", "-", "--strict")
+        capture = subprocess.Popen(words, stdout=file, stderr=errors, env=environment())
+    try:
+        until("both take part", lambda: "capturing from 2 agents" in log.read_text())
+        for _ in range(3):
+            size = out.stat().st_size
+            send(sink, 50)
+            until("its frames are there", lambda size=size: out.stat().st_size >= size + 2 * 50 * BLOCK)
+        regions[1].hub.kill()
+        until("it is named", lambda: f"hub {regions[1].hub.api} missing (" in log.read_text())
+        size = out.stat().st_size
+        send(sink, 50)
+        until("the other goes on", lambda: out.stat().st_size >= size + 50 * BLOCK)
+        capture.send_signal(signal.SIGINT)
+        assert capture.wait(20) == 4
+    finally:
+        capture.kill()
+        capture.wait(10)
+    found = frames(out)
+    assert found == sorted(found, key=lambda frame: frame[0])
+    assert [interface for _, interface in found].count("lo of us") == 150
+    assert [interface for _, interface in found].count("lo of eu") == 200
+    assert log.read_text().splitlines()[-1].endswith(" (350 frames, 1 agent of 1 hub)")
