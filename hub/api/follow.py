@@ -33,6 +33,8 @@ from hub.store.reader import Reader
 log = structlog.get_logger()
 
 T = TypeVar("T")
+PAUSE = 0.1
+"""Seconds between two looks: a busy hub commits often, and a look costs as much as a thousand rows."""
 BUSY_PAUSE = 0.2
 """Seconds until a follower asks again where every reader was taken."""
 
@@ -134,6 +136,7 @@ class _Stream:
                             yield self._beat()
                         if loop.time() >= end:
                             return
+            await asyncio.sleep(min(PAUSE, max(end - loop.time(), 0.0)))
             wait = max(min(self._due, end) - loop.time(), 0.0)
             newest = max(newest, await self._hub.register.wait_commit(newest, wait))
             if loop.time() >= min(self._due, end):
@@ -156,16 +159,24 @@ class _Stream:
             yield await self._skip(lag)
             yield self._beat()  # from where it goes on, whatever comes next
             return
-        whole, pages = False, 0
+        rows, layers = await self._probe(found.last)
+        whole, pages = not rows, 0
         while not whole:
-            page = Page(cursors.page(self.following, self._place, found.last))
+            page = Page(cursors.page(self.following, self._place, found.last, layers))
             async with aclosing(page.blocks(self._hub)) as blocks:
                 async for block in blocks:
                     self._place = cursors.last_place(block, self.following)
                     yield block
             whole, pages = page.whole, pages + 1
         self._place = self._place.passed(found.last)
-        self._reach = min(2 * self._reach, cursors.MOST_CHUNK_ROWS) if pages == 1 else cursors.CHUNK_ROWS
+        self._reach = min(2 * self._reach, cursors.MOST_CHUNK_ROWS) if pages <= 1 else cursors.CHUNK_ROWS
+
+    async def _probe(self, last: int) -> tuple[int, int | None]:
+        """Whether there are rows, and their layers: all fields of a packet cost more to ask for than rows to find."""
+        if self.following.table != "packets" or self.following.fields:
+            return 1, None
+        ((rows, layers),) = await _rows(self._hub, cursors.probe(self.following, self._place, last))
+        return rows, layers
 
     def _lag(self, found: cursors.Chunk) -> float | None:
         """By how many seconds it is late, where that is more than it wants to be."""

@@ -177,13 +177,26 @@ def begins(following: Following, place: Place) -> Query:
     return Query(sql, params.values, "Native")
 
 
-def page(following: Following, place: Place, last: int) -> Query:
-    """Up to PAGE_ROWS rows after a place, of commits up to `last`; each carries its cursor."""
+def probe(following: Following, place: Place, last: int) -> Query:
+    """How many packets a page will choose from, and all that their `layers` hold."""
+    params = Params()
+    source, condition = _rows(following, place, last, params)
+    return Query(f"SELECT count(), groupBitOr(layers) FROM {source} WHERE {condition}", params.values, "Native")
+
+
+def page(following: Following, place: Place, last: int, layers: int | None = None) -> Query:
+    """Up to PAGE_ROWS rows after a place, of commits up to `last`; each carries its cursor.
+
+    `layers`: what the rows hold, so that the fields of other protocols need not be looked for.
+    """
     table = TABLES[following.table]
     params = Params()
     source, condition = _rows(following, place, last, params)
     cursor = (CURSOR, _cursor_sql(following, place, params), "String")
-    shown = columns(table, chosen(following.table, following.fields), "ndjson", (cursor,))
+    fields = [
+        field for field in chosen(following.table, following.fields) if layers is None or not field.need & ~layers
+    ]
+    shown = columns(table, fields, "ndjson", (cursor,))
     order = f"ORDER BY `commit`, {', '.join(_key(following.table))} LIMIT {PAGE_ROWS}"
     return Query(f"SELECT {shown} FROM {source} WHERE {condition} {order}", params.values, "TSVRaw")
 
