@@ -192,7 +192,7 @@ def unpack(kind: str, raw: bytes, rows: int) -> Columns | None:
     if library is None:
         return None
     layout = _layout(kind)
-    size = library.nodetap_unpack(layout.at, raw, len(raw), rows, None, 0, None)
+    size = library.nodetap_measure(layout.at, raw, len(raw), rows, None, 0, None)
     if size < 0:
         return None
     memory, room = np.empty(max(size, _ALIGN), dtype="u1"), np.empty(rows * _ROOM + layout.count * _FOUND, dtype="<i8")

@@ -25,8 +25,10 @@ def load() -> ctypes.CDLL | None:
 
 def _declare(library: ctypes.CDLL) -> None:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.nodetap_unpack.restype = number
-    library.nodetap_unpack.argtypes = (pointer, ctypes.c_char_p, number, number, pointer, number, pointer)
-    library.nodetap_survey.restype = number
-    library.nodetap_survey.argtypes = (ctypes.c_char_p, *[number] * 5)
+    unpack = (pointer, ctypes.c_char_p, number, number, pointer, number, pointer)
+    library.nodetap_unpack.restype, library.nodetap_unpack.argtypes = number, unpack
     library.nodetap_words.restype = ctypes.c_char_p
+    # What takes microseconds keeps the interpreter's lock: a busy thread gives it back after milliseconds.
+    survey = (ctypes.c_char_p, *[number] * 5)
+    for name, symbol, takes in (("nodetap_measure", "unpack", unpack), ("nodetap_survey", "survey", survey)):
+        setattr(library, name, ctypes.PYFUNCTYPE(number, *takes)((f"nodetap_{symbol}", library)))
