@@ -137,14 +137,15 @@ class Client:
     def change(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
         """The JSON value that comes of PUT or DELETE at `path`. Raises CliError."""
         with self.stream(path, params, method=method) as (_, chunks):
-            return self._object(path, b"".join(chunks))
+            return self.read(path, b"".join(chunks))
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """The JSON object at `path`. Raises CliError."""
         with self.stream(path, params) as (_, chunks):
-            return self._object(path, b"".join(chunks))
+            return self.read(path, b"".join(chunks))
 
-    def _object(self, path: str, body: bytes) -> dict[str, Any]:
+    def read(self, path: str, body: bytes) -> dict[str, Any]:
+        """The JSON object that `body` is as an answer at that path. Raises CliError."""
         found = problem(body)
         if not any(name in found for name in HOLDS.get(path, found)):
             raise self.stranger(f"what it says at {path} is no answer")

@@ -108,6 +108,16 @@ def test_a_change_is_made_where_the_agent_is(capfd: Any, name: str) -> None:
         assert (len(first.asked), len(second.asked)) == (1, 3)
 
 
+def test_whoever_is_no_hub_is_named(capfd: Any) -> None:
+    stranger = Played("b")
+    stranger.answer = lambda method, asked: (200, {"hello": "world"})  # type: ignore[method-assign]
+    with playing(Played("a"), stranger) as urls:
+        assert configure(urls) == 0
+        assert f"hub {urls[1]} missing (it is no nodetap hub" in capfd.readouterr().err
+        assert configure([urls[1], f"{urls[1]}/x"]) == 3
+    assert "no hub answers" in capfd.readouterr().err
+
+
 def test_nobody_of_that_name_is_a_negative_finding(capfd: Any) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     first = Played("a")

@@ -81,11 +81,8 @@ class Regions(Client):
     def outcomes(self, path: str, asked: Mapping[str, Any], silence: float | None = None) -> dict[str, Outcome]:
         """What each hub says, whole, or why it says nothing. Raises CliError where none answers."""
         feeds = self._feeds(path, asked, silence)
-        found = self._begun(feeds)
-        bodies = {feed.url: b"".join(feed.chunks()) for feed in found}
-        outcomes: dict[str, Outcome] = {
-            feed.url: reason(feed) if feed.trouble else json.loads(bodies[feed.url]) for feed in feeds
-        }
+        self._begun(feeds)
+        outcomes = {feed.url: _outcome(client, feed, path) for client, feed in zip(self._clients, feeds, strict=True)}
         if all(isinstance(told, str) for told in outcomes.values()):
             raise none_of(feeds)
         return outcomes
@@ -280,6 +277,16 @@ class _Answer:
         if not self._ends:
             raise none_of(self._feeds)
         return {feed.url: self._ends.get(feed.url) or reason(feed) for feed in self._feeds}
+
+
+def _outcome(client: Client, feed: Feed, path: str) -> Outcome:
+    """A hub's whole answer, or why it is missing."""
+    body = b"".join(feed.chunks()) if feed.begun() else b""
+    try:
+        return reason(feed) if feed.trouble else client.read(path, body)
+    except CliError as error:
+        feed.trouble = error
+        return reason(feed)
 
 
 def reason(feed: Feed) -> str:
