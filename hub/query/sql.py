@@ -203,6 +203,8 @@ class _Compiler:
         left = self.values(node.left)
         if isinstance(node.right, Constant):
             right = node.right
+            if node.operator == "matches" and node.left.kind == "bytes":  # each byte is a character
+                left = _mapped(left, lambda v: f"convertCharset({v}, 'ISO-8859-1', 'UTF-8')")
             return self._any(left, lambda v: self._literal(node.operator, v, right), node.quantifier)
         return self._pairs(left, self.values(node.right), _pair(node), node.quantifier)
 

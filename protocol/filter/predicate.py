@@ -98,7 +98,7 @@ class _Rows:
     def _compare(self, node: Compare) -> Array:
         left = self.values(node.left)
         if isinstance(node.right, Constant):
-            return self._any(left, _literal(node.operator, node.right), node.quantifier)
+            return self._any(left, _literal(node.operator, node.right, node.left.kind), node.quantifier)
         right = self.values(node.right)
         if ranks_bytes(node.left.kind, node.operator):
             left, right = left.mapped(_ranked), right.mapped(_ranked)
@@ -184,10 +184,11 @@ class _Rows:
         return np.full(self.count, value, dtype=np.uint64)
 
 
-def _literal(sign: str, constant: Constant) -> Test:
+def _literal(sign: str, constant: Constant, kind: str = "") -> Test:
+    """The comparison of values (of `kind`, which patterns ask for) with a literal."""
     value = constant.value
     if sign == "matches":
-        search = pattern(str(value))
+        search = pattern(str(value), kind)
         return lambda vector: _strings(vector).each(search)
     if isinstance(value, IPv4Network | IPv6Network):
         network = value

@@ -114,7 +114,11 @@ def ranked(value: bytes) -> bytes:
     return len(value).to_bytes(4, "big") + value
 
 
-def pattern(text: str) -> Callable[[bytes], bool]:
-    """A regular expression as the store reads it: case does not count, `.` is no line end, `$` the very end."""
+def pattern(text: str, kind: str = "text") -> Callable[[bytes], bool]:
+    """A regular expression as the store reads it: case does not count, `.` is no line end, `$` the very end.
+
+    Of the kind `bytes` each byte is a character, as in Wireshark.
+    """
     search = re.compile(translated(text), re.IGNORECASE | re.ASCII).search
-    return lambda value: search(value.decode("utf-8", "surrogateescape")) is not None
+    encoding, errors = ("latin-1", "strict") if kind == "bytes" else ("utf-8", "surrogateescape")
+    return lambda value: search(value.decode(encoding, errors)) is not None

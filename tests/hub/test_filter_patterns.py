@@ -40,9 +40,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.close()
 
 
-def found(store: Store, text: str) -> list[bool]:
+def found(store: Store, text: str, field: str = "nodetap.info") -> list[bool]:
     """Which of the texts the store finds."""
-    node = parse('nodetap.info matches "a"', "packets")
+    node = parse(f'{field} matches "a"', "packets")
     assert isinstance(node, Compare)
     params = Params()
     test = compile_filter(Compare(node.left, node.operator, Constant("text", text), "any"), params, "packets")
@@ -56,6 +56,17 @@ def agree(store: Store, text: str) -> None:
     search = pattern(text)
     mine = [each != "" and search(each.encode()) for each in TEXTS]  # an empty text is absent
     assert found(store, text) == mine, text
+
+
+def test_bytes_that_are_no_text(store: Store) -> None:
+    """Each byte is a character: ü has two."""
+    for text in (*PIECES, "^.$", "^..$", "^[^a]{2}$", r"^[\x80-\xff]+$", r"\xbc$"):
+        try:
+            search = pattern(text, "bytes")
+        except BadPattern:
+            continue
+        mine = [each != "" and search(each.encode()) for each in TEXTS]
+        assert found(store, text, "nodetap.info[0:]") == mine, text
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
