@@ -1,4 +1,4 @@
-/* The columns of a batch out of its body, all in one call.
+/* The columns of a batch out of its body: measured, then decoded.
  *
  * protocol.packing, arrays, groups and survey are the reference, and say why each rule is as it is. What they refuse is
  * refused here, and so is what is rare: a column that the table does not have, one that comes twice. Then they decide,
