@@ -44,6 +44,8 @@ from agent.worker import Worker
 BEAT = 0.5
 LAST_WORDS = 0.4
 """Seconds that an agent which leaves with packets owed still has: for its capture thread, and again for its disk."""
+UNBOUND_DRAIN = 5.0
+"""Seconds that a signal leaves to a replay, which else has as long as there is progress: a file can be read again."""
 LINK_DETECTORS = ("progress", "echo", "ping")
 
 
@@ -214,7 +216,7 @@ class Agent:
             self.outbox.close()
             self.uplink.kill()
         self._told = True
-        self.uplink.stop()
+        self.uplink.stop(self.config.link.drain_timeout or UNBOUND_DRAIN)
 
     def _news(self) -> None:
         """From the capture thread: the outbox has something new, or is finished."""

@@ -36,8 +36,8 @@ from agent.cli.link_options import Credentials, check_hubs, link_options, metric
 def replay(files: tuple[str, ...], speed: str, connect_timeout: float, hubs: tuple[str, ...], **options: Any) -> None:
     """Send the frames of capture files (pcap, pcapng, gzip; - for standard input) to a hub.
 
-    Exits 0 once everything is acknowledged, 3 after --connect-timeout without progress, 1 when a file is damaged. A
-    file that is cut short gives its whole frames; a line says so.
+    Exits 0 once everything is acknowledged, 3 after --connect-timeout without progress or five seconds after a signal,
+    1 when a file is damaged. A file that is cut short gives its whole frames; a line says so.
     """
     check_hubs(hubs, options["insecure"])
     credentials = Credentials(hubs, options["token_file"], options["tls_ca"], options["insecure"])

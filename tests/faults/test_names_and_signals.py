@@ -84,6 +84,16 @@ def test_two_clones_take_turns_slowly_and_are_reported(tmp_path: Path) -> None:
            f"{turns:.1f} turns a minute{'' if FULL else ' (time scaled by 10)'}; degraded, detector name")  # fmt: skip
 
 
+def test_a_replay_that_finds_no_hub_ends_soon_after_a_signal(tmp_path: Path) -> None:
+    capture = write_pcap(tmp_path / "numbered.pcap", 1_000)
+    replay = Agent(tmp_path, "replay", str(capture), "--hub", f"ws://127.0.0.1:{free_port()}", name="replay")
+    with ending(replay):
+        until("it has no connection", lambda: events(replay, "reconnecting"))
+        replay.send(signal.SIGTERM)
+        assert replay.wait(40) == 3, replay.text[-1000:]  # of the minute that it has without a signal
+        assert "gave up with 1000 of the 1000 packets" in replay.text
+
+
 @pytest.mark.root
 def test_a_replay_beside_a_live_agent_disturbs_nothing(tmp_path: Path) -> None:
     """Scenario 10."""
