@@ -50,7 +50,7 @@ ifdef ARGS
 	@code=0; NODETAP_FAULTS=full $(BIN)/python -m pytest $(ARGS) || code=$$?; \
 		$(BIN)/python tools/reliability.py && exit $$code
 else
-	@code=0; export NODETAP_FAULTS=full; $(BIN)/python -m pytest --numprocesses 4 --dist loadfile \
+	@code=0; export NODETAP_FAULTS=full; $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
 		tests/faults $(addprefix --ignore ,$(SOAK) $(filter tests/faults/%,$(ALONE))) || code=$$?; \
 		$(BIN)/python -m pytest $(filter tests/faults/%,$(ALONE)) || code=$$?; \
 		$(BIN)/python tools/reliability.py && exit $$code
