@@ -36,6 +36,8 @@ MAX_WORKS = 256
 """Things that one commit takes: the loop settles them in one go."""
 ROW_COST = 400
 """Bytes of a row's columns that are not sent, because they are empty."""
+SENT_COST = 2
+"""What a byte that is sent counts: long strings are in memory once more than other columns while rows are sorted."""
 RETRY = 1.0
 """Seconds between two tries of a commit that the store could not do."""
 
@@ -67,7 +69,7 @@ class Work:
         """Bytes of its columns."""
         message = self.message
         if isinstance(message, Batch):
-            return message.raw_size + ROW_COST * message.rows
+            return SENT_COST * message.raw_size + ROW_COST * message.rows
         return ROW_COST if message is not None else 0
 
 
