@@ -216,7 +216,9 @@ class Agent:
             self.outbox.close()
             self.uplink.kill()
         self._told = True
-        self.uplink.stop(self.config.link.drain_timeout or UNBOUND_DRAIN)
+        self.uplink.stop()
+        if self.config.link.drain_timeout is None:
+            self.uplink.leave_within(UNBOUND_DRAIN)
 
     def _news(self) -> None:
         """From the capture thread: the outbox has something new, or is finished."""

@@ -41,9 +41,9 @@ def place(folder: Path) -> Path:
     return folder / f"_kernel{EXTENSION_SUFFIXES[0]}"
 
 
-def load(path: Path, declare: Declare) -> ctypes.CDLL | None:
-    """The library at `path`, or None where it was not built, does not fit or is not wanted."""
-    return None if os.environ.get(VARIABLE) == "off" else library(path, declare)
+def load(folder: Path, declare: Declare) -> ctypes.CDLL | None:
+    """What was built of a folder's sources, or None where it was not, does not fit or is not wanted."""
+    return None if os.environ.get(VARIABLE) == "off" else library(place(folder), declare)
 
 
 def complain(text: str) -> None:

@@ -18,12 +18,10 @@ __all__ = ["FOLDER", "VARIABLE", "address", "complain", "complaints", "load"]
 
 FOLDER = Path(__file__).parent
 
-_BUILT = built.place(FOLDER)
-
 
 def load() -> ctypes.CDLL | None:
     """The kernel, or None where it was not built, does not fit or is not wanted."""
-    return built.load(_BUILT, _declare)
+    return built.load(FOLDER, _declare)
 
 
 def _declare(library: ctypes.CDLL) -> None:

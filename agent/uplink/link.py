@@ -137,22 +137,19 @@ class Uplink:
             await asyncio.wait({task}, timeout=CLOSE_TIMEOUT + 0.5)
         return self.drained
 
-    def stop(self, within: float | None = None) -> None:
-        """Told to stop: finish what is captured, get it acknowledged, leave.
-
-        In `within` seconds or, the first time, the configured ones; a second time nothing else changes.
-        """
-        if self.view.state is State.STOPPED:
-            return
-        if within is None and not self.stopping:
-            within = self.config.drain_timeout
-        if within is not None:
-            self._later(within, self._deadline)
-        if self.stopping:
+    def stop(self) -> None:
+        """Told to stop: finish what is captured, get it acknowledged, leave. A second time changes nothing."""
+        if self.stopping or self.view.state is State.STOPPED:
             return
         self.stopping = True
+        if self.config.drain_timeout is not None:
+            self.leave_within(self.config.drain_timeout)
         self._happen(Event.STOP)
         self._settle()
+
+    def leave_within(self, seconds: float) -> None:
+        """Leave then at the latest, whatever is owed."""
+        self._later(seconds, self._deadline)
 
     def kill(self) -> None:
         """Leave now, whatever is owed."""

@@ -29,8 +29,7 @@ class Blocks:
         begin = place = 0
         while place + 12 <= len(data):
             kind, length = struct.unpack_from("<II", data, place)
-            if length < 12 or length % 4 or length > LARGEST:
-                raise HubLost("the hub's answer is no capture; does --hub-url lead to something else?")
+            check_length(length)
             if place + length > len(data):
                 break
             if kind == ending.TYPE:
@@ -44,6 +43,17 @@ class Blocks:
         return b"".join(kept), said
 
 
+def check_length(length: int) -> None:
+    """Raise HubLost where no block that a hub sends is so long."""
+    if length < 12 or length % 4 or length > LARGEST:
+        raise HubLost("the hub's answer is no capture; does --hub-url lead to something else?")
+
+
+def damaged() -> HubLost:
+    """An answer that no hub makes."""
+    return HubLost("the hub's answer is damaged; ask again")
+
+
 def words_in(body: bytes) -> dict[str, Any]:
     """What the hub says in a block of its own. Raises HubLost."""
     try:
@@ -51,5 +61,5 @@ def words_in(body: bytes) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise HubLost("the hub's answer is damaged; ask again")
+        raise damaged()
     return value

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.cli.blocks import LARGEST, words_in
-from hub.cli.errors import HubLost
+from hub.cli.blocks import check_length, damaged, words_in
 from protocol import ending, pcapng
 from protocol.parts import Part, ordered
 
@@ -108,8 +107,7 @@ def _starts(data: bytes) -> list[int]:
     starts, place, end = [], 0, len(words) * 4
     while place + 12 <= end:
         length = words[(place >> 2) + 1]
-        if length < 12 or length & 3 or length > LARGEST:
-            raise HubLost("the hub's answer is no capture; does --hub-url lead to something else?")
+        check_length(length)
         if place + length > end:
             break
         if words[(place + length >> 2) - 1] != length:
@@ -117,8 +115,3 @@ def _starts(data: bytes) -> list[int]:
         starts.append(place)
         place += length
     return [*starts, place]
-
-
-def damaged() -> HubLost:
-    """An answer that no hub makes."""
-    return HubLost("the hub's answer is damaged; ask again")
