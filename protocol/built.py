@@ -36,6 +36,7 @@ def digest(folder: Path) -> int:
     return total
 
 
+@cache
 def place(folder: Path) -> Path:
     """Where what is built of a folder's sources lies."""
     return folder / f"_kernel{EXTENSION_SUFFIXES[0]}"

@@ -300,7 +300,7 @@ def _concatenate(parts: Sequence[Array]) -> Array:
     if not is_stretched(first):
         return np.concatenate(parts)
     base, rows = first.base, sum(map(len, parts))
-    if isinstance(base, np.ndarray) and base.nbytes == first[:1].nbytes and all(part.base is base for part in parts):
+    if isinstance(base, np.ndarray) and base.nbytes == first[:1].nbytes and len({id(part.base) for part in parts}) == 1:
         return stretch(first[:1], rows)
     one = first[:1].tobytes()
     if all(is_stretched(part) and part.dtype == first.dtype and part[:1].tobytes() == one for part in parts):
@@ -313,22 +313,21 @@ def join(values: Sequence[ColumnValue]) -> ColumnValue:
     first = values[0]
     if len(values) == 1:
         return first
-    if not all(isinstance(v, type(first)) for v in values):
-        raise LocalError(f"columns of different kinds: {sorted({type(v).__name__ for v in values})}")
+    if len(kinds := set(map(type, values))) > 1:
+        raise LocalError(f"columns of different kinds: {sorted(kind.__name__ for kind in kinds)}")
+    parts: Sequence[Any] = values
     if isinstance(first, Dict):
-        return _join_dicts([v for v in values if isinstance(v, Dict)])
+        return _join_dicts(parts)
     if isinstance(first, Text):
-        return _join_texts([v for v in values if isinstance(v, Text)])
+        return _join_texts(parts)
     if isinstance(first, Lists):
-        lists = [v for v in values if isinstance(v, Lists)]
-        return Lists(_concatenate([t.lengths for t in lists]), _concatenate([t.values for t in lists]))
+        return Lists(_concatenate([part.lengths for part in parts]), _concatenate([part.values for part in parts]))
     if isinstance(first, Texts | Maps):
-        parts: list[Any] = list(values)
         counts = _concatenate([part.counts for part in parts])
         if isinstance(first, Texts):
             return Texts(counts, _join_texts([part.strings for part in parts]))
         return Maps(counts, _join_dicts([part.keys for part in parts]), _join_texts([part.values for part in parts]))
-    return _concatenate([v for v in values if isinstance(v, np.ndarray)])
+    return _concatenate(parts)
 
 
 def _join_texts(parts: Sequence[Text]) -> Text:

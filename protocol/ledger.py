@@ -73,16 +73,12 @@ class Report:
         So do reasons that are no words, and those beyond MAX_REASONS: they become labels of metrics. What is left out
         is missing in the sum, and the books say so.
         """
-        report = cls()
-        for name in _TERMS:
-            value = values.get(name)
-            if isinstance(getattr(report, name), dict):
-                if isinstance(value, Mapping):
-                    reasons = [(k, v) for k, v in value.items() if is_reason(k) and _is_count(v)]
-                    setattr(report, name, dict(reasons[:MAX_REASONS]))
-            elif _is_count(value):
-                setattr(report, name, value)
-        return report
+        known = {name: values[name] for name in _COUNTS if name in values and is_count(values[name])}
+        for name in _REASONS:
+            if isinstance(value := values.get(name), Mapping):
+                reasons = [(k, v) for k, v in value.items() if is_reason(k) and is_count(v)]
+                known[name] = dict(reasons[:MAX_REASONS])
+        return cls(**known)
 
     @property
     def conserved(self) -> bool:
@@ -91,9 +87,12 @@ class Report:
 
 
 _TERMS = tuple(f.name for f in fields(Report))
+_REASONS = ("lost", "discarded")
+_COUNTS = tuple(name for name in _TERMS if name not in _REASONS)
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether `value` can be a number of packets in the books."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 

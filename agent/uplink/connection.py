@@ -42,9 +42,9 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from agent.uplink.link import Uplink
 
-PING_INTERVAL = 1.5
+PING_INTERVAL = 3.0
 """Seconds between two pings, or half the time after which an idle link without a pong has stalled."""
-STATUS_INTERVAL = 2.0
+STATUS_INTERVAL = 3.0
 CLOSE_TIMEOUT = 1.0
 DOUBT_PATIENCE = 60.0
 """Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""

@@ -178,7 +178,7 @@ class Uplink:
         self._happen(Event.STALLED)
 
     def report(self) -> None:
-        """In the loop: tell the hub how we are now, and not in two seconds."""
+        """In the loop: tell the hub how we are now, and not in some seconds."""
         if self._connection is not None:
             self._connection.report()
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SILENT = 3.0
-"""Seconds without a message after which an agent that does not answer has stalled; it reports every two."""
+SILENT = 4.0
+"""Seconds without a message after which an agent that does not answer has stalled; it reports every three."""
 SHORTEST = 0.25
 """Seconds that an agent has at least, however often it was late."""
 

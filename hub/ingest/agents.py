@@ -19,7 +19,7 @@ from hub.ingest.verdict import Known, judge
 from hub.store.books import Entry, Key, Line, Past, StoredEpoch, line_of
 from protocol.delivery import Receiver
 from protocol.filter.times import rfc3339_ns
-from protocol.ledger import Report, settle
+from protocol.ledger import Report, is_count, settle
 from protocol.messages import Hello, Positions, Status
 from protocol.ranges import Ranges
 
@@ -227,9 +227,9 @@ class Register:
         if agent.status is None or agent.status.level != status.level:
             agent.level_since_ns = now_ns
         agent.status = status
-        report = Report.from_map(status.ledger)
-        if report.captured != agent.captured:
-            agent.captured, agent.captured_ns = report.captured, now_ns
+        captured = status.ledger.get("captured", 0)
+        if captured != agent.captured and is_count(captured):
+            agent.captured, agent.captured_ns = captured, now_ns
 
     def leave(self, name: str, live: Live, now_ns: int, *, heard: bool = True) -> None:
         """A connection ended, by word or sign of the agent where it was `heard`. Those that were superseded do not

@@ -42,6 +42,8 @@ BACKLOG = 1_024
 BEAT = 0.05
 TELL = 3.0
 """Seconds between two tellings of who is connected here, where other hubs have the same store."""
+LOOK = 0.5
+"""Seconds between two looks at all sessions."""
 ACTIVE = 2.0
 """Seconds after its last batch for which an agent counts as one that sends."""
 
@@ -112,7 +114,7 @@ class Ingest:
             max_size=MAX_MESSAGE,
             max_queue=4,
             compression=None,
-            ping_interval=None,  # an agent reports every two seconds; silence ends the session
+            ping_interval=None,  # agents report by themselves; silence ends the session
             open_timeout=10.0,
             server_header=None,
             backlog=BACKLOG,
@@ -136,14 +138,22 @@ class Ingest:
             self._beating.cancel()
 
     async def _beat(self) -> None:
-        """See how late the loop is, who sends now, and whether memory has come free."""
+        """See how late the loop is, whether memory has come free, and now and then who sends and who is silent."""
+        looked = 0.0
         while True:
             asleep = self.now()
             await asyncio.sleep(BEAT)
             now = self.now()
             self.metrics.loop_lag.observe(max(0.0, now - asleep - BEAT))
-            self.budget.active = sum(s.outstanding > 0 or now - s.sent < ACTIVE for s in self._sessions)
+            if now - looked >= LOOK:
+                looked = now
+                self._look_at_sessions(now)
             self.budget.relieve()
+
+    def _look_at_sessions(self, now: float) -> None:
+        self.budget.active = sum(s.outstanding > 0 or now - s.sent < ACTIVE for s in self._sessions)
+        for session in self._sessions:
+            session.look(now)
 
     async def _flush(self) -> None:
         """Give acknowledgements that are queued a moment to get out."""
@@ -255,12 +265,12 @@ class Ingest:
         """In the loop: count, free the windows, acknowledge, answer echoes."""
         self.register.committed(outcome.stored, outcome.commit, time_ns())
         self._count(outcome)
-        by_number = {session.number: session for session in self._sessions}
         for work in outcome.works:
             if work.message is not None:
                 self.budget.queue(-work.size - OVERHEAD)
-            if work.session in by_number:
-                by_number[work.session].done(work)
+            session = self.register.live(work.agent)
+            if isinstance(session, Session) and session.number == work.session:
+                session.done(work)
             if work.echo is not None:
                 work.echo()
         for agent, epoch in dict.fromkeys((e.message.agent, e.message.epoch) for e in outcome.stored):

@@ -67,6 +67,8 @@ class Session:
         self.log = ingest.log
         self.leaving = False
         self._socket = socket
+        self._heard = 0.0  # by the loop's clock, as `sent`
+        self._silent = False
         self._rejected: set[tuple[int, int]] = set()
         self._echoes = 0
         self._granted = (0, 0)
@@ -86,7 +88,6 @@ class Session:
 
     async def run(self) -> None:
         """Serve the connection until it ends. Whatever the agent does wrong is answered by a coded refusal."""
-        heard = True
         try:
             await self._greet()
             await self._serve()
@@ -95,13 +96,13 @@ class Session:
             self.log.warning("agent refused", code=error.code, detail=error.detail, peer=self._peer())
             await self.refuse(error.code, error.detail)
         except (ConnectionClosed, TimeoutError) as error:
-            heard = isinstance(error, ConnectionClosed)
-            self.log.info("connection ended", reason=str(error) or "no message came in time")
+            self._silent = self._silent or isinstance(error, TimeoutError)
+            self.log.info("connection ended", reason="no message came in time" if self._silent else str(error))
         finally:
             self.abort()
             self.ingest.configurer.left(self)
             if self.agent:
-                self.ingest.register.leave(self.agent, self, time_ns(), heard=heard)
+                self.ingest.register.leave(self.agent, self, time_ns(), heard=not self._silent)
 
     def _peer(self) -> str:
         address = self._socket.remote_address
@@ -146,9 +147,10 @@ class Session:
         sender = asyncio.ensure_future(self._drain_outgoing())
         try:
             while not self.leaving:
-                data = await self._hear()
+                data = await self._recv()
                 message, unknown = decode(data, "agent")
-                self.ingest.metrics.unknown_keys.inc(unknown)
+                if unknown:
+                    self.ingest.metrics.unknown_keys.inc(unknown)
                 handler = self._handlers.get(type(message))
                 if handler is None:
                     raise IllegalMoment(f"{type(message).__name__} while streaming")
@@ -159,18 +161,17 @@ class Session:
 
     async def _recv(self) -> bytes | str:
         data = await self._socket.recv()
+        self._heard = self.ingest.now()
         self._socket.taken(len(data))  # of text, which no agent sends, too little by what is no ASCII
         return data
 
-    async def _hear(self) -> bytes | str:
-        """The next message. Raises TimeoutError where none comes although we would read it."""
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE_TIMEOUT):
-                    return await self._recv()
-            except TimeoutError:
-                if not self._socket.paused:
-                    raise
+    def look(self, now: float) -> None:
+        """End the connection where no message came for SILENCE_TIMEOUT, although it was read."""
+        if self._socket.paused:
+            self._heard = now
+        elif self.agent and now - self._heard > SILENCE_TIMEOUT:
+            self._silent = True
+            self.abort()
 
     async def _drain_outgoing(self) -> None:
         """Send what is queued, until the connection ends."""

@@ -11,7 +11,7 @@ from typing import Any
 VERDICTS = ("healthy", "quiet", "lagging", "degraded", "stalled", "left", "gone")
 
 SILENT = 10.0
-"""Seconds without a message after which a connected agent counts as stalled; it reports every two."""
+"""Seconds without a message after which a connected agent counts as stalled; it reports three times in that."""
 LAGGING = 30.0
 """Seconds after which the oldest batch that waits for the store makes an agent lagging."""
 RESTARTS = 3

@@ -26,14 +26,17 @@ from protocol.errors import WrongBatch
 from protocol.messages import Batch, Tombstone
 
 GATHER = 0.1
-"""Seconds for which a commit waits for more rows, from the first one queued."""
+"""Seconds for which a commit waits for more rows, from the first one queued, where few agents send."""
+LONG_GATHER = 1.0
+CROWD = 50
+"""Agents in a commit beyond which the next one waits longer, up to LONG_GATHER: small commits are merged more often."""
 MAX_COST = 96 << 20
 """Bytes of columns that one commit takes: they are in memory as arrays, as a Native block, and in the engine."""
 LEAST_COST = 1 << 20
 ENOUGH_COST = MAX_COST // 2
 """Bytes of columns that are committed without waiting."""
-MAX_WORKS = 256
-"""Things that one commit takes: the loop settles them in one go."""
+MAX_WORKS = 1024
+"""Things that one commit takes: the loop settles them in one go, some 30 ms."""
 ROW_COST = 400
 """Bytes of a row's columns that are not sent, because they are empty."""
 SENT_COST = 2
@@ -96,6 +99,7 @@ class Writer(threading.Thread):
         self._names = names
         self._queue: Lanes[Work] = Lanes(failpoints.throttled())
         self._pace = Pace(MAX_COST, LEAST_COST)
+        self._patience = GATHER
         self._news = threading.Condition()
         self._ending = False
         self._busy_since: float | None = None
@@ -134,6 +138,7 @@ class Writer(threading.Thread):
             outcome = self._commit(works)
             outcome.seconds = monotonic() - started
             self._pace.done(sum(work.cost for work in works), outcome.seconds)
+            self._patience = min(LONG_GATHER, GATHER * max(1.0, len({work.agent for work in works}) / CROWD))
             with self._news:
                 self._busy_since = monotonic() if self._queue else None
             self._on_done(outcome)
@@ -153,7 +158,7 @@ class Writer(threading.Thread):
 
     def _gather(self) -> None:
         """Wait a moment for more, unless there is enough, or nobody who must wait for it but echoes."""
-        deadline = monotonic() + GATHER
+        deadline = monotonic() + self._patience
         enough = min(ENOUGH_COST, self._pace.limit)
         while 0 < self._queue.cost < enough and not self._ending and len(self._queue) < MAX_WORKS:
             if not self._news.wait(max(0.0, deadline - monotonic())) and monotonic() >= deadline:

@@ -247,10 +247,10 @@ class ClusterStore:
 
     def _insert_rows(self, entry: Entry, now_ns: int) -> None:
         agent, epoch, seq = entry.place
-        columns = with_origin(entry, self._places[entry.place], day_of(now_ns))
+        columns = with_origin([entry], self._places[entry.place], day_of(now_ns))
         again = self._again.get(entry.place, 0)
         self._server.insert(
-            TABLES[entry.message.kind], [columns], entry.rows,
+            TABLES[entry.message.kind], columns, entry.rows,
             token=f"{agent}/{epoch:016x}/{seq}" + (f"/{again}" if again else ""),
             comment=f"nodetap-insert {self._numbers.hub} {agent}",
         )  # fmt: skip

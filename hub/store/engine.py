@@ -6,8 +6,8 @@ One process has one engine (one path) and any number of handles to it; a handle 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -47,8 +47,8 @@ INSERT = {
 MAX_INSERT_ROWS = 524_288
 """Rows of one insert: below max_insert_block_size, so that it is one part; more costs memory and gains nothing."""
 
-BUFFER = 1 << 20
-"""Bytes that are written to an insert's file at a time: most of its pieces are a few."""
+BUFFER = 1 << 16
+"""Bytes of a block that go into the pipe at once, as many as it holds: most of its pieces are a few."""
 
 POISON = frozenset({6, 9, 19, 27, 32, 33, 38, 41, 44, 48, 53, 117, 128, 131, 190, 349, 469})
 """ClickHouse error numbers that speak of the data (cannot parse, wrong sizes, a constraint), not of the machine."""
@@ -57,9 +57,8 @@ POISON = frozenset({6, 9, 19, 27, 32, 33, 38, 41, 44, 48, 53, 117, 128, 131, 190
 class Engine:
     """The engine over one directory. Handles are made here and closed by who asked for them."""
 
-    def __init__(self, path: Path, tmp: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = os.path.realpath(path)
-        self._tmp = tmp
 
     def client(self) -> Any:
         """A clickhouse-connect client with a handle of its own. Raises StoreError."""
@@ -86,14 +85,40 @@ class Engine:
         columns = native.used(ddl.columns_of(table), parts)
         names = ", ".join(f"`{column.name}`" for column in columns)
         settings = ", ".join(f"{name} = {value}" for name, value in INSERT.items())
-        with tempfile.NamedTemporaryFile(dir=self._tmp, suffix=".native", buffering=BUFFER) as file:
-            for buffer in native.block(columns, parts, rows):
-                file.write(buffer)
-            file.flush()
-            client.command(
-                f"INSERT INTO {table.name} ({names}) FROM INFILE '{quoted(file.name)}' "
-                f"SETTINGS {settings} FORMAT Native"
-            )
+        with _Feed(native.block(columns, parts, rows)) as path:
+            client.command(f"INSERT INTO {table.name} ({names}) FROM INFILE '{path}' SETTINGS {settings} FORMAT Native")
+
+
+class _Feed:
+    """A block on its way into the engine, made while it is read: nowhere is all of it. A context manager; gives the
+    path to read from. Raises at its end what making the block raised.
+    """
+
+    def __init__(self, buffers: Iterable[native.Buffer]) -> None:
+        self._buffers = buffers
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._write, name="feed", daemon=True)
+
+    def __enter__(self) -> str:
+        self._read, self._end = os.pipe()
+        self._thread.start()
+        return f"/dev/fd/{self._read}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._read)  # where the engine did not read to the end, writing ends now
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _write(self) -> None:
+        try:
+            with open(self._end, "wb", buffering=BUFFER) as pipe:
+                for buffer in self._buffers:
+                    pipe.write(buffer)
+        except BrokenPipeError:
+            pass  # the engine says why
+        except BaseException as error:
+            self._error = error
 
 
 def quoted(text: str) -> str:

@@ -5,7 +5,12 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hub.store import native
 from hub.store.books import Entry
@@ -13,9 +18,6 @@ from hub.store.errors import BadBatch
 from protocol.columns import Columns, Dict, absent, nothing, stretch
 from protocol.messages import Batch
 from protocol.schema import NAMES, TABLES
-
-_FIRST = np.zeros(1, dtype="<u4")
-"""The code of a dictionary's only string."""
 
 
 def check(entry: Entry) -> None:
@@ -33,16 +35,35 @@ def check(entry: Entry) -> None:
         raise BadBatch(entry, str(error)) from None
 
 
-def with_origin(entry: Entry, commit: int, day: int) -> Columns:
-    """A batch's columns with the hub's own, which are the same in every row (views of one value)."""
+def with_origin(entries: Sequence[Entry], commit: int, day: int) -> list[Columns]:
+    """The columns of batches with the hub's own, which are the same in all rows of a batch (views of one value)."""
+    number, today = np.array([commit], dtype="<u8"), np.array([day], dtype="<u2")
+    return [_with_origin(entry, number, today) for entry in entries]
+
+
+def _with_origin(entry: Entry, commit: NDArray[Any], day: NDArray[Any]) -> Columns:
     rows, message = entry.rows, entry.message
     assert entry.columns is not None
     return {
-        **{column.name: absent(column, rows) for column in NAMES},
+        **_no_names(rows),
         **entry.columns,
-        "agent": Dict(stretch(_FIRST, rows), (message.agent,)),
+        "agent": Dict(_first(rows), (message.agent,)),
         "epoch": stretch(np.array([message.epoch], dtype="<u8"), rows),
         "seq": stretch(np.array([message.seq], dtype="<u8"), rows),
-        "commit": stretch(np.array([commit], dtype="<u8"), rows),
-        "ingest_day": stretch(np.array([day], dtype="<u2"), rows),
+        "commit": stretch(commit, rows),
+        "ingest_day": stretch(day, rows),
     }
+
+
+@lru_cache(maxsize=512)
+def _no_names(rows: int) -> Columns:
+    return {column.name: absent(column, rows) for column in NAMES}
+
+
+@lru_cache(maxsize=512)
+def _first(rows: int) -> NDArray[Any]:
+    """The code of a dictionary's only string."""
+    return stretch(_CODE, rows)
+
+
+_CODE = np.zeros(1, dtype="<u4")

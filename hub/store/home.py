@@ -1,8 +1,7 @@
-"""The store's directory: who uses it, which store it is, and a place for temporary files.
+"""The store's directory: who uses it, and which store it is.
 
 DIR/nodetap.lock    held (flock) while a hub has the store open; the holder's process id
 DIR/nodetap.json    {"id": ..., "schema": ...}
-DIR/tmp/            blocks on their way into the engine; emptied at open
 DIR/engine/         chDB's own
 """
 
@@ -13,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 from pathlib import Path
 
 from hub.store.address import EXAMPLE
@@ -39,18 +37,15 @@ class Home:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.tmp = directory / "tmp"
         self.engine = directory / "engine"
         self.id = ""
         self._lock = -1
 
     def open(self) -> None:
-        """Create what is missing, lock, empty the temporary folder, read the identity. Raises StoreError."""
+        """Create what is missing, lock, read the identity. Raises StoreError."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_lock()
-            shutil.rmtree(self.tmp, ignore_errors=True)
-            self.tmp.mkdir(mode=0o700, exist_ok=True)
             self.engine.mkdir(mode=0o700, exist_ok=True)
             self.id = self._identity()
         except OSError as error:

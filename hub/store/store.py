@@ -63,6 +63,7 @@ __all__ = [
 
 READERS = 4
 READER_WAIT = 5.0
+_FAILURES = (DatabaseError, OSError, MemoryError)
 
 
 class Store:
@@ -70,7 +71,7 @@ class Store:
 
     def __init__(self, url: str, keep: Keep | None = None) -> None:
         self._home = Home(directory_of(url))
-        self._engine = Engine(self._home.engine, self._home.tmp)
+        self._engine = Engine(self._home.engine)
         self._keep = keep or Keep()
         self._books = Books()
         self._parts = Parts()
@@ -179,8 +180,9 @@ class Store:
             self._fold(entries)
             for group in _groups(self._books.fresh(entries)):
                 self._commit(group, now_ns)
-        except (DatabaseError, OSError) as error:
-            raise StoreError(f"the store cannot write to {self._home.directory}: {one_line(error)}") from None
+        except _FAILURES as error:
+            reason = one_line(error) or "out of memory"
+            raise StoreError(f"the store cannot write to {self._home.directory}: {reason}") from None
         return self._books.commit
 
     def _fold(self, entries: Sequence[Entry]) -> None:
@@ -200,7 +202,7 @@ class Store:
             for table in TABLES.values():
                 self._insert_rows(table, [e for e in group if e.rows and e.message.kind == table.name], number, now_ns)
             self._insert_lines(lines)
-        except (DatabaseError, OSError) as error:
+        except _FAILURES as error:
             self._doubt = True
             self._recover({entry.place: line for entry, line in zip(group, lines, strict=True)}, now_ns)
             if not isinstance(error, DatabaseError) or error.code not in POISON:
@@ -218,7 +220,7 @@ class Store:
 
     def _insert_rows(self, table: Table, entries: list[Entry], number: int, now_ns: int) -> None:
         if entries:
-            parts = [with_origin(entry, number, day_of(now_ns)) for entry in entries]
+            parts = with_origin(entries, number, day_of(now_ns))
             rows = sum(entry.rows for entry in entries)
             self._engine.insert(self._writer, table, parts, rows)
             self._parts.verify(self._writer, table.name)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from store_rows import DAY, NOW, alternating, flows, packet_columns, packets, tombstone
 
-from hub.store import rollups
+from hub.store import native, rollups
 from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.retention import Keep
 from hub.store.store import BadBatch, QueryError, QueryTimeout, Store, StoreBusy, StoreError
@@ -246,12 +247,37 @@ def test_all_lines_lost_are_rebuilt_under_their_own_commits(store: Store) -> Non
     assert (report.captured, report.rows, report.conserved) == (50, 50, True)
 
 
-def test_what_was_in_the_temporary_folder_is_swept(store: Store, tmp_path: Path) -> None:
-    store.close()
-    (tmp_path / "store" / "tmp" / "left.native").write_bytes(b"x")
-    store.open(NOW)
+def test_a_block_that_cannot_be_made_stores_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = native.block
+
+    def torn(columns: Any, parts: Any, rows: int) -> Iterator[native.Buffer]:
+        yield from islice(whole(columns, parts, rows), 9)
+        raise MemoryError
+
+    monkeypatch.setattr(native, "block", torn)
+    with pytest.raises(StoreError, match="out of memory"):
+        store.commit([packets(1)], NOW)
+    assert ask(store, "SELECT count() FROM packets") == [(0,)]
+    monkeypatch.setattr(native, "block", whole)
     store.commit([packets(1)], NOW)
-    assert list((tmp_path / "store" / "tmp").iterdir()) == []
+    assert store.committed() == 1
+
+
+def pipes() -> int:
+    """Ends of pipes that this process has open."""
+    return sum(os.readlink(path).startswith("pipe:") for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+
+
+def test_a_block_that_the_engine_does_not_read_is_given_up(store: Store) -> None:
+    """Not a byte of it, and more than a pipe holds: what makes it ends."""
+    run_sql(store, "RENAME TABLE packets TO away")
+    before = threading.active_count(), pipes()
+    with pytest.raises(StoreError):
+        store.commit([packets(1, 20_000)], NOW)
+    assert (threading.active_count(), pipes()) == before
+    run_sql(store, "RENAME TABLE away TO packets")
+    store.commit([packets(1, 20_000)], NOW)
+    assert ask(store, "SELECT count() FROM packets") == [(20_000,)]
 
 
 def commit_until_it_fails(store: Store) -> int:
