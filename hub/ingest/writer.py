@@ -26,10 +26,11 @@ from protocol.errors import WrongBatch
 from protocol.messages import Batch, Tombstone
 
 GATHER = 0.1
-"""Seconds for which a commit waits for more rows, from the first one queued, where few agents send."""
+"""Seconds for which a commit waits for more rows, from the first one queued, where little comes."""
 LONG_GATHER = 1.0
-CROWD = 50
-"""Agents in a commit beyond which the next one waits longer, up to LONG_GATHER: small commits are merged more often."""
+CROWD, FLOOD = 50, 25_000
+"""Agents in a commit, and rows a second, beyond which the next one waits longer, up to LONG_GATHER: what is stored in
+small pieces is merged more often, and a commit has a price of its own."""
 MAX_COST = 96 << 20
 """Bytes of columns that one commit takes: they are in memory as arrays, as a Native block, and in the engine."""
 LEAST_COST = 1 << 20
@@ -132,13 +133,14 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         """Commit until told to stop and nothing is left."""
+        started = monotonic()
         while works := self._take():
             self._wait_for_names(works)
-            started = monotonic()
+            before, started = started, monotonic()
+            self._patience = _patience(works, started - before)
             outcome = self._commit(works)
             outcome.seconds = monotonic() - started
             self._pace.done(sum(work.cost for work in works), outcome.seconds)
-            self._patience = min(LONG_GATHER, GATHER * max(1.0, len({work.agent for work in works}) / CROWD))
             with self._news:
                 self._busy_since = monotonic() if self._queue else None
             self._on_done(outcome)
@@ -248,3 +250,10 @@ class Writer(threading.Thread):
         if self.failing:
             self._log.info("can store again", was=self.failing)
             self.failing = ""
+
+
+def _patience(works: Sequence[Work], seconds: float) -> float:
+    """How long to wait for more, where these came within so many seconds."""
+    rows = sum(work.message.rows for work in works if isinstance(work.message, Batch))
+    agents = len({work.agent for work in works})
+    return min(LONG_GATHER, GATHER * max(1.0, agents / CROWD, rows / max(seconds, GATHER) / FLOOD))
