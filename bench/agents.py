@@ -168,7 +168,6 @@ def _loaded(made: Bench, seconds: float, idle: float) -> dict[str, Any]:
     until("all is acknowledged", lambda: made.owed() == 0, 600)
     took, cpu = time.monotonic() - begin, cpu_of(pid) - before
     whole = until_quiet(lambda: cpu_of(pid), idle) - before
-    whole = max(cpu, whole - idle * (time.monotonic() - begin - took))
     spent = threads_of(pid) - threads
     return {
         "rows": int(made.told("rows")), "batches": int(made.told("batches")), "seconds": took, "cpu": cpu,

@@ -44,15 +44,15 @@ def memory_of(pid: int, what: str = "VmRSS") -> int:
     return int(next(line for line in lines if line.startswith(what)).split()[1]) * 1024
 
 
-def until_quiet(spent: Callable[[], float], usual: float = 0.0, calm: float = 4.0, limit: float = 600.0) -> float:
-    """Wait until next to nothing beside what is `usual`, a share of a core, has been spent for `calm` seconds; what had
-    been spent before. Merges end so."""
-    deadline = time.monotonic() + limit
+def until_quiet(spent: Callable[[], float], usual: float = 0.0, calm: float = 4.0, limit: float = 1800.0) -> float:
+    """Wait until next to nothing beside what is `usual`, a share of a core, has been spent for `calm` seconds. What had
+    been spent before, less what was usual meanwhile. Merges end so."""
+    began = at = time.monotonic()
     before = spent()
-    while time.monotonic() < deadline:
+    while at < began + limit:
         time.sleep(calm)
-        now = spent()
-        if now - before < (usual + QUIET) * calm:
-            return before
-        before = now
+        now, then = spent(), time.monotonic()
+        if now - before < (usual + QUIET) * (then - at):
+            return before - usual * (at - began)
+        before, at = now, then
     raise TimeoutError(f"still busy after {limit:.0f} s")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import shutil
 import signal
 import socket
@@ -244,7 +243,6 @@ class Hub:
             "hub is up", agents=f"{self.config.agents[0]}:{port}", api="{}:{}".format(*listener.getsockname()[:2]),
             store=str(store), store_id=store.id, commit=store.committed(),
         )  # fmt: skip
-        gc.freeze()  # what is there now stays; each collection had walked all of it
         self._warn_of_open_files()
         self._warn_of_kernel()
         keepers = [

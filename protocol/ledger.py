@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from protocol.limits import MAX_REASONS, MAX_WORD
 
@@ -87,11 +87,11 @@ class Report:
 
 
 _TERMS = tuple(f.name for f in fields(Report))
-_REASONS = ("lost", "discarded")
+_REASONS = tuple(name for name in _TERMS if isinstance(getattr(Report(), name), dict))
 _COUNTS = tuple(name for name in _TERMS if name not in _REASONS)
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether `value` can be a number of packets in the books."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 

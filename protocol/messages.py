@@ -89,9 +89,7 @@ def _check_plain(values: Any) -> None:
         if value is None or isinstance(value, int):  # as most are
             continue
         if isinstance(value, dict):
-            for key in value:
-                if not isinstance(key, str) or len(key) > MAX_DETAIL:
-                    _check(False, "a key is not a word")
+            _check(all(isinstance(key, str) and len(key) <= MAX_DETAIL for key in value), "a key is not a word")
         if isinstance(value, dict | list):
             todo += value.values() if isinstance(value, dict) else value
             known += len(value)

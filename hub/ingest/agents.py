@@ -227,8 +227,9 @@ class Register:
         if agent.status is None or agent.status.level != status.level:
             agent.level_since_ns = now_ns
         agent.status = status
-        captured = status.ledger.get("captured", 0)
-        if captured != agent.captured and is_count(captured):
+        said = status.ledger.get("captured")
+        captured = said if is_count(said) else 0
+        if captured != agent.captured:
             agent.captured, agent.captured_ns = captured, now_ns
 
     def leave(self, name: str, live: Live, now_ns: int, *, heard: bool = True) -> None:

@@ -268,19 +268,23 @@ class Ingest:
         for work in outcome.works:
             if work.message is not None:
                 self.budget.queue(-work.size - OVERHEAD)
-            session = self.register.live(work.agent)
-            if isinstance(session, Session) and session.number == work.session:
+            session = self._session(work.agent)
+            if session is not None and session.number == work.session:
                 session.done(work)
             if work.echo is not None:
                 work.echo()
         for agent, epoch in dict.fromkeys((e.message.agent, e.message.epoch) for e in outcome.stored):
-            session = self.register.live(agent)
-            if isinstance(session, Session):
+            if session := self._session(agent):
                 session.acknowledge(epoch)
         self._refuse(outcome)
         self.budget.relieve()
         if outcome.stored:
             self.spawn(self.register.announce())
+
+    def _session(self, agent: str) -> Session | None:
+        """The present session of an agent."""
+        live = self.register.live(agent)
+        return live if isinstance(live, Session) else None
 
     def _refuse(self, outcome: Outcome) -> None:
         for work, code, detail in outcome.refused:
@@ -288,8 +292,7 @@ class Ingest:
                 continue
             self.register.receiver(work.message.agent, work.message.epoch).forget([work.message.seq])
             self.metrics.refused.labels(code).inc()
-            session = self.register.live(work.message.agent)
-            if isinstance(session, Session):
+            if session := self._session(work.message.agent):
                 session.reject(work.message, code, detail)
 
     def _count(self, outcome: Outcome) -> None:

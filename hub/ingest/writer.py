@@ -37,7 +37,7 @@ LEAST_COST = 1 << 20
 ENOUGH_COST = MAX_COST // 2
 """Bytes of columns that are committed without waiting."""
 MAX_WORKS = 1024
-"""Things that one commit takes: the loop settles them in one go, some 30 ms."""
+"""Things that one commit takes: the loop settles them in one go."""
 ROW_COST = 400
 """Bytes of a row's columns that are not sent, because they are empty."""
 SENT_COST = 2

@@ -101,7 +101,12 @@ class _Feed:
 
     def __enter__(self) -> str:
         self._read, self._end = os.pipe()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the machine gives no thread now
+            os.close(self._read)
+            os.close(self._end)
+            raise OSError(str(error)) from None
         return f"/dev/fd/{self._read}"
 
     def __exit__(self, *_: object) -> None:

@@ -19,6 +19,9 @@ from protocol.columns import Columns, Dict, absent, nothing, stretch
 from protocol.messages import Batch
 from protocol.schema import NAMES, TABLES
 
+_FIRST = np.zeros(1, dtype="<u4")
+"""The code of a dictionary's only string."""
+
 
 def check(entry: Entry) -> None:
     """Raise BadBatch where a batch's columns have not the shape its table needs; of a sound one they have."""
@@ -47,7 +50,7 @@ def _with_origin(entry: Entry, commit: NDArray[Any], day: NDArray[Any]) -> Colum
     return {
         **_no_names(rows),
         **entry.columns,
-        "agent": Dict(_first(rows), (message.agent,)),
+        "agent": Dict(stretch(_FIRST, rows), (message.agent,)),
         "epoch": stretch(np.array([message.epoch], dtype="<u8"), rows),
         "seq": stretch(np.array([message.seq], dtype="<u8"), rows),
         "commit": stretch(commit, rows),
@@ -58,12 +61,3 @@ def _with_origin(entry: Entry, commit: NDArray[Any], day: NDArray[Any]) -> Colum
 @lru_cache(maxsize=512)
 def _no_names(rows: int) -> Columns:
     return {column.name: absent(column, rows) for column in NAMES}
-
-
-@lru_cache(maxsize=512)
-def _first(rows: int) -> NDArray[Any]:
-    """The code of a dictionary's only string."""
-    return stretch(_CODE, rows)
-
-
-_CODE = np.zeros(1, dtype="<u4")

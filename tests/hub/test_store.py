@@ -280,6 +280,21 @@ def test_a_block_that_the_engine_does_not_read_is_given_up(store: Store) -> None
     assert ask(store, "SELECT count() FROM packets") == [(20_000,)]
 
 
+def test_a_machine_without_threads_is_a_store_that_cannot_write_now(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = pipes()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(StoreError, match="can't start new thread"):
+            store.commit([packets(1)], NOW)
+    assert pipes() == before
+    assert store.commit([packets(1)], NOW) == 1
+
+
 def commit_until_it_fails(store: Store) -> int:
     for seq in range(1, 200):
         try:
