@@ -51,7 +51,7 @@ SETTINGS = {
     "fsync_part_directory": 1,
     "min_level_for_wide_part": 1,  # an insert writes and syncs 1 file of columns; a merge makes 200
     "merge_selector_base": 16,  # of 5: each row is merged less often, and there are up to three times the parts
-    "index_granularity_bytes": 4 << 20,  # of 10 MiB: merges hold a granule of each part, and rows may have long texts
+    "index_granularity_bytes": 2 << 20,  # of 10 MiB: merges hold a granule of each part, and rows may have long texts
     "merge_max_block_size_bytes": 1 << 20,  # of 10 MiB, for each part that is merged: rows may have long texts
     "non_replicated_deduplication_window": 0,  # a token would be logged before the part is published
     "max_bytes_to_merge_at_max_space_in_pool": 1 << 30,  # what retention by size drops at a time
