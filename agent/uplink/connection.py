@@ -42,9 +42,8 @@ from protocol.messages import (
 if TYPE_CHECKING:
     from agent.uplink.link import Uplink
 
-PING_INTERVAL = 3.0
-"""Seconds between two pings, or half the time after which an idle link without a pong has stalled."""
-STATUS_INTERVAL = 3.0
+HEARTBEAT = 3.0
+"""Seconds between two pings and reports, or half the time after which an idle link without a pong has stalled."""
 CLOSE_TIMEOUT = 1.0
 DOUBT_PATIENCE = 60.0
 """Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""
@@ -71,6 +70,7 @@ class Connection:
         self._held = False
         self._leaving = False
         self._echoes = 0
+        self._pong: asyncio.Future[float] | None = None
         self._answering: set[asyncio.Task[None]] = set()
         self._moved = 0.0  # when something was sent or came last
         self.unread = False  # whether it ended because the hub could not read what it was sent
@@ -208,7 +208,7 @@ class Connection:
     async def _converse(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            tasks = [group.create_task(work()) for work in (self._receive, self._transmit, self._ping, self._report)]
+            tasks = [group.create_task(work()) for work in (self._receive, self._transmit, self._report)]
             await tasks[1]  # leaving in good order ends here; everything else ends by an exception
             for task in (*tasks, *self._answering):
                 task.cancel()
@@ -297,40 +297,52 @@ class Connection:
     def _on_refuse(self, refuse: Refuse) -> None:
         raise Refused(refuse.code, refuse.detail, refuse.retry_after)
 
-    async def _ping(self) -> None:
-        assert self._ws is not None
-        view, ping = self.uplink.view, self.uplink.quality.ping
-        interval = min(PING_INTERVAL, self.uplink.config.stall_timeout / 2)
-        while failpoints.unwatched():
-            await asyncio.sleep(3600)
-        while True:
-            pong = await self._ws.ping()
-            ping.asked += 1
-            ping.answer(await pong)
-            view.pong = self._moved = monotonic()
-            await asyncio.sleep(interval)
-
     async def _report(self) -> None:
-        """Status every now and then, and an echo through the hub's queue, one at a time."""
+        """A ping with a status every now and then, which wake the hub once; and an echo through its queue."""
         assert self._ws is not None
-        view, config = self.uplink.view, self.uplink.config
+        config = self.uplink.config
+        interval = min(HEARTBEAT, config.stall_timeout / 2, config.echo_interval)
         await self._welcomed.wait()
-        next_echo = float("inf") if failpoints.unwatched() else monotonic() + config.echo_interval
+        next_echo = monotonic() + config.echo_interval
         while True:
             self._moved = monotonic()
+            if not failpoints.unwatched():
+                await self._ping()
             await self._ws.send(encode(self.uplink.status()))
-            if monotonic() >= next_echo and view.echo_sent == 0.0:
-                self._echoes += 1
-                self.uplink.quality.echo.asked += 1
-                view.echo_sent = monotonic()
-                next_echo = view.echo_sent + config.echo_interval
-                await self._ws.send(encode(Echo(self._echoes)))
+            if self._moved >= next_echo and not failpoints.unwatched() and await self._echo():
+                next_echo = self.uplink.view.echo_sent + config.echo_interval
             if self.uplink.outbox.bury_doubt(DOUBT_PATIENCE):
                 self._news.set()
             self._tell.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(STATUS_INTERVAL, config.echo_interval)):
+                async with asyncio.timeout(interval):
                     await self._tell.wait()
+
+    async def _ping(self) -> None:
+        """One at a time."""
+        assert self._ws is not None
+        if self._pong is None:
+            self.uplink.quality.ping.asked += 1
+            self._pong = asyncio.ensure_future(await self._ws.ping())
+            self._pong.add_done_callback(self._on_pong)
+
+    def _on_pong(self, pong: asyncio.Future[float]) -> None:
+        if not pong.cancelled() and pong.exception() is None:
+            self._pong = None
+            self.uplink.quality.ping.answer(pong.result())
+            self.uplink.view.pong = self._moved = monotonic()
+
+    async def _echo(self) -> bool:
+        """One at a time; whether it was sent."""
+        assert self._ws is not None
+        view = self.uplink.view
+        if view.echo_sent:
+            return False
+        self._echoes += 1
+        self.uplink.quality.echo.asked += 1
+        view.echo_sent = monotonic()
+        await self._ws.send(encode(Echo(self._echoes)))
+        return True
 
 
 def _telling(error: BaseException) -> BaseException:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 HELLO_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
-"""Seconds without any message after which a connection is a ghost; agents report every two."""
+"""Seconds without any message after which a connection is a ghost; agents report every three."""
 MAX_ECHOES = 16
 """Echoes of one agent that may be unanswered; agents ask one at a time."""
 MAX_REJECTED = 1024
