@@ -31,6 +31,8 @@ TABLES, LINES, COPIED = ("table", "wide"), ("json", "ndjson"), ("csv", "parquet"
 BINARY = ("parquet", "arrow")
 FRAMES = "pcapng"
 """Not of what is stored: the frames that agents recorded."""
+_LARGEST = {"flows": "flow.bytes", "calls": "call.latency"}
+"""What whoever wants the first rows, and not groups, may mean."""
 
 
 @click.command(epilog="Example: nodetap packets --since 5m tcp.port == 443 and ip.addr == 10.0.0.7")
@@ -87,6 +89,9 @@ def ask_grouped(
     ctx: click.Context, table: str, words: tuple[str, ...], by: str | None, top: int | None, given: Options
 ) -> int:
     """Ask for rows of a table, or with `by` for figures of groups of them; the exit code."""
+    if by is None and ctx.get_parameter_source("top") is ParameterSource.COMMANDLINE:
+        rows = f"--sort {_LARGEST[table]}:desc --limit {top}"
+        raise CliError(f"--top is for groups: name them with --by, or write {rows} for rows", USAGE)
     params = _params(words, given, table)
     if by is None:
         wanted = columns.of_fields(_names(given["fields"]), table) or columns.DEFAULT.get((table, given["output"]), ())

@@ -157,6 +157,18 @@ def test_a_wrong_field(hub: Hub, capfd: pytest.CaptureFixture[str], command: str
     assert "did you mean ip.src?" in err
 
 
+@pytest.mark.parametrize(("command", "field"), [("flows", "flow.bytes"), ("calls", "call.latency")])
+def test_so_many_groups_of_nothing(
+    hub: Hub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, field: str
+) -> None:
+    code, err = refused(hub, capfd, command, *ALL, "--top", "3")
+    rows = f"--sort {field}:desc --limit 3"
+    assert (code, err) == (2, f"nodetap: --top is for groups: name them with --by, or write {rows} for rows\n")
+    assert run(["--hub-url", hub.api, command, *ALL, *rows.split(), "-o", "csv"]) == 0
+    monkeypatch.setenv("NODETAP_TOP", "3")  # it is for `top`, `map` and groups: rows are asked for as ever
+    assert run(["--hub-url", hub.api, command, *ALL, "-o", "csv"]) == 0
+
+
 @pytest.mark.parametrize("cursor", ["abc", "", "eyJ4IjpbInBhY2tldHMiLDEsbnVsbF19", "A" * 5000, "é"])
 def test_a_wrong_cursor(hub: Hub, capfd: pytest.CaptureFixture[str], cursor: str) -> None:
     code, err = refused(hub, capfd, "follow", "--cursor", cursor)
