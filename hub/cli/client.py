@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, FilterError, HubLost
+from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, Doubtful, FilterError, HubLost
 from protocol.options import own_token
 
 CONNECT = 5.0
@@ -135,9 +135,15 @@ class Client:
         self._http.close()
 
     def change(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
-        """The JSON value that comes of PUT or DELETE at `path`. Raises CliError."""
-        with self.stream(path, params, method=method) as (_, chunks):
-            return self.read(path, b"".join(chunks))
+        """The JSON value that comes of PUT or DELETE at `path`. Raises CliError; Doubtful where the answer was lost."""
+        try:
+            with self.stream(path, params, method=method) as (_, chunks):
+                return self.read(path, b"".join(chunks))
+        except CliError as error:
+            if not error.doubtful:
+                raise
+            why = str(error).partition("; ")[0]
+            raise Doubtful(f"{why}; changed or not: see `nodetap configure`, or change it again") from error
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """The JSON object at `path`. Raises CliError."""
@@ -212,17 +218,19 @@ class Client:
     def lost(self, error: Exception) -> HubLost:
         """A failed connection in words."""
         if isinstance(error, httpx.ConnectTimeout):
-            return self.unresponsive("no connection")
+            return self.unresponsive("no connection", doubtful=False)
         if isinstance(error, httpx.ConnectError):
             reason = " ".join(str(error).split()) or type(error).__name__
             hint = "check --hub-url and --tls-ca" if "SSL" in reason.upper() else "start one with `nodetap up`"
-            return HubLost(f"cannot reach the hub at {self.url}: {reason}; {hint} or name another with --hub-url")
+            told = f"cannot reach the hub at {self.url}: {reason}; {hint} or name another with --hub-url"
+            return HubLost(told, doubtful=False)
         most = f", for less where it is long (this hub sends at most {self.most})" if self.most else ""
         return HubLost(f"the hub at {self.url} broke off its answer: {error or type(error).__name__}; ask again{most}")
 
-    def unresponsive(self, what: str) -> HubLost:
+    def unresponsive(self, what: str, doubtful: bool = True) -> HubLost:
         """A hub that holds its port and says nothing."""
-        return HubLost(f"hub unresponsive: {self.url} takes connections and does not answer ({what}); see its log")
+        told = f"hub unresponsive: {self.url} takes connections and does not answer ({what}); see its log"
+        return HubLost(told, doubtful=doubtful)
 
 
 class _Pump:
@@ -327,9 +335,10 @@ def explain(told: Mapping[str, Any], text: str, url: str) -> CliError:
     if code in _USAGE_CODES:
         return CliError(str(detail), USAGE)
     if status in (429, 503):
-        return HubLost(f"the hub at {url} cannot answer now: {detail}; ask again in a moment")
+        later = f"the hub at {url} cannot answer now: {detail}; ask again in a moment"
+        return HubLost(later, doubtful=code == "store_error")
     if code == "query_timeout":
         return CliError(f"the query took too long: {detail}; ask for less with --since, --until or a filter")
     if code is None and status == 404:
         return CliError(f"{url} is no nodetap hub, or of another version: HTTP status 404; check --hub-url")
-    return CliError(f"the hub at {url} failed: {detail}; see its log")
+    return CliError(f"the hub at {url} failed: {detail}; see its log", doubtful=True)

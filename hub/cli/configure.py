@@ -72,6 +72,7 @@ def _print(told: dict[str, Any], output: str) -> None:
     for name in sorted(told["wishes"].keys() - connected):
         note(f"kept for {name}, which is not connected")
     for each in told.get("failed", ()):
-        note(f"not changed at the hub {each['hub']}: {each['reason']}")
+        changed, todo = ("changed or not", "; see `nodetap configure`") if each["doubtful"] else ("not changed", "")
+        note(f"{changed} at the hub {each['hub']}: {each['reason']}{todo}")
     if waiting := told.get("waiting"):
         note(f"no answer yet from {', '.join(waiting)}")

@@ -12,15 +12,26 @@ AROUND = 150
 
 
 class CliError(Exception):
-    """The command cannot go on. `str(error)` says what happened and what to do; `code` is the exit code."""
+    """The command cannot go on. `str(error)` says what happened and what to do; `code` is the exit code.
 
-    def __init__(self, message: str, code: int = UNREACHABLE) -> None:
+    `doubtful`: the hub may have done what was asked of it for all that.
+    """
+
+    def __init__(self, message: str, code: int = UNREACHABLE, *, doubtful: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.doubtful = doubtful
 
 
 class HubLost(CliError):
     """The hub cannot be reached, fell silent or broke off: trying again may help."""
+
+    def __init__(self, message: str, *, doubtful: bool = True) -> None:
+        super().__init__(message, doubtful=doubtful)
+
+
+class Doubtful(CliError):
+    """A change that may have been made or not, as its answer was lost."""
 
 
 class FilterError(CliError):

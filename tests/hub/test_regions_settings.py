@@ -19,8 +19,12 @@ from hub.cli.main import run
 class Played:
     """A hub with these agents, on their nodes; it refuses every change for which it has a `reason`."""
 
-    def __init__(self, *agents: str, status: int = 0, reason: str = "", wishes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *agents: str, status: int = 0, code: str | None = None, reason: str = "", wishes: tuple[str, ...] = ()
+    ) -> None:
         self.agents, self.status, self.reason = agents, status, reason
+        self.code = code or {400: "bad_setting"}.get(status)
+        self.loses = False
         self.wishes = {name: {"detail": "flows"} for name in wishes}
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.url = ""
@@ -29,11 +33,7 @@ class Played:
         if method != "GET":
             self.asked.append((method, asked))
             if self.status:
-                return self.status, {
-                    "code": {400: "bad_setting"}.get(self.status),
-                    "detail": self.reason,
-                    "status": self.status,
-                }
+                return self.status, {"code": self.code, "detail": self.reason, "status": self.status}
             self.wishes[asked["agent"]] = {name: text for name, text in asked.items() if name != "agent"}
         rows = [
             {"agent": name, "node": f"node-{name}", "settings": {"filter": "", "detail": "packets", "l7": "all"},
@@ -48,6 +48,8 @@ def _handler(hub: Played) -> type[BaseHTTPRequestHandler]:
         def _do(self) -> None:
             query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
             status, value = hub.answer(self.command, query)
+            if self.command != "GET" and hub.loses:
+                return  # the connection ends, without an answer
             body = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -65,12 +67,13 @@ def _handler(hub: Played) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def playing(*hubs: Played) -> Iterator[list[str]]:
-    """Their URLs."""
+    """Their URLs; afterwards nobody listens there."""
     with ExitStack() as stack:
         for hub in hubs:
             server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
             thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
+            stack.callback(server.server_close)
             stack.callback(thread.join, 10)
             stack.callback(server.shutdown)
             hub.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -155,3 +158,31 @@ def test_where_it_was_not_changed_is_said(capfd: Any) -> None:
         assert configure([away, *urls[:2]], "--bpf", "tcp", "-o", "json") == 1
         told = json.loads(capfd.readouterr().out)
         assert [each["hub"] for each in told["failed"]] == [away, urls[1]]
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, None), (500, "internal"), (503, "store_error"), (504, None)])
+def test_a_change_whose_answer_is_lost_may_have_been_made(capfd: Any, status: int, code: str | None) -> None:
+    first, second = Played("a"), Played("b", status=status, code=code, reason="later")
+    second.loses = not status
+    with playing(first, second) as urls:
+        assert configure(urls[1:], "--bpf", "tcp") == 3
+        err = capfd.readouterr().err
+        assert err.endswith("; changed or not: see `nodetap configure`, or change it again\n")
+        assert (err.count("\n"), urls[1] in err) == (1, True)
+        assert configure(urls, "--bpf", "tcp") == 1
+        out = capfd.readouterr().out
+        assert f"\nchanged or not at the hub {urls[1]}: " in out
+        assert out.endswith("; see `nodetap configure`\n")
+        assert configure(urls, "--reset", "-o", "json") == 1
+        told = json.loads(capfd.readouterr().out)
+        assert [(each["hub"], each["doubtful"]) for each in told["failed"]] == [(urls[1], True)]
+        assert [row["agent"] for row in told["agents"]] == ["a"]  # what the other's are is not known
+    assert [len(hub.asked) for hub in (first, second)] == [2, 3]
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "not_allowed"), (429, "too_many"), (503, "busy"), (503, None)])
+def test_a_change_that_was_not_begun_was_not_made(capfd: Any, status: int, code: str | None) -> None:
+    with playing(Played("a", status=status, code=code, reason="later")) as urls:
+        assert configure(urls, "--bpf", "tcp") == 3
+    assert configure(urls, "--bpf", "tcp") == 3  # nobody is there any more
+    assert "changed" not in capfd.readouterr().err

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hub.cli.errors import NEGATIVE, USAGE, CliError
+from hub.cli.errors import NEGATIVE, USAGE, CliError, Doubtful
 from hub.cli.regions import said
 from hub.cli.regions.hubs import short
 
@@ -22,11 +22,13 @@ PATH = "/v1/configure"
 def change(regions: Regions, method: str, asked: Mapping[str, Any]) -> said.Answer:
     """The settings everywhere after the change, and in `failed` the hubs where it was not made, or may not have been.
 
-    Raises CliError where no hub answers or has the agent, and where the first one refuses: then nothing was changed.
+    What is `doubtful` there may have been made, and the settings of that hub are not shown. Raises CliError where no
+    hub answers or has the agent, and where the first one refuses: then nothing was changed.
     """
     outcomes = regions.outcomes(PATH, {})
     name = str(asked.get("agent") or "*")
     failed = {url: told for url, told in outcomes.items() if isinstance(told, str)}
+    doubtful: set[str] = set()
     mine = [client for client in regions.each if _has(outcomes[client.url], name)]
     if not mine:
         away = f" that answers (missing: {', '.join(failed)})" if failed else ""
@@ -38,10 +40,14 @@ def change(regions: Regions, method: str, asked: Mapping[str, Any]) -> said.Answ
             if error.code == USAGE and not place:
                 raise
             failed[client.url] = short(error, client.url)
+            if isinstance(error, Doubtful):
+                outcomes[client.url] = failed[client.url]
+                doubtful.add(client.url)
             if error.code == USAGE:
                 failed |= {other.url: f"not asked, as {client.url} refused" for other in mine[place + 1 :]}
                 break
-    return said.configure(outcomes) | {"failed": [{"hub": url, "reason": why} for url, why in failed.items()]}
+    told = [{"hub": url, "reason": why, "doubtful": url in doubtful} for url, why in failed.items()]
+    return said.configure(outcomes) | {"failed": told}
 
 
 def _has(told: said.Outcome, name: str) -> bool:
