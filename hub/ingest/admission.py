@@ -1,4 +1,4 @@
-"""Who may connect now: so many handshakes a second, so many at once; the rest is told when to come again.
+"""Who may connect now: so many handshakes a second; the rest is told when to come again.
 
 Pure: `now` is seconds of any monotonic clock. A herd that comes back at once is told times one after the other, at half
 the rate at which we take connections: the other half is for those who come by themselves.
@@ -13,8 +13,6 @@ RATE = 100.0
 """Connections a second: a handshake, hello and welcome cost about 2 ms, and the agents that stream want the rest."""
 BURST = 50.0
 """Connections that may come at once after a quiet time."""
-MAX_GREETING = 200
-"""Connections that have not said hello yet."""
 LONGEST = 30.0
 """Seconds after which those who were turned away may come again at the latest, before jitter."""
 
@@ -28,12 +26,12 @@ class Admission:
     _seen: float | None = None
     _slot: float = 0.0  # the latest time that somebody was told
 
-    def ask(self, greeting: int, now: float) -> int:
-        """0 where one more may connect while `greeting` are at it; else the seconds after which it may ask again."""
+    def ask(self, now: float) -> int:
+        """0 where one more may connect; else the seconds after which it may ask again."""
         since = now - self._seen if self._seen is not None else 0.0
         self._seen = now
         self._tokens = min(BURST, self._tokens + since * RATE)
-        if self._tokens >= 1.0 and greeting < MAX_GREETING:
+        if self._tokens >= 1.0:
             self._tokens -= 1.0
             return 0
         return self.later(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -12,14 +13,16 @@ from hub.ingest.budget import Budget
 
 class Inlet(ServerConnection):
     """A connection of the agents' listener. `buffered` are bytes read and not taken by the session yet: whole frames,
-    and the beginning of one; `held` adds those of its batches in the writer's queue, which the session keeps."""
+    and the beginning of one; `held` adds those of its batches in the writer's queue, which the session keeps.
+
+    `waits` while the budget has it not read. (`paused` is the base's word for a peer that does not read us.)"""
 
     def __init__(self, budget: Budget, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.budget = budget
         self.buffered = 0
         self.outstanding = 0
-        self.paused = False
+        self.waits = False
         self._frames = 0
         self._over = False
 
@@ -27,6 +30,11 @@ class Inlet(ServerConnection):
     def held(self) -> int:
         """Bytes of the budget that this connection's agent takes."""
         return self.buffered + self.outstanding
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport, once."""
+        super().connection_made(transport)
+        self.recv_messages.resume = self._read_on
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
@@ -58,11 +66,15 @@ class Inlet(ServerConnection):
 
     def pause(self) -> None:
         """Read nothing more."""
-        self.paused = True
+        self.waits = True
         self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on, unless the session has not yet taken what is there."""
-        self.paused = False
-        if not self.recv_messages.paused:
+        """Read on."""
+        self.waits = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Once the budget has room and the session has taken what is there."""
+        if not self.waits and not self.recv_messages.paused:
             self.transport.resume_reading()

@@ -70,7 +70,6 @@ class Ingest:
         self.draining = False
         self.budget = Budget()
         self._admission = Admission()
-        self._greeting = 0
         self._beating: asyncio.Task[None] | None = None
         self.tokens = tokens
         self._accounts = accounts
@@ -217,7 +216,7 @@ class Ingest:
                 why = f"the role {token.role} sends nothing" if token else "the token is missing or wrong"
                 return self._bad_token(connection, why)
         full = self.draining or len(self._sessions) >= MAX_CONNECTIONS
-        wait = self._admission.later(monotonic()) if full else self._admission.ask(self._greeting, monotonic())
+        wait = self._admission.later(monotonic()) if full else self._admission.ask(monotonic())
         if wait:
             return self._busy(connection, wait, "come again later")
         if self._accounts is not None:  # last: it asks another server

@@ -167,7 +167,7 @@ class Session:
 
     def look(self, now: float) -> None:
         """End the connection where no message came for SILENCE_TIMEOUT, although it was read."""
-        if self._socket.paused:
+        if self._socket.waits:
             self._heard = now
         elif self.agent and now - self._heard > SILENCE_TIMEOUT:
             self._silent = True
