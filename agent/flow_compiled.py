@@ -14,6 +14,7 @@ from agent import flow_seq, kernel
 from agent.flow_items import EARLIEST, KEEP_NS, LATEST, NAMES, NEVER, SHOWN, Records
 from agent.flow_keys import IP_LAYERS, L2_LAYERS, WORDS, Words
 from agent.flow_store import Store, by_name
+from protocol.built import address, complain
 from protocol.columns import Array, Columns
 
 COLUMNS = {
@@ -54,7 +55,7 @@ def load(store: Store, seeds: Words, active_ns: int, idle_ns: int) -> Compiled |
     if library is None:
         return None
     if library.nodetap_flow_words().decode().split() != ours():
-        kernel.complain("the compiled kernel is not used for flows: its records have other words")
+        complain("the compiled kernel is not used for flows: its records have other words")
         return None
     return Compiled(library, store, seeds, active_ns, idle_ns)
 
@@ -73,12 +74,12 @@ class Compiled:
         self._index, self._spare = np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.int64)
         self._keys, self._ended = np.empty((ROOM, WORDS), np.uint64), np.empty((ROOM, len(NAMES)), np.int64)
         self._state = np.zeros(len(_MEMBERS), dtype=np.int64)
-        self._at = kernel.address(self._state)
+        self._at = address(self._state)
         self._set(
-            ended_keys=kernel.address(self._keys),
-            ended=kernel.address(self._ended),
+            ended_keys=address(self._keys),
+            ended=address(self._ended),
             room=ROOM,
-            seeds=kernel.address(seeds),
+            seeds=address(seeds),
         )
         self._set(ip_layers=IP_LAYERS, l2_layers=L2_LAYERS, shown=SHOWN, needed=int(flow_seq.NEEDED))
         self._set(active=active_ns, idle=idle_ns, keep=max(KEEP_NS, idle_ns))
@@ -101,9 +102,9 @@ class Compiled:
             for name, kind in COLUMNS.items()
         ]
         rows, row, ended = len(codes), 0, []
-        self._state[: len(values) + 1] = [rows, *map(kernel.address, values)]
+        self._state[: len(values) + 1] = [rows, *map(address, values)]
         self._set(
-            interfaces=kernel.address(numbers),
+            interfaces=address(numbers),
             flow_only=flow_only,
             last_time=last_time or 0,
             timed=last_time is not None,
@@ -127,10 +128,10 @@ class Compiled:
         if len(self._index) <= slots or self._get("slots") != slots:
             self._index = np.empty(1 << (2 * slots + 1).bit_length(), dtype=np.uint32)
             self._spare = store.spare()
-            self._set(keys=kernel.address(store.keys), records=kernel.address(store.rows))
-            self._set(states=kernel.address(store.states), alive=kernel.address(store.alive))
-            self._set(spare=kernel.address(self._spare), spares=len(self._spare))
-            self._set(slots=slots, index=kernel.address(self._index), mask=len(self._index) - 1)
+            self._set(keys=address(store.keys), records=address(store.rows))
+            self._set(states=address(store.states), alive=address(store.alive))
+            self._set(spare=address(self._spare), spares=len(self._spare))
+            self._set(slots=slots, index=address(self._index), mask=len(self._index) - 1)
             self._make_index(self._at)
 
     def _set(self, **members: int) -> None:

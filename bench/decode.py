@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.kernel import VARIABLE
 from agent.kernel import load as kernel
 from bench.capture import Capture
 from bench.race import Entrant, Result, race
 from bench.table import Figure, at_least
+from protocol.built import VARIABLE
 
 HERE = Path(__file__).resolve().parent
 AGENT = Path(sys.executable).with_name("nodetap-agent")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agent import kernel
 from agent.capture import Block, Interface, pick
 from agent.capture.chain import words
+from protocol import built
 
 Endpoint = int | tuple[str, int]
 """A TCP port of anybody's, or an address and a port there."""
@@ -108,8 +109,8 @@ class OwnTraffic:
         data, offset, likely = block.data, np.ascontiguousarray(block.offset), np.empty(len(block), dtype=np.bool_)
         tails = np.array([*self._tails[4], *self._tails[16]], dtype=np.uint32)
         library.nodetap_own(
-            kernel.address(data), len(data), kernel.address(offset), len(offset),
-            kernel.address(tails), len(self._tails[4]), len(self._tails[16]), kernel.address(likely),
+            built.address(data), len(data), built.address(offset), len(offset),
+            built.address(tails), len(self._tails[4]), len(self._tails[16]), built.address(likely),
         )  # fmt: skip
         return likely
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from agent import kernel
 from agent.capture import CaptureError, NoRights
 from agent.capture.chain import words
+from protocol.built import address
 
 BLOCK_BYTES = 1 << 20
 """Bytes of a ring block: the largest frame (a segment of 64 KiB before it is cut, or more with BIG TCP) fits easily."""
@@ -175,9 +176,9 @@ def read_blocks(data: NDArray[np.uint8], places: list[int]) -> Frames:
     room = sum(_numbers(data, at + _COUNT, 1)[0] for at in places)
     arrays = {name: np.empty(room, dtype) for name, dtype in _FRAMES.items()}
     begins = np.array(places, "=i8")
-    where = [kernel.address(array) for array in (data, begins, *arrays.values())]
+    where = [address(array) for array in (data, begins, *arrays.values())]
     ring = np.array([*where[:2], len(places), min(BLOCK_BYTES, len(data)), room, *where[2:], 0], "=i8")
-    count = library.nodetap_ring(kernel.address(ring))
+    count = library.nodetap_ring(address(ring))
     frames: dict[str, Any] = {name: array[:count] for name, array in arrays.items()}
     return Frames(**{**frames, "vlan": frames["vlan"] if ring[-1] else None})
 

@@ -99,11 +99,11 @@ def _print_all(source: FileSource, printer: Any, engine: Any, frames: Counter[in
     """Decode and print until the source is done; `frames` counts them by interface."""
     import numpy as np
 
-    from agent import kernel
     from agent.decode.decoder import Decoder
+    from protocol.built import complaints
 
     decoder = Decoder(source.interfaces)
-    for complaint in kernel.complaints:
+    for complaint in complaints:
         click.echo(f"nodetap-agent decode: slower than need be: {complaint}", err=True)
     out, count = sys.stdout.buffer, 0
     while not source.done:

@@ -149,9 +149,9 @@ def hub_endpoints(hubs: tuple[str, ...]) -> list[tuple[str, int]]:
 
 def run_to_end(agent: Any) -> int:
     """Run an agent; its exit code, 2 where its metrics cannot be shown."""
-    from agent import kernel
+    from protocol.built import complaints
 
-    for complaint in kernel.complaints:
+    for complaint in complaints:
         agent.log.warning("slower than need be", reason=complaint)
     try:
         return int(agent.run())

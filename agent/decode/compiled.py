@@ -10,6 +10,7 @@ import numpy as np
 from agent import kernel
 from agent.decode import kinds
 from agent.decode.walk import MAX_LAYERS, PLAIN, TUNNELS, Array, Walk
+from protocol.built import address, complain
 from protocol.schema import PACKETS, Has
 
 TABLES = (
@@ -30,7 +31,7 @@ def load() -> Compiled | None:
         return None
     theirs = library.nodetap_tables().decode().split()
     if wrong := set(theirs) - ours():
-        kernel.complain(f"the compiled kernel is not used: it has {', '.join(sorted(wrong))}")
+        complain(f"the compiled kernel is not used: it has {', '.join(sorted(wrong))}")
         return None
     return Compiled(library, [word[7:].partition("=")[0] for word in theirs if word.startswith("column.")])
 
@@ -53,7 +54,7 @@ class Compiled:
         self._walk = library.nodetap_walk
         names = [column.name for column in PLAIN]
         self._columns = np.array([names.index(name) for name in columns])
-        self._tables = [kernel.address(table) for table in TABLES]
+        self._tables = [address(table) for table in TABLES]
 
     def run(self, walk: Walk, kind: Array) -> None:
         """Walk every frame as far as the kernel knows its layers; the others stand where they were left.
@@ -69,7 +70,7 @@ class Compiled:
         row = 0
         while row < walk.n:
             used[:] = 0
-            row = self._walk(kernel.address(state), row)
+            row = self._walk(address(state), row)
             for (name, (rows, values)), count in zip(lists.items(), used, strict=True):
                 if count:
                     walk.append(name, rows[:count].copy(), values[:count].copy())
@@ -80,18 +81,18 @@ class Compiled:
     def _state(self, walk: Walk, kind: Array, lists: dict[str, tuple[Array, Array]], used: Array) -> Iterator[int]:
         """The members of `struct walk`, in its order, up to the columns."""
         yield from (
-            kernel.address(walk.data),
+            address(walk.data),
             len(walk.data),
             walk.n,
-            kernel.address(walk.off),
-            kernel.address(walk.cap),
-            kernel.address(walk.end),
-            kernel.address(kind),
+            address(walk.off),
+            address(walk.cap),
+            address(walk.end),
+            address(kind),
         )
         payloads = walk.payloads
-        yield from (0, 0) if payloads is None else (kernel.address(payloads.start), kernel.address(payloads.length))
+        yield from (0, 0) if payloads is None else (address(payloads.start), address(payloads.length))
         for place, (rows, values) in enumerate(lists.values()):
-            yield from (kernel.address(rows), kernel.address(values), kernel.address(used[place:]))
+            yield from (address(rows), address(values), address(used[place:]))
         yield walk.n + MAX_LAYERS
         yield from self._tables
-        yield kernel.address(walk.tunnels)
+        yield address(walk.tunnels)

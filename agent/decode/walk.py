@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import kernel
 from agent.capture import Block
 from agent.decode.kinds import ETHERTYPE, Kind
+from protocol.built import address
 from protocol.columns import NUMPY, Columns, Dict, Lists, absent, cut, empty
 from protocol.schema import PACKETS, Has
 
@@ -85,7 +85,7 @@ class Sheet:
         self.left = rows
         """Rows that nobody has taken."""
         self._columns: dict[str, Any] = {column.name: empty(column, rows) for column in PLAIN}
-        self._addresses = np.array([kernel.address(array) for array in self._columns.values()], dtype=np.int64)
+        self._addresses = np.array([address(array) for array in self._columns.values()], dtype=np.int64)
         self._widths = np.array([array.strides[0] for array in self._columns.values()])
 
     def take(self, rows: int) -> tuple[Columns, Array]:

@@ -12,9 +12,6 @@ import ctypes
 from pathlib import Path
 
 from protocol import built
-from protocol.built import VARIABLE, address, complain, complaints
-
-__all__ = ["FOLDER", "VARIABLE", "address", "complain", "complaints", "load"]
 
 FOLDER = Path(__file__).parent
 

@@ -13,6 +13,7 @@ from agent import flow_keys, flow_seq, kernel
 from agent.flow_cuts import FIN_FIRST, FIN_SECOND, RESET
 from agent.flow_items import KEEP_NS
 from agent.flows import FlowTable
+from protocol.built import VARIABLE
 from protocol.columns import Columns, Dict, empty
 from protocol.packing import pack_columns
 from protocol.schema import FLOWS, PACKETS, Has
@@ -35,7 +36,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip("the kernel is not built or not wanted")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "numpy":
-            patch.setenv(kernel.VARIABLE, "off")
+            patch.setenv(VARIABLE, "off")
         yield
 
 

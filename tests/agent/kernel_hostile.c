@@ -5,36 +5,15 @@
  * TABLES are the kernel's six tables one after the other, FRAMES are lengths (4 bytes, this machine's order) each with
  * so many bytes. Each frame is damaged anew COUNT / frames times, and walked from every kind of layer in turn.
  */
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../../agent/kernel/kernel.h"
+#include "../hostile.h"
 
 #define ROOM (MAX_LAYERS + 1)
 #define LAST_KIND 44
 
 int64_t nodetap_walk(struct walk *w, int64_t row);
-
-static uint64_t seed = 88172645463325252u;
-
-static uint32_t chance(uint32_t below) {
-    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-    return (uint32_t)(seed >> 16) % below;
-}
-
-static uint8_t *contents(const char *name, size_t *size) {
-    FILE *file = fopen(name, "rb");
-    if (!file || fseek(file, 0, SEEK_END))
-        exit(2);
-    *size = (size_t)ftell(file);
-    uint8_t *bytes = malloc(*size);
-    rewind(file);
-    if (fread(bytes, 1, *size, file) != *size)
-        exit(2);
-    fclose(file);
-    return bytes;
-}
 
 static const uint8_t numbers[] = {0, 1, 4, 6, 17, 41, 43, 44, 47, 51, 58, 60, 97, 132, 136, 137, 0x45, 0x4F, 0x60, 0xFF};
 
@@ -50,7 +29,7 @@ static void walk_one(struct walk *w, const uint8_t *frame, uint32_t length, uint
     memcpy(data, frame, length);
     damage(data, length);
     if (!chance(3) && length) {
-        data = realloc(data, length = 1 + chance(length));
+        data = realloc(data, length = 1 + (uint32_t)chance(length));
         cap = length;
     }
     w->data = data, w->size = length, w->off = &off, w->cap = &cap, w->end = &end, w->kind = &kind;

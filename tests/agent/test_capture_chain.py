@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import kernel
 from agent.capture import chain
 from agent.capture.chain import Law, find_records
+from protocol.built import VARIABLE
 
 PCAP, PCAPNG = Law("<u4", 8, 16, 16, 1), Law(">u4", 4, 0, 12, 4)
 
@@ -31,6 +31,6 @@ def test_records_are_found_where_they_were_put(law: Law, way: str, lengths: list
     raw, places = b"".join(parts), list(accumulate((len(part) for part in parts), initial=0))
     data, end = np.frombuffer(raw, dtype=np.uint8), len(raw) - law.header + 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(kernel.VARIABLE, way)
+        patch.setenv(VARIABLE, way)
         patch.setattr(chain, "ROOM", room)
         assert find_records(raw, data, law, 0, end).tolist() == places[:-1][:room]

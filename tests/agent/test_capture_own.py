@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import kernel
 from agent.capture import Block, Interface
 from agent.capture.own import Endpoint, OwnTraffic, drop_own
+from protocol.built import VARIABLE
 
 HUB, HUB6, OTHER = "192.0.2.9", "2001:db8::9", "192.0.2.7"
 INTERFACES = [Interface("eth0", 1), Interface("tun0", 101), Interface("any", 113)]
@@ -114,6 +114,6 @@ def test_the_quick_look_misses_nothing(frames: list[bytes], endpoints: list[Endp
     for with_kernel in ("", "off"):
         quick = OwnTraffic(INTERFACES[:1], endpoints)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(kernel.VARIABLE, with_kernel)
+            patch.setenv(VARIABLE, with_kernel)
             assert quick.drop(block).offset.tolist() == left
         assert thorough.dropped == quick.dropped

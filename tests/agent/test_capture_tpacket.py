@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent import kernel
 from agent.capture.members import Known, sort_out
 from agent.capture.tpacket import BLOCK_BYTES, Frames, count_ready, find_frames, read_blocks, read_frames
+from protocol.built import VARIABLE
 
 SECOND = 1_700_000_000
 
@@ -61,7 +62,7 @@ def test_blocks_are_read_alike_with_the_kernel_and_without(frames: list[tuple[by
     places = [number * BLOCK_BYTES for number in range(more + 1)]
     found = as_lists(read_blocks(data, places))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(kernel.VARIABLE, "off")
+        patch.setenv(VARIABLE, "off")
         assert as_lists(read_blocks(data, places)) == found
 
 

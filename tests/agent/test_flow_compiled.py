@@ -17,6 +17,7 @@ from agent.capture import pick
 from agent.decode.decoder import Decoder
 from agent.flow_store import Store
 from agent.flows import FlowTable
+from protocol.built import VARIABLE, complaints
 from tools.fidelity import captures
 
 pytestmark = pytest.mark.skipif(kernel.load() is None, reason="the kernel is not built or not wanted")
@@ -41,7 +42,7 @@ talk = st.builds(
 
 def numpy_table(*laws: int) -> FlowTable:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(kernel.VARIABLE, "off")
+        patch.setenv(VARIABLE, "off")
         return FlowTable(*laws)
 
 
@@ -105,7 +106,7 @@ def test_more_new_keys_and_more_ends_than_there_is_room_for() -> None:
 def test_words_that_are_not_ours_turn_the_kernel_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_compiled, "NAMES", flow_compiled.NAMES[1:])
     assert flow_compiled.load(Store(), np.zeros(6, np.uint64), 1, 1) is None
-    assert "other words" in kernel.complaints.pop()
+    assert "other words" in complaints.pop()
 
 
 def test_what_is_read_of_a_block_has_the_types_of_the_columns() -> None:

@@ -22,6 +22,7 @@ from agent.capture.pcap import MAGICS
 from agent.decode import compiled
 from agent.decode.kinds import Kind
 from agent.decode.walk import MAX_LAYERS, Walk
+from protocol.built import VARIABLE, complaints
 from tools.fidelity import captures
 
 pytestmark = pytest.mark.skipif(kernel.load() is None, reason="the kernel is not built or not wanted")
@@ -84,7 +85,7 @@ def test_the_tables_are_those_of_the_sources():
 def test_a_table_that_is_not_ours_turns_the_kernel_off(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled, "MAX_LAYERS", 7)
     assert compiled.load() is None
-    assert "max_layers=48" in kernel.complaints.pop()
+    assert "max_layers=48" in complaints.pop()
 
 
 PCAP, PCAPNG = Law("<u4", 8, 16, 16, 1), Law(">u4", 4, 0, 12, 4)
@@ -104,7 +105,7 @@ def test_chains_are_those_that_python_walks(law: Law, lengths: list[int], place:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chain, "ROOM", room)
         found = find_records(raw, data, law, place, end)
-        patch.setenv(kernel.VARIABLE, "off")
+        patch.setenv(VARIABLE, "off")
         assert found.tolist() == find_records(raw, data, law, place, end).tolist()
 
 
@@ -127,7 +128,7 @@ def test_pcap_files_are_those_that_numpy_reads(magic: bytes, lengths: list[int],
         file.flush()
         patch.setattr(pcap, "ROOM", room)
         found = _read(file.name)
-        patch.setenv(kernel.VARIABLE, "off")
+        patch.setenv(VARIABLE, "off")
         assert found == _read(file.name)
 
 

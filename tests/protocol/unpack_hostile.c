@@ -6,36 +6,14 @@
  * its pointers, the specs, the bytes of the names and how many. BODIES are a table's number, rows and a size, each with
  * so many bytes. Each body is taken as it is once, then damaged anew COUNT / bodies times.
  */
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "../../protocol/kernel/table.h"
+#include "../hostile.h"
 
 #define TABLES 3
 #define FOUND 9 /* words of `struct found` */
 
 int64_t nodetap_unpack(const struct table *table, const uint8_t *body, int64_t size, int64_t rows, uint8_t *arena,
                        int64_t arena_size, void *found);
-
-static uint64_t seed = 88172645463325252u;
-
-static uint64_t chance(uint64_t below) {
-    seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-    return (seed >> 16) % below;
-}
-
-static uint8_t *contents(const char *name, size_t *size) {
-    FILE *file = fopen(name, "rb");
-    if (!file || fseek(file, 0, SEEK_END))
-        exit(2);
-    *size = (size_t)ftell(file);
-    uint8_t *bytes = malloc(*size);
-    rewind(file);
-    if (fread(bytes, 1, *size, file) != *size)
-        exit(2);
-    fclose(file);
-    return bytes;
-}
 
 static int64_t number(const uint8_t **at) {
     int64_t value;
