@@ -163,6 +163,8 @@ class News:
             self._tell(f"capturing from {plural(len(agents), 'agent')}; Ctrl-C ends it")
         for name in sorted(missing.keys() - self._missing):
             self._tell(f"{name} missing ({why(missing[name])})")
+        for name in sorted({who(hub) for hub in said.get("hubs", ())} & self._missing - missing.keys()):
+            self._tell(f"{name} is back")
         for name in sorted(agents - before):
             self._tell(f"{name} takes part")
         for name in sorted(before - agents - missing.keys() - set(said["waiting"])):

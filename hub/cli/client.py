@@ -248,7 +248,9 @@ class _Pump:
 
     def _run(self, method: str, path: str, params: Mapping[str, Any]) -> None:
         try:
-            with self._client._http.stream(method, path, params=params) as response:
+            # whoever waits gives up before; so nothing stays behind of questions to a hub that is frozen
+            timeout = httpx.Timeout(self._silence and 2 * self._silence, connect=CONNECT)
+            with self._client._http.stream(method, path, params=params, timeout=timeout) as response:
                 self._client.most = response.headers.get("nodetap-most", "")
                 self._put(Head(response.status_code, response.headers))
                 for chunk in response.iter_bytes():
@@ -334,9 +336,10 @@ def explain(told: Mapping[str, Any], text: str, url: str) -> CliError:
         return CliError(str(detail), NEGATIVE)
     if code in _USAGE_CODES:
         return CliError(str(detail), USAGE)
-    if status in (429, 503):
+    proxy = code is None and status in (502, 504)  # its hub is away, or was in the middle of it
+    if status in (429, 503) or proxy:
         later = f"the hub at {url} cannot answer now: {detail}; ask again in a moment"
-        return HubLost(later, doubtful=code == "store_error")
+        return HubLost(later, doubtful=proxy or code == "store_error")
     if code == "query_timeout":
         return CliError(f"the query took too long: {detail}; ask for less with --since, --until or a filter")
     if code is None and status == 404:

@@ -55,6 +55,11 @@ SAMPLE = {
 """A row as wide as they come: rows arrive one by one and cannot be measured beforehand."""
 
 
+def pause(failures: int) -> float:
+    """Seconds until a hub is tried again that was lost so many times in a row: full jitter below a bound."""
+    return random.uniform(0, min(BACKOFF_MAX, BACKOFF_BASE * 2 ** min(failures, 10)))
+
+
 class Follower:
     """One following: rows out, the position kept, connections made anew.
 
@@ -101,7 +106,7 @@ class Follower:
                 if self.over:
                     return
                 self._judge(error)
-            time.sleep(random.uniform(0, min(BACKOFF_MAX, BACKOFF_BASE * 2**self._failures)))
+            time.sleep(pause(self._failures))
 
     def _connection(self) -> Iterator[bytes]:
         cursor = self.cursor

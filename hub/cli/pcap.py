@@ -116,7 +116,9 @@ def sentence(answer: dict[str, Any], lost: str = "not recorded") -> str:
     if answer["complete"]:
         return f"complete: {what}"
     troubles = [_CUTS[answer["cut"]].format(**answer)] if answer["cut"] else []
-    troubles += [f"{who(part)} missing ({why(part)})" for part in answer["missing"]]
+    away = {who(hub): f" for {hub['away']:,.1f} s" for hub in answer.get("hubs", ()) if "away" in hub}
+    troubles += [f"{who(part)} missing{away.pop(who(part), '')} ({why(part)})" for part in answer["missing"]]
+    troubles += [f"{name} was away{span}" for name, span in away.items()]
     troubles += [f"{agent} has frames from {time} on only" for agent, time in answer["begins"].items()]
     troubles += _gaps(answer, lost)
     return f"INCOMPLETE: {'; '.join(troubles)} ({what})"

@@ -38,6 +38,7 @@ REASONS = {
     "kernel_dropped": "the kernel had no room for them",
     "fetched_late": "they were not fetched in time",
     "agent_away": "the agent was not there",
+    "hub_away": "the hub was not there",
 }
 """Why frames are not in an agent's files, for people."""
 

@@ -19,7 +19,8 @@ from hub.cli.client import Head
 from hub.cli.errors import CliError, HubLost
 from hub.cli.main import run
 from hub.cli.regions.feed import AHEAD
-from hub.cli.regions.frames import Captured, Recorded
+from hub.cli.regions.frames import Recorded
+from hub.cli.regions.live import Captured
 from hub.cli.regions.parts import Reader
 from hub.pcap.merge import Gap, Merge
 from hub.query.window import format_ns
@@ -32,7 +33,14 @@ Body: TypeAlias = "Iterable[bytes | Callable[[], object]]"
 def told(agents: Iterable[str], cut: str | None = None, **more: Any) -> dict[str, Any]:
     """The completeness of an answer."""
     nothing = {"missing": [], "gaps": [], "lost": {}, "begins": {}, "waiting": []}
-    return {"complete": not cut, "since": "x", "until": "y", "agents": list(agents), **nothing, "cut": cut} | more
+    return {
+        "complete": not cut,
+        "since": format_ns(T0),
+        "until": "y",
+        "agents": list(agents),
+        **nothing,
+        "cut": cut,
+    } | more
 
 
 def words(kind: str, agents: Iterable[str], cut: str | None = None, **more: Any) -> bytes:
@@ -269,8 +277,8 @@ def frames(*seconds: int) -> bytes:
 def test_live_frames_go_out_in_order_and_a_hub_that_goes_is_named(
     tmp_path: Path, capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.cli.regions.frames.WINDOW", 600 * SECOND)
-    there, gone = threading.Event(), threading.Event()
+    monkeypatch.setattr("hub.cli.regions.live.WINDOW", 600 * SECOND)
+    there, gone, over = threading.Event(), threading.Event(), threading.Event()
 
     def steady() -> Body:
         yield begin("a") + frames(1)
@@ -286,15 +294,84 @@ def test_live_frames_go_out_in_order_and_a_hub_that_goes_is_named(
         yield gone.set
 
     out = tmp_path / "out.pcapng"
-    with playing(steady, dying) as urls:
+    with playing(steady, one_by_one(dying, lambda: [lambda: over.wait(30)])) as urls:
         assert nodetap(urls, "capture", "-w", str(out), "--strict") == 4
+        over.set()
         said = capfdbinary.readouterr().err.decode().splitlines()
         assert said[0].startswith("nodetap: capturing from ")
-        assert said[-1].startswith(f"INCOMPLETE: hub {urls[1]} missing (the hub's answer was cut off before its end)")
-        assert said[-1].endswith(" (5 frames, 1 agent of 1 hub); ended by --max-seconds")
-        assert f"nodetap: hub {urls[1]} missing (the hub's answer was cut off before its end)" in said
+        why = "(the hub's answer was cut off before its end)"
+        assert said[-1].startswith(f"INCOMPLETE: hub {urls[1]} missing for ")
+        assert said[-1].endswith(f" s {why} (5 frames, 1 agent of 1 hub); ended by --max-seconds")
+        assert f"nodetap: hub {urls[1]} missing {why}" in said
     found = [(time - T0) // SECOND for time, _, _ in read(tmp_path / "copy", out.read_bytes())]
     assert found == [1, 2, 3, 4, 5]
+    assert f"hub {urls[1]} is missing: {why[1:-1]}; its frames are here up to ".encode() in out.read_bytes()
+
+
+def one_by_one(*bodies: Callable[[], Body]) -> Callable[[], Body]:
+    """A hub that answers each question with the next of these."""
+    rest = iter(bodies)
+    return lambda: next(rest)()
+
+
+def test_a_hub_that_was_lost_comes_back_by_itself(tmp_path: Path, capfd: Any) -> None:
+    """Three times it goes: in the middle, as it is stopped, and before it says a word. Nothing that it said is lost."""
+    back, done = threading.Event(), threading.Event()
+    gap = {"agent": "b", "first": "x", "last": "y", "frames": 7, "reason": "agent_away"}
+
+    def steady() -> Body:
+        yield begin("a") + frames(1)
+        back.wait(30)
+        yield frames(9) + at("a", 9)
+        done.wait(30)
+
+    def again() -> Body:
+        yield pcapng.section("t") + words("progress", ["b"], since=format_ns(T0 + 5 * SECOND))
+        yield pcapng.interface("new", 1, comments=["agent c"]) + pcapng.interface("e", 1, comments=["agent b"])
+        yield pcapng.packet(b"6", 60, T0 + 6 * SECOND, 0) + pcapng.packet(b"7", 60, T0 + 7 * SECOND, 1)
+        yield words("progress", ["b", "c"], since=format_ns(T0 + 5 * SECOND), reached=format_ns(T0 + 8 * SECOND))
+        yield back.set
+        done.wait(30)
+
+    first = begin("b", 2) + frames(2) + words("progress", ["b"], gaps=[gap], reached=format_ns(T0 + 3 * SECOND))
+    stopped = begin("b") + frames(3) + words("completeness", ["b"], "hub_stopped")
+    answers = one_by_one(lambda: [first], lambda: [stopped], list, again)
+    out = tmp_path / "out.pcapng"
+    with playing(steady, answers) as urls:
+        assert nodetap(urls, "capture", "-w", str(out), "--strict", "--max-seconds", "60", "--limit", "5") == 4
+        done.set()
+    said = capfd.readouterr().err.splitlines()
+    assert f"nodetap: hub {urls[1]} is back" in said
+    assert "nodetap: c takes part" in said
+    assert said[-1].startswith(f"INCOMPLETE: hub {urls[1]} was away for ")
+    assert said[-1].endswith(" s; 7 frames of b not here (agent_away) (5 frames, 3 agents of 2 hubs); ended by --limit")
+    data = out.read_bytes()
+    assert sorted((time - T0) // SECOND for time, _, _ in read(tmp_path / "copy", data)) == [1, 2, 3, 6, 7]
+    assert f"frames of {urls[1]} are missing from ".encode() in data
+    reader = Reader()
+    reader.feed(data)
+    assert sorted(each.comments[0] for each in reader.interfaces) == ["agent a", "agent b", "agent c"]
+
+
+def test_a_hub_that_refuses_is_not_asked_again(tmp_path: Path, capfd: Any) -> None:
+    error = {"code": "internal", "detail": "it burns", "status": 500}
+    asked = []
+
+    def failing() -> Body:
+        asked.append(1)
+        return [begin("b"), ending.pack({"nodetap.error": error})]
+
+    def steady() -> Body:
+        yield begin("a")
+        for second in range(3, 12):  # longer than any pause before a hub is asked again
+            yield lambda: threading.Event().wait(0.1)
+            yield frames(second) + at("a", second)
+        yield words("completeness", ["a"], "seconds")
+
+    with playing(steady, failing) as urls:
+        assert nodetap(urls, "capture", "-w", str(tmp_path / "out.pcapng"), "--strict") == 4
+    assert f"hub {urls[1]} missing (the hub failed: it burns" in capfd.readouterr().err
+    assert len(asked) == 1
 
 
 class Turns:
@@ -313,9 +390,13 @@ class Turns:
         """Nothing goes on."""
 
 
+def never(url: str, asked: Any, pause: float) -> Any:
+    raise AssertionError(f"{url} was not lost")
+
+
 def test_live_frames_wait_as_far_as_another_hub_says_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """An older frame of a hub that is quiet comes before a newer one that was there first."""
-    monkeypatch.setattr("hub.cli.regions.frames.WINDOW", 600 * SECOND)
+    monkeypatch.setattr("hub.cli.regions.live.WINDOW", 600 * SECOND)
     came = threading.Event()
     came.set()
     feeds: Any = [
@@ -325,19 +406,19 @@ def test_live_frames_wait_as_far_as_another_hub_says_it_is(monkeypatch: pytest.M
         Turns("http://b", begin("b", 5), at("b", 6), frames(7) + at("b", 11), at("b", 13), words("completeness", "b")),
     ]
     reader, seen = Reader(), []
-    for data in Captured(feeds, {}, came).chunks():
+    for data in Captured(feeds, {}, came, never).chunks():
         seen += [(time - T0) // SECOND for time in reader.feed(data)[0].time.tolist()]
     assert seen == [7, 10]
 
 
 def test_live_frames_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither for a hub that says nothing more, nor where they are too many to wait."""
-    monkeypatch.setattr("hub.cli.regions.frames.WINDOW", 0)
+    monkeypatch.setattr("hub.cli.regions.live.WINDOW", 0)
     quiet = Turns("http://b", begin("b", 5), *[b""] * 10, words("completeness", "b"))
     feeds: Any = [Turns("http://a", begin("a", 5), frames(10) + at("a", 10), b"", words("completeness", "a")), quiet]
     came = threading.Event()
     came.set()
-    chunks = Captured(feeds, {}, came).chunks()
+    chunks = Captured(feeds, {}, came, never).chunks()
     next(chunk for chunk in chunks if b"10\0\0" in chunk)
     assert quiet._turns, "it was not waited for to its end"
 
@@ -360,7 +441,8 @@ def test_a_live_capture_ends_with_its_last_frame_of_all(tmp_path: Path, capfd: A
     assert capfd.readouterr().err.splitlines()[-1] == "complete: 70 frames, 2 agents of 2 hubs; ended by --limit"
 
 
-def test_live_captures_of_no_hub_are_an_error(tmp_path: Path, capfd: Any) -> None:
+def test_live_captures_of_no_hub_are_an_error(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.cli.regions.live.GIVE_UP", 0.5)
     out = tmp_path / "out.pcapng"
     nobody = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
     assert nodetap(nobody, "capture", "-w", str(out)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -99,29 +100,51 @@ def test_recorded_frames_of_two_regions(tmp_path: Path, regions: list[Region], s
     assert done.stderr.endswith("(300 frames, 1 agent of 1 hub)\n")
 
 
-def test_live_frames_of_two_regions_until_ctrl_c(tmp_path: Path, regions: list[Region], sink: int) -> None:
+def test_live_frames_of_two_regions_whose_hubs_go_and_come_back(
+    tmp_path: Path, regions: list[Region], sink: int
+) -> None:
+    """One is killed and started again, then the other stands still for a time; until Ctrl-C."""
+    eu, us = regions
     out, log = tmp_path / "out.pcapng", tmp_path / "log"
     with log.open("w") as errors, out.open("wb") as file:
         words = command(regions, "capture", "-w", "-", "--strict")
         capture = subprocess.Popen(words, stdout=file, stderr=errors, env=environment())
-    try:
-        until("both take part", lambda: "capturing from 2 agents" in log.read_text())
-        for _ in range(3):
-            size = out.stat().st_size
-            send(sink, 50)
-            until("its frames are there", lambda size=size: out.stat().st_size >= size + 2 * 50 * BLOCK)
-        regions[1].hub.kill()
-        until("it is named", lambda: f"hub {regions[1].hub.api} missing (" in log.read_text())
+
+    def send_to(agents: int) -> None:
+        """Frames that as many agents see."""
         size = out.stat().st_size
         send(sink, 50)
-        until("the other goes on", lambda: out.stat().st_size >= size + 50 * BLOCK)
-        capture.send_signal(signal.SIGINT)
-        assert capture.wait(20) == 4
+        until("its frames are there", lambda: out.stat().st_size >= size + agents * 50 * BLOCK)
+
+    def told(line: str, times: int = 1) -> None:
+        until(line, lambda: log.read_text().count(line) >= times)
+
+    try:
+        until("both take part", lambda: "capturing from 2 agents" in log.read_text())
+        send_to(2)
+        us.hub.kill()
+        told(f"hub {us.hub.api} missing (")
+        send_to(1)
+        with ending(us.hub.again()):
+            told(f"hub {us.hub.api} is back")
+            told("us takes part")
+            send_to(2)
+            eu.hub.send(signal.SIGSTOP)
+            told(f"hub {eu.hub.api} missing (hub unresponsive: ")
+            send_to(1)
+            eu.hub.send(signal.SIGCONT)
+            told(f"hub {eu.hub.api} is back")
+            told("eu takes part")
+            send_to(2)
+            capture.send_signal(signal.SIGINT)
+            assert capture.wait(20) == 4
     finally:
         capture.kill()
         capture.wait(10)
     found = frames(out)
     assert found == sorted(found, key=lambda frame: frame[0])
-    assert [interface for _, interface in found].count("lo of us") == 150
-    assert [interface for _, interface in found].count("lo of eu") == 200
-    assert log.read_text().splitlines()[-1].endswith(" (350 frames, 1 agent of 1 hub)")
+    assert Counter(interface for _, interface in found) == {"lo of us": 200, "lo of eu": 200}
+    last = log.read_text().splitlines()[-1]
+    assert all(f"hub {region.hub.api} was away for " in last for region in regions)
+    assert last.endswith(" (400 frames, 2 agents of 2 hubs)")
+    assert all(f"frames of {region.hub.api} are missing from ".encode() in out.read_bytes() for region in regions)

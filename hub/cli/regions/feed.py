@@ -21,7 +21,10 @@ _POLL = 0.2
 
 
 class Feed:
-    """An answer on its way. `trouble` is why it is not here, or not to its end; `came` is set when something comes."""
+    """An answer on its way. `trouble` is why it is not here, or not to its end; `came` is set when something comes.
+
+    It is asked for after `pause` seconds.
+    """
 
     def __init__(
         self,
@@ -30,11 +33,12 @@ class Feed:
         params: Mapping[str, Any],
         silence: float | None = None,
         came: threading.Event | None = None,
+        pause: float = 0.0,
     ) -> None:
         self.url = client.url
         self.trouble: CliError | None = None
         self.head: Head | None = None
-        self._came = came
+        self._came, self._pause = came, pause
         self._items: queue.Queue[Any] = self._queue()
         self._stopped = threading.Event()
         work = threading.Thread(target=self._run, args=(client, path, dict(params), silence), daemon=True)
@@ -44,6 +48,8 @@ class Feed:
         return queue.Queue(AHEAD)
 
     def _run(self, client: Client, path: str, params: Mapping[str, Any], silence: float | None) -> None:
+        if self._stopped.wait(self._pause):
+            return
         try:
             with client.stream(path, params, silence=silence) as (head, chunks):
                 self._put(head)

@@ -144,16 +144,27 @@ class Regions(Client):
     def _frames(
         self, path: str, asked: dict[str, Any], silence: float | None, stack: contextlib.ExitStack
     ) -> tuple[Head, Iterator[bytes]]:
-        from hub.cli.regions.frames import Captured, Recorded
+        if path == "/v1/capture":
+            return self._live(path, asked, silence, stack)
+        from hub.cli.regions.frames import Recorded
 
-        live, came = path == "/v1/capture", threading.Event()
-        feeds = self._feeds(path, asked, silence, partial(Feed, came=came) if live else Spooled)
+        feeds = self._feeds(path, asked, silence, Spooled)
         for feed in feeds:
             stack.callback(feed.stop)
-        if not live:
-            self._begun(feeds)
-            return Head(200, {}), Recorded(feeds, asked).chunks()
-        captured = Captured(feeds, asked, came)
+        self._begun(feeds)
+        return Head(200, {}), Recorded(feeds, asked).chunks()
+
+    def _live(
+        self, path: str, asked: dict[str, Any], silence: float | None, stack: contextlib.ExitStack
+    ) -> tuple[Head, Iterator[bytes]]:
+        from hub.cli.regions.live import Captured
+
+        came, clients = threading.Event(), {client.url: client for client in self._clients}
+        captured = Captured(
+            self._feeds(path, asked, silence, partial(Feed, came=came)), asked, came,
+            lambda url, asked, pause: Feed(clients[url], path, asked, silence, came, pause),
+        )  # fmt: skip
+        stack.callback(captured.stop)
         captured.begun()
         return Head(200, {}), captured.chunks()
 

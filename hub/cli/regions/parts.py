@@ -32,6 +32,11 @@ class Interface:
     description: str
     comments: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """The same in each answer of a hub."""
+        return "\n".join((self.name, self.description, *self.comments))
+
     def block(self, hub: str) -> bytes:
         """The block for a file of several hubs."""
         comments = [*self.comments, f"hub {hub}"]
@@ -56,6 +61,10 @@ class Reader:
         """Whose frames came."""
         said = {text for each in self.interfaces for text in each.comments if text.startswith(_AGENT)}
         return sorted(text.removeprefix(_AGENT) for text in said)
+
+    def interface(self, key: str) -> Interface:
+        """The one with this key. Raises StopIteration where there is none."""
+        return next(each for each in self.interfaces if each.key == key)
 
     def feed(self, data: bytes) -> tuple[Part, list[dict[str, Any]]]:
         """The frames that are whole now, in order of time, and what was said. Raises HubLost where it is no capture."""

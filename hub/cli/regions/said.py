@@ -70,10 +70,21 @@ def _hub(url: str, told: Outcome) -> Answer:
     return {"hub": url, "complete": bool(told.get("complete")), "agents": len(told.get("agents", ()))}
 
 
-def frames(outcomes: Outcomes, **figures: Any) -> Answer:
+def after(before: Answer, told: Answer) -> Answer:
+    """What a hub says that was away since it said `before`: what was missing then still is."""
+    return {
+        **told,
+        "since": before.get("since"),
+        "gaps": [*before.get("gaps", ()), *told.get("gaps", ())],
+        "lost": dict(Counter(before.get("lost", {})) + Counter(told.get("lost", {}))),
+    }
+
+
+def frames(outcomes: Outcomes, away: Mapping[str, float], **figures: Any) -> Answer:
     """How complete a file of raw frames of several hubs is, as `/v1/pcap` and `/v1/capture` say it of one.
 
-    `figures` are those of the file: `frames`, `bytes`, `cut`, and whether it is `complete` as far as hubs are.
+    `away` has the seconds for which hubs were not there. `figures` are those of the file: `frames`, `bytes`, `cut`, and
+    whether it is `complete` as far as hubs are.
     """
     answers = _answers(outcomes)
     return {
@@ -82,8 +93,11 @@ def frames(outcomes: Outcomes, **figures: Any) -> Answer:
         "begins": {agent: time for told in answers.values() for agent, time in told.get("begins", {}).items()},
         **figures,
         "cut": figures["cut"] or next((told["cut"] for told in answers.values() if told.get("cut")), None),
-        "complete": figures["complete"] and _whole(outcomes, answers),
-        "hubs": [_hub(url, told) for url, told in outcomes.items()],
+        "complete": figures["complete"] and _whole(outcomes, answers) and not away,
+        "hubs": [
+            _hub(url, told) | ({"complete": False, "away": away[url]} if url in away else {})
+            for url, told in outcomes.items()
+        ],
     }
 
 
