@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import faulthandler
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -40,6 +38,7 @@ from agent.uplink.settings import MakeEngine, Settings
 from agent.uplink.threads import DaemonThreads
 from agent.watchdog import LOOP_DEAD, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
+from protocol.logs import dump_stacks
 
 BEAT = 0.5
 LAST_WORDS = 0.4
@@ -302,7 +301,7 @@ class Agent:
         if self.worker.replace():
             self.log.warning("capture restarted", restarts=self.worker.restarts)
             return
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        dump_stacks()
         self.worker.error = "capture hangs and cannot be restarted (its stack is above); start the agent again"
         self.uplink.call(self.uplink.stop)
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import Any
+
+from protocol.logs import dump_stacks
 
 TICK = 0.5
 """Seconds between two looks."""
@@ -131,9 +132,8 @@ class Watchdog(threading.Thread):
     def _loop_late(self, signs: Signs, now: float) -> None:
         """Dump stacks once; give the peer a full deadline after we ourselves have come back."""
         if self._told != "loop":
-            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+            dump_stacks()
         self._grace_until = now + min(signs.loop_age, signs.limits.progress) + TICK
         if signs.loop_age > LOOP_DEAD:
-            faulthandler.dump_traceback(sys.stderr, all_threads=True)
-            sys.stderr.flush()
+            dump_stacks()
             os._exit(70)

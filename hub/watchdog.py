@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from protocol.logs import dump_stacks
+
 TICK = 0.5
 LOOP_DEAD = 90.0
+ENDING = 60.0
+"""Seconds that a hub which is down may take to close its store, and everything, before the process ends anyway."""
 EXIT_CODE = 70
 
 
@@ -36,14 +39,13 @@ class HubWatchdog(threading.Thread):
             self.ready = stuck < self._deadline and loop_age < self._deadline
             if stuck > 3 * self._deadline - 2 * TICK or loop_age > LOOP_DEAD:  # the next look would be late
                 self._end(stuck, loop_age)
-        faulthandler.cancel_dump_traceback_later()
+        faulthandler.dump_traceback_later(ENDING, exit=True)
 
     def stop(self) -> None:
-        """No more looks."""
+        """No more looks; but the process ends within ENDING."""
         self._halt.set()
 
     def _end(self, stuck: float, loop_age: float) -> None:
         self._log.error("hub is wedged; ending it", writer_stuck_s=round(stuck, 1), loop_age_s=round(loop_age, 1))
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        sys.stderr.flush()
+        dump_stacks()
         os._exit(EXIT_CODE)

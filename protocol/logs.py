@@ -6,8 +6,11 @@ whoever knows them and stand on each line that follows.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import select
 import sys
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,16 +20,54 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "console", "json")
 
 
+PATIENCE = 0.5
+"""Seconds for which a line waits where nobody reads; those behind it do not."""
+PIECE = 1024
+"""Characters that are written at once: no more than PIPE_BUF bytes, for which poll(2) says that there is room."""
+
+
+def _has_room(seconds: float = 0.0) -> bool:
+    """Whether standard error takes a piece now, or within so many seconds."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stderr.fileno(), select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+    except (OSError, ValueError):  # no file
+        return True
+
+
 class _Lines:
-    """Standard error, where it takes anything: a full disk or a closed pipe must not end the thread that speaks."""
+    """Standard error, where it takes anything: a full disk, a closed pipe, or one that nobody reads any more must not
+    end or hold up the thread that speaks. `lost` lines were dropped since the last that was written."""
+
+    def __init__(self) -> None:
+        self.lost = 0
 
     def write(self, text: str) -> None:
         with suppress(OSError):
-            sys.stderr.write(text)
+            for at in range(0, len(text), PIECE):
+                if not _has_room(0.0 if self.lost else PATIENCE):
+                    self.lost += 1
+                    return
+                sys.stderr.write(text[at : at + PIECE])
+                sys.stderr.flush()
+            self.lost = 0
 
     def flush(self) -> None:
-        with suppress(OSError):
-            sys.stderr.flush()
+        """`write` has."""
+
+    def tell(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """A processor: the next line says how many are missing."""
+        return {**event, "lines_lost": self.lost} if self.lost else event
+
+
+_LINES = _Lines()
+
+
+def dump_stacks() -> None:
+    """The stacks of all threads to standard error, unless nobody reads it: no thread runs while they are written."""
+    if _has_room():
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
 
 class _Libraries(logging.Handler):
@@ -50,10 +91,11 @@ def configure(level: str = "info", fmt: str = "auto") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _LINES.tell,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(_Lines()),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(_LINES),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)

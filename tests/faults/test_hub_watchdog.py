@@ -48,3 +48,15 @@ def test_a_hub_that_hangs_ends_itself_and_under_a_supervisor_everything_goes_on(
         "`/readyz` 503, stacks, exit not 0 within 3 D; started again, all stream and nothing is lost or doubled",
         f"503 after {unready:.1f} s, exit {code} after {took:.1f} s, all streaming {streaming:.1f} s after the start",
     )  # fmt: skip
+
+
+def test_a_hub_whose_disk_hangs_while_it_ends_is_gone_all_the_same(tmp_path: Path) -> None:
+    first = (
+        "import time; import hub.watchdog; import hub.store.store; hub.watchdog.ENDING = 3.0\n"
+        "hub.store.store.Store.close = lambda store: time.sleep(3600)  # as in an fsync(2) that does not return"
+    )
+    hub = Hub(tmp_path, first=first).ready()
+    with ending(hub):
+        assert hub.stop() == 1
+    assert [e for e in hub.events if e.get("event") == "hub is down"]
+    assert "most recent call first" in hub.text

@@ -33,6 +33,34 @@ def test_a_full_disk_under_the_log_ends_nothing() -> None:
     assert done.stdout == b"alive\n"
 
 
+DEAF = """
+import os
+from protocol.logs import configure, dump_stacks, logger
+configure("info", "json")
+log = logger()
+ours, theirs = os.pipe()
+os.dup2(theirs, 2)
+for number in range(2000):
+    log.error("x" * (number % 90) ** 2)
+dump_stacks()
+os.set_blocking(ours, False)
+os.read(ours, 1 << 20)
+log.error("heard")
+log.error("again")
+print(os.read(ours, 1 << 20).decode())
+"""
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing_and_the_next_line_says_what_is_missing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DEAF], stdout=subprocess.PIPE, env=environment(), timeout=60, check=True
+    )
+    heard, again = (json.loads(line) for line in done.stdout.splitlines() if line)
+    assert heard["event"] == "heard"
+    assert 1000 < heard["lines_lost"] < 2000
+    assert "lines_lost" not in again
+
+
 LIBRARY = """
 import asyncio, logging
 from protocol.logs import configure
