@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from protocol.filter.errors import FilterError
 from protocol.filter.names import FLAGS, GIVEN, fields_named, nearest, protocol, word_value
-from protocol.filter.patterns import BadPattern, translated
+from protocol.filter.patterns import BadPattern, compiled
 from protocol.filter.tree import (
     And,
     Arithmetic,
@@ -296,7 +296,7 @@ def _pattern(value: Value, right: Part) -> Constant:
     if not isinstance(right, Raw):
         raise FilterError("bad_value", 1, f"{value} matches a quoted text")
     try:
-        translated(right.text)
+        compiled(right.text)
     except BadPattern as error:
         raise FilterError("bad_value", right.column, f"{value} matches {error}") from None
     return Constant("text", right.text)

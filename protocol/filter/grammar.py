@@ -18,7 +18,8 @@ from protocol.filter.check import Raw
 from protocol.filter.errors import FilterError
 from protocol.filter.lexer import operator, words
 from protocol.filter.names import fields_named
-from protocol.filter.tree import And, Node, Not, Or, Value, Xor, depth, terms
+from protocol.filter.patterns import grown
+from protocol.filter.tree import And, Node, Not, Or, Value, Xor, depth, patterns, terms
 from protocol.filter.values import DEFAULT, SPELLED, unquote
 
 MAX_LENGTH = 8192
@@ -27,6 +28,8 @@ MAX_DEPTH = 64
 """Levels of and, or, not, and of arithmetic."""
 MAX_TERMS = 500
 """Comparisons, presences and members of sets."""
+MAX_GROWN = 2_000
+"""Steps that repeats add to all regular expressions together, each of which a byte of a text may cost a nanosecond."""
 
 GRAMMAR = """
 ?start: any
@@ -93,6 +96,8 @@ def parse(text: str, table: str) -> Node | None:
         raise _syntax_error(text, error) from None
     if terms(node) > MAX_TERMS:
         raise FilterError("too_large", 1, f"the filter has more than {MAX_TERMS} comparisons")
+    if sum(map(grown, patterns(node))) > MAX_GROWN:
+        raise FilterError("too_large", 1, "the regular expressions repeat too much; how long a text is, len() says")
     return node
 
 

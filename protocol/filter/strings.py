@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from protocol.columns import Array, Dict, Text, starts_of, take
-from protocol.filter.patterns import translated
+from protocol.filter.patterns import compiled
 
 
 class Strings:
@@ -38,13 +37,15 @@ class Strings:
         return Strings(None, [], taken)
 
     def each(self, test: Callable[[bytes], bool]) -> Array:
-        """`test` of every string."""
+        """`test` of every string; of equal ones once."""
         if self.codes is not None:
             found = np.fromiter(map(test, self.values), dtype=bool, count=len(self.values))
             return found[self.codes] if len(found) else np.zeros(len(self.codes), dtype=bool)
         result = np.full(len(self), test(b""), dtype=bool)
         some = np.flatnonzero(self._text().lengths)
-        result[some] = np.fromiter(map(test, _cut_out(self._text(), some)), dtype=bool, count=len(some))
+        values = list(_cut_out(self._text(), some))
+        answers = {value: test(value) for value in set(values)}
+        result[some] = np.fromiter(map(answers.__getitem__, values), dtype=bool, count=len(some))
         return result
 
     def list(self) -> list[bytes]:
@@ -115,10 +116,11 @@ def ranked(value: bytes) -> bytes:
 
 
 def pattern(text: str, kind: str = "text") -> Callable[[bytes], bool]:
-    """A regular expression as the store reads it: case does not count, `.` is no line end, `$` the very end.
+    """Whether a string has a match of a regular expression (`patterns`). Raises BadPattern.
 
     Of the kind `bytes` each byte is a character, as in Wireshark.
     """
-    search = re.compile(translated(text), re.IGNORECASE | re.ASCII).search
-    encoding, errors = ("latin-1", "strict") if kind == "bytes" else ("utf-8", "surrogateescape")
-    return lambda value: search(value.decode(encoding, errors)) is not None
+    search = compiled(text).search
+    if kind == "bytes":
+        return lambda value: search(value.decode("latin-1").encode()) is not None
+    return lambda value: search(value) is not None

@@ -6,6 +6,7 @@ Typed against the schema: a value knows its kind (a key of `KINDS`), a literal h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -232,3 +233,15 @@ def terms(node: Node) -> int:
     if isinstance(node, And | Or | Xor):
         return sum(map(terms, node.items))
     return terms(node.item) if isinstance(node, Not) else 1
+
+
+def patterns(node: Node) -> Iterator[str]:
+    """The regular expressions in it."""
+    if isinstance(node, And | Or | Xor):
+        for item in node.items:
+            yield from patterns(item)
+    elif isinstance(node, Not):
+        yield from patterns(node.item)
+    elif isinstance(node, Compare) and node.operator == "matches":
+        assert isinstance(node.right, Constant)
+        yield str(node.right.value)

@@ -130,6 +130,15 @@ def test_a_filter_reads_application_protocols(node: Node) -> None:
     assert raw_of(node, "nodetap.l7 == DNS and frame.len > 1") == frames[:2]
 
 
+def test_no_pattern_holds_a_node_up(node: Node) -> None:
+    name = (b"\x3f" + b"a" * 63) * 3
+    frames = [udp(53, bytes.fromhex("abcd01000001000000000000") + name + b"\x00\x00\x01\x00\x01"), tcp(80, 1)]
+    node.put(blocks(frames))
+    assert raw_of(node, r'dns.qry.name matches r"^(\w+\.?)+!$"') == []
+    assert raw_of(node, r'not dns.qry.name matches r"^(\w+\.?)+!$"') == frames
+    assert raw_of(node, r'dns.qry.name matches r"^(\w+\.?)+$"') == frames[:1]
+
+
 def test_a_wrong_filter_is_refused(node: Node) -> None:
     pytest.importorskip("protocol.filter.predicate")
     with pytest.raises(ValueError, match="column"):

@@ -146,7 +146,11 @@ def test_empty(text: str) -> None:
         ("eth.src == 00:11:22", "bad_value", 12, "MAC"),
         ("tcp.flags.syn == maybe", "bad_value", 18, "true or false"),
         ("nodetap.info matches '('", "bad_value", 22, "regular expression"),
-        ("nodetap.info matches '(?=a)'", "bad_value", 22, "RE2"),
+        ("nodetap.info matches '(?=a)'", "bad_value", 22, "RE2 (invalid perl operator: '(?='); it has no look-around"),
+        ("nodetap.info matches '\\pL{1000}'", "bad_value", 22, "repeat less"),
+        ("nodetap.info matches '(\n'", "bad_value", 22, "missing ): '( '"),
+        ("nodetap.info matches '\ud800'", "bad_value", 22, "of characters that there are"),
+        ("nodetap.info ~ '.{150}' and not (nodetap.info ~ '.{149}' or tcp)", "too_large", 1, "repeat too much"),
         ("nodetap.epoch > 1", "bad_operator", 15, "not >"),
         ("tcp.port contains 3", "bad_operator", 10, "not contains"),
         ("tcp == 3", "bad_operator", 1, "protocol"),
@@ -171,6 +175,8 @@ def test_bounds_are_reached() -> None:
     assert parse("(" * 4000 + "tcp" + ")" * 4000, "packets") == Present("tcp", None)
     assert parse("!" * MAX_DEPTH + "tcp", "packets") is not None
     assert parse(" or ".join(["tcp"] * MAX_TERMS), "packets") is not None
+    hosts = "|".join(f"shop-{number}[.]example[.]com" for number in range(300))
+    assert parse(f"http.host matches '{hosts}' or nodetap.info ~ '.{{200}}'", "packets") is not None
 
 
 @given(st.text(max_size=80) | st.text(alphabet="tcp.port=!<>&|(){},\"'\\ 01..:~ in not", max_size=60))
@@ -191,7 +197,7 @@ def attempt(text: str) -> tuple[Node | None, FilterError | None]:
 
 
 def test_lark_is_imported_with_the_first_filter() -> None:
-    code = "import sys, protocol.filter.grammar; sys.exit('lark' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, protocol.filter.grammar; sys.exit(not {'lark', 'numpy', 're2'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
