@@ -15,7 +15,7 @@ import click
 from hub.cli import options
 from hub.cli.completeness import warn_of_clocks, warn_of_hubs
 from hub.cli.errors import INCOMPLETE, HubLost
-from hub.cli.screen import describe, moving, note, print_table
+from hub.cli.screen import describe, drawn, moving, note, print_table
 from hub.cli.session import connect, until_ctrl_c
 from hub.cli.table import Column, Row, value, with_hub
 from hub.doctor.finding import size
@@ -135,7 +135,7 @@ def agents(ctx: click.Context, watch: bool, output: str, strict: bool) -> int:
             return _watch(client, output)
         answer = client.get("/v1/agents")
         found, missing = answer["agents"], answer.get("hubs_missing", ())
-        _print(found, output)
+        print_agents(found, output)
         warn_of_clocks(clocks_off(found))
         warn_of_hubs(missing)
         return INCOMPLETE if strict and (missing or not all(agent.get("verdict") in GOOD for agent in found)) else 0
@@ -152,7 +152,8 @@ def forget(ctx: click.Context, name: str) -> int:
     return 0
 
 
-def _print(found: Sequence[Row], output: str) -> None:
+def print_agents(found: Sequence[Row], output: str) -> None:
+    """The agents as a table, or as JSON."""
     if output == "json":
         click.echo("[\n" + ",\n".join(map(describe, found)) + "\n]" if found else "[]")
     elif output == "ndjson":
@@ -163,21 +164,15 @@ def _print(found: Sequence[Row], output: str) -> None:
         print_table(with_hub(COLUMNS if output == "table" else WIDE, found), found)
 
 
-def live_table(found: Sequence[Row]) -> RenderableType:
-    """The agents as a table of rich, for a live display."""
-    from rich.table import Table
-    from rich.text import Text
+def live_table(found: Sequence[Row], width: int) -> RenderableType:
+    """The agents as a table for a live display of that width."""
+    from rich.console import Group
 
-    from hub.cli.table import clean
+    return Group(*drawn(with_hub(COLUMNS, found), found, width, _style))
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = with_hub(COLUMNS, found)
-    for column in columns:
-        table.add_column(column.header, justify="right" if column.right else "left", no_wrap=not column.flexible)
-    for agent in found:
-        style = STYLES.get(str(agent.get("verdict")), "bold red")
-        table.add_row(*(Text(clean(c.cell(agent)), style if c.header == "verdict" else c.style) for c in columns))
-    return table
+
+def _style(column: Column, row: Row) -> str:
+    return STYLES.get(str(row.get("verdict")), "bold red") if column.header == "verdict" else column.style
 
 
 def _watch(client: Client, output: str) -> int:
@@ -191,10 +186,10 @@ def _watch(client: Client, output: str) -> int:
                 found = client.get("/v1/agents")["agents"]
                 last_answer = time.monotonic()
                 if live is None:
-                    _print(found, output)
+                    print_agents(found, output)
                     sys.stdout.flush()
                 else:
-                    live.update(live_table(found), refresh=True)
+                    live.update(live_table(found, live.console.width), refresh=True)
             except HubLost as error:
                 if time.monotonic() - last_answer > GIVE_UP:
                     raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hub.cli.agents import live_table
 from hub.cli.options import DEFAULT_HUB_URL
+from hub.cli.screen import drawn
+from hub.cli.table import Column, Row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,6 +16,22 @@ if TYPE_CHECKING:
     from hub.cli.client import Client
 
 STORED = "nodetap_hub_rows_stored_total"
+
+
+def _number(header: str, name: str, drop: int = 0) -> Column:
+    return Column(header, lambda row: f"{row[name]:,.0f}", right=True, drop=drop)
+
+
+COLUMNS = (
+    _number("packets/s", "packets/s"),
+    _number("flows/s", "flows/s", drop=4),
+    _number("captured", "captured"),
+    _number("stored", "row"),
+    _number("flow only", "flow_only", drop=3),
+    _number("lost", "lost", drop=2),
+    _number("pending", "pending", drop=5),
+    _number("kernel dropped", "kernel_dropped", drop=1),
+)
 
 
 def stored_rows(metrics: str) -> dict[str, float]:
@@ -34,39 +52,33 @@ class Dashboard:
         self._replay = replay
         self._before: tuple[float, int, float] | None = None
 
-    def look(self, client: Client, now: float, agent_code: int | None) -> RenderableType:
-        """Ask the hub and draw. `now` is monotonic. Raises HubLost."""
-        books = client.get("/v1/ledger")
+    def look(self, client: Client, now: float, agent_code: int | None, width: int) -> RenderableType:
+        """Ask the hub and draw, so many characters wide. `now` is monotonic. Raises HubLost."""
+        totals = _totals(client.get("/v1/ledger"))
         stored = stored_rows(client.text("/metrics"))
         found = client.get("/v1/agents")["agents"]
-        return self._draw(found, _totals(books), stored, now, agent_code)
-
-    def _rates(self, now: float, captured: int, flows: float) -> tuple[float, float]:
-        before, self._before = self._before, (now, captured, flows)
-        if before is None or now <= before[0]:
-            return 0.0, 0.0
-        seconds = now - before[0]
-        return max(captured - before[1], 0) / seconds, max(flows - before[2], 0) / seconds
-
-    def _draw(
-        self, found: Any, totals: Mapping[str, int], stored: Mapping[str, float], now: float, code: int | None
-    ) -> RenderableType:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
         rates = self._rates(now, totals["captured"], stored.get("flows", 0.0))
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("packets/s", "flows/s", "captured", "stored", "flow only", "lost", "pending", "kernel dropped"):
-            table.add_column(name, justify="right", no_wrap=True)
-        numbers = [*rates, *(totals[n] for n in ("captured", "row", "flow_only", "lost", "pending", "kernel_dropped"))]
-        table.add_row(*(f"{number:,.0f}" for number in numbers))
-        return Group(table, "", live_table(found), "", Text(self._footer(code), "dim"))
+        return _drawn(found, rates | totals, self._footer(agent_code), width)
+
+    def _rates(self, now: float, captured: int, flows: float) -> dict[str, float]:
+        before, self._before = self._before, (now, captured, flows)
+        seconds = now - before[0] if before is not None else 0.0
+        if before is None or seconds <= 0:
+            return {"packets/s": 0.0, "flows/s": 0.0}
+        return {"packets/s": max(captured - before[1], 0) / seconds, "flows/s": max(flows - before[2], 0) / seconds}
 
     def _footer(self, code: int | None) -> str:
         state = "all is stored" if self._replay and code == 0 else "Ctrl-C drains and stops"
         hub = "" if self._url == DEFAULT_HUB_URL else f" --hub-url {self._url}"
-        return f"{state}; ask in a second terminal: nodetap{hub} packets"
+        old = " --since all" if self._replay else ""
+        return f"{state}; ask in a second terminal: nodetap{hub} packets{old}"
+
+
+def _drawn(found: Sequence[Row], numbers: Mapping[str, float], footer: str, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(*drawn(COLUMNS, [numbers], width), "", live_table(found, width), "", Text(footer, "dim"))
 
 
 def _totals(books: Mapping[str, Any]) -> dict[str, int]:

@@ -29,7 +29,7 @@ def _state(row: Row) -> str:
     words = [] if row.get("balanced", True) else ["NOT BALANCED"]
     words += [f"{reason} {packets:,}" for reason, packets in (row.get("lost") or {}).items() if packets]
     if since := row.get("unreported_since"):
-        words.append(f"unreported since {since[:19].replace('T', ' ')}")
+        words.append(f"unreported since {since[5:19].replace('T', ' ')}Z")
     elif row.get("complete") is False:
         words.append("not complete")
     return ", ".join(words)
@@ -42,13 +42,13 @@ COLUMNS = (
     Column("row", _count("row"), right=True),
     Column("flow only", _count("flow_only"), right=True),
     Column("lost", _lost, right=True),
-    Column("quarantined", _count("quarantined"), right=True, drop=4),
+    Column("quarantined", _count("quarantined"), right=True),
     Column("pending", _count("pending"), right=True),
-    Column("kernel dropped", _count("kernel_dropped"), right=True, drop=3),
-    Column("", _state, flexible=True, least=len("unreported since 2026-01-31 12:00:00"), style="red"),
+    Column("kernel dropped", _count("kernel_dropped"), right=True, drop=1),
+    Column("", _state, flexible=True, least=len("unreported since 01-31 12:00:00Z"), style="red"),
 )
-EMPTY = ("flow only", "lost", "pending")
-"""Columns that a narrow terminal does without where they have nothing."""
+EMPTY = {"lost": 3, "pending": 4, "flow only": 5, "kernel dropped": 6, "quarantined": 7}
+"""Ranks of columns that a narrow terminal does without where they have nothing."""
 
 
 @click.command()
@@ -80,7 +80,9 @@ def print_books(books: Mapping[str, Any]) -> None:
     """The ledger as a table, its two words below."""
     rows: Sequence[Row] = books["agents"]
     columns = [
-        replace(column, drop=1) if column.header in EMPTY and all(column.cell(row) == "0" for row in rows) else column
+        replace(column, drop=EMPTY[column.header])
+        if column.header in EMPTY and all(column.cell(row) == "0" for row in rows)
+        else column
         for column in COLUMNS
     ]
     print_table(with_hub(columns, rows), rows)

@@ -63,23 +63,31 @@ def _writer(chosen: Layout) -> Callable[[list[str], bool], None]:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    return lambda cells, header: console.print(_styled(chosen, cells, header))
+    styles = [column.style for column in chosen.columns]
+    return lambda cells, header: console.print(_styled(cells, ["bold"] * len(cells) if header else styles))
 
 
-def _styled(chosen: Layout, cells: Sequence[str], header: bool) -> Text:
+def _styled(cells: Sequence[str], styles: Sequence[str]) -> Text:
     from rich.text import Text
 
     line = Text()
-    for i, (cell, column) in enumerate(zip(cells, chosen.columns, strict=True)):
+    for i, (cell, style) in enumerate(zip(cells, styles, strict=True)):
         line.append(GAP if i else "")
-        line.append(cell, "bold" if header else column.style)
+        line.append(cell, style)
     return line
 
 
-def drawn(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Text]:
-    """A table as lines for a live display of that width: its header, and a line per row."""
+def _own(column: Column, row: Row) -> str:
+    return column.style
+
+
+def drawn(
+    columns: Sequence[Column], rows: Sequence[Row], width: int, style: Callable[[Column, Row], str] = _own
+) -> list[Text]:
+    """A table as lines for a live display of that width: its header, and a line per row with cells in that `style`."""
     chosen = layout(columns, rows, width)
-    return [_styled(chosen, chosen.header(), True), *(_styled(chosen, chosen.cells(row), False) for row in rows)]
+    header = _styled(chosen.header(), ["bold"] * len(chosen.columns))
+    return [header, *(_styled(chosen.cells(row), [style(c, row) for c in chosen.columns]) for row in rows)]
 
 
 def _write(text: str) -> None:

@@ -148,7 +148,14 @@ def with_hub(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
 
 
 def without_constant(columns: Sequence[Column], rows: Sequence[Row], header: str) -> list[Column]:
-    """The columns, with that of `header` first to go where it says the same in every row."""
+    """The columns, with that of `header` first to go where it says the same in every row.
+
+    A first column stays: it is what the rows are about.
+    """
     return [
-        replace(c, drop=100) if c.header == header and len({c.cell(row) for row in rows}) < 2 else c for c in columns
+        *columns[:1],
+        *(
+            replace(c, drop=100) if c.header == header and len({c.cell(row) for row in rows}) < 2 else c
+            for c in columns[1:]
+        ),
     ]

@@ -268,7 +268,7 @@ def _display(up: Up) -> Iterator[Any]:
 
         def show(agent: Child) -> None:
             try:
-                seen = dashboard.look(up.client, time.monotonic(), agent.code)
+                seen = dashboard.look(up.client, time.monotonic(), agent.code, live.console.width)
             except HubLost as error:
                 seen = str(error)
             live.update(seen, refresh=True)

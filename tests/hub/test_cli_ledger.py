@@ -26,11 +26,22 @@ def test_a_narrow_terminal_keeps_what_is_wrong(
     printed = lines(capsys, BOOKS)
     assert max(map(len, printed)) <= 80
     assert printed[0].split() == ["agent", "captured", "row"]
-    assert printed[2].split("  ")[-1] == "unreported since 2026-11-21 23:41:40"
+    assert printed[2].split("  ")[-1] == "unreported since 11-21 23:41:40Z"
     lost = {**BOOKS, "agents": [RUN, {**RUN, "lost": {"spool_full": 12}}]}
     printed = lines(capsys, lost)
     assert "lost" in printed[0]
     assert printed[2].endswith("spool_full 12")
+
+
+def test_a_narrow_terminal_tells_runs_of_one_agent_apart_and_what_the_kernel_dropped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "terminal_width", lambda: 80)
+    printed = lines(capsys, {**BOOKS, "agents": [{**RUN, "agent": "db-master"}, {**RUN, **GONE, "agent": "db-master"}]})
+    assert printed[0].split()[:4] == ["agent", "epoch", "captured", "row"]
+    printed = lines(capsys, {**BOOKS, "agents": [{**RUN, "kernel_dropped": 7720}]})
+    assert printed[0].endswith("kernel dropped")
+    assert printed[1].startswith(NODE)
 
 
 def test_elsewhere_nothing_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

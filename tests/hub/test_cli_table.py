@@ -41,6 +41,15 @@ def test_80_columns_hold_the_essentials() -> None:
     assert "web-1" not in text
 
 
+def test_the_agent_stays_where_rows_are_about_it() -> None:
+    columns = [
+        Column("agent", lambda row: "web-1"),
+        Column("a", lambda row: "x" * 60),
+        Column("b", lambda row: "y" * 60, drop=1),
+    ]
+    assert line(columns, 80) == f"web-1  {'x' * 60}"
+
+
 def test_the_agent_is_shown_where_there_are_several() -> None:
     assert "web-2" in line(list(DEFAULT["packets", "table"]), 100, OTHER)
 
