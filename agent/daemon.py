@@ -36,7 +36,7 @@ from agent.uplink.machine import Event, State
 from agent.uplink.outbox import Outbox
 from agent.uplink.settings import MakeEngine, Settings
 from agent.uplink.threads import DaemonThreads
-from agent.watchdog import LOOP_DEAD, Limits, Signs, Verdict, Watchdog
+from agent.watchdog import LOOP_DEAD, REASONS, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
 from protocol.logs import dump_stacks
 
@@ -99,7 +99,7 @@ class Agent:
             self.metrics.registry.register(RecorderMetrics(self.recorder.look))
         if self.tap is not None:
             self.metrics.registry.register(TapMetrics(self.tap.look))
-        self.watchdog = Watchdog(self._signs, self._stall)
+        self.watchdog = Watchdog(self._signs, self._stall, self._paused)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stalled = self._stall_word = ""  # what has stalled now, and what the hub has yet to be told
         self._told = False
@@ -293,9 +293,19 @@ class Agent:
             return
         self._stall_word = verdict.detector
         self.uplink.call(self.uplink.report)
-        self.log.error("stalled", detector=verdict.detector, **verdict.evidence)
+        self.log.error("stalled", detector=verdict.detector, reason=REASONS[verdict.detector], **verdict.evidence)
         if verdict.detector == "capture":
             self._restart_capture()
+
+    def _paused(self, seconds: float, cpu: float) -> None:
+        """From the watchdog's thread."""
+        held = "one call kept all threads waiting: the stacks above say which"
+        why = (
+            held
+            if cpu > seconds / 2
+            else "it was stopped, or had no processor, and is not to blame for the stacks above"
+        )
+        self.log.warning("the process did not run", seconds=round(seconds, 1), cpu_s=round(cpu, 1), reason=why)
 
     def _restart_capture(self) -> None:
         if self.worker.replace():

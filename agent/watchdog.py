@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 from protocol.logs import dump_stacks
@@ -57,8 +57,18 @@ class Signs:
 class Verdict:
     """Something has stalled: which detector says so, and why."""
 
-    detector: str  # progress | echo | ping | loop | capture
+    detector: str  # of REASONS
     evidence: dict[str, Any]
+
+
+REASONS = {
+    "progress": "the hub takes what is sent and acknowledges nothing: see its log and /readyz",
+    "echo": "the hub's queue does not answer: see its log and /readyz",
+    "ping": "the hub, or the line to it, is dead",
+    "loop": "the agent itself did not get on: the stacks above say where",
+    "capture": "the capture gives no sign and is started again",
+}
+"""Detector -> what it means, for people."""
 
 
 def judge(signs: Signs) -> Verdict | None:
@@ -87,19 +97,27 @@ def judge(signs: Signs) -> Verdict | None:
 
 
 class Watchdog(threading.Thread):
-    """Looks every TICK until `stop`. Calls `on_stall`, from its own thread, once per stall, and with None after it."""
+    """Looks every TICK until `stop`. Calls `on_stall`, from its own thread, once per stall, and with None after it.
 
-    def __init__(self, look: Callable[[], Signs], on_stall: Callable[[Verdict | None], None]) -> None:
+    `on_pause` is told for how many seconds no thread ran, and how many of the processor the process used meanwhile.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Signs],
+        on_stall: Callable[[Verdict | None], None],
+        on_pause: Callable[[float, float], None] = lambda seconds, cpu: None,
+    ) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._look, self._on_stall = look, on_stall
+        self._look, self._on_stall, self._on_pause = look, on_stall, on_pause
         self._halt = threading.Event()
         self._told = ""
-        self._looked = monotonic()
+        self._looked, self._used = monotonic(), process_time()
         self._grace_until = 0.0
 
     def run(self) -> None:
         """Look until told to stop."""
-        self._looked = monotonic()
+        self._looked, self._used = monotonic(), process_time()
         faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)  # stacks, then what an alarm does: the end
         for tick in count():
             if tick % 2 == 0:
@@ -117,11 +135,13 @@ class Watchdog(threading.Thread):
 
     def _tick(self, signs: Signs, now: float) -> None:
         asleep, self._looked = now - self._looked - TICK, now
+        used, self._used = process_time() - self._used, process_time()
         if asleep > LOOP_LATE:  # the process did not run: what the peer said meanwhile may be unread
+            self._on_pause(asleep, used)
             self._grace_until = now + min(asleep, signs.limits.progress) + TICK
         verdict = judge(signs)
         if verdict is not None and verdict.detector == "loop":
-            self._loop_late(signs, now)
+            self._loop_late(signs, now, dumped=asleep > LOOP_LATE)
         elif now < self._grace_until:
             return
         detector = verdict.detector if verdict else ""
@@ -129,9 +149,9 @@ class Watchdog(threading.Thread):
             self._told = detector
             self._on_stall(verdict)
 
-    def _loop_late(self, signs: Signs, now: float) -> None:
-        """Dump stacks once; give the peer a full deadline after we ourselves have come back."""
-        if self._told != "loop":
+    def _loop_late(self, signs: Signs, now: float, dumped: bool) -> None:
+        """Dump stacks once, unless faulthandler's clock has; give the peer a full deadline after we came back."""
+        if self._told != "loop" and not dumped:
             dump_stacks()
         self._grace_until = now + min(signs.loop_age, signs.limits.progress) + TICK
         if signs.loop_age > LOOP_DEAD:

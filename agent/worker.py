@@ -164,7 +164,7 @@ class Worker:
         level = "flows" if plain else self._outbox.level(self._pipeline.level)
         if level != self._pipeline.level:
             self._log.warning(
-                "level", level=level, was=self._pipeline.level, outbox_bytes=self._outbox.bytes, ring_pressed=pressed
+                "level", now=level, was=self._pipeline.level, outbox_bytes=self._outbox.bytes, ring_pressed=pressed
             )
             self._pipeline.level = level
 

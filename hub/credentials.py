@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from hub.doctor.checks import CERTIFICATE_WARN
 from hub.tokens import BadTokens, Tokens
 from protocol.options import token_in
 
@@ -56,6 +57,14 @@ class Credentials:
         self.token = token
         self._know_end()
         return "token and certificate were read again"
+
+    def ending(self, now: float) -> str:
+        """Empty, or for the log that the certificate ends soon, or has: then nobody connects any more."""
+        if not self.ends or self.ends - now > CERTIFICATE_WARN:
+            return ""
+        when = f"{datetime.fromtimestamp(self.ends, UTC):%Y-%m-%d %H:%M}Z"
+        ended = f"has ended at {when} and everybody who checks it stays away" if now >= self.ends else f"ends at {when}"
+        return f"the certificate {ended}: write a new one to --tls-cert and --tls-key, it is read without a restart"
 
     def open_files(self) -> list[str]:
         """Those of the token and the key that others may read or change."""

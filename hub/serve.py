@@ -344,8 +344,13 @@ class Hub:
             return None
 
     async def _renew(self, ingest: Any, people: Any) -> None:
-        """Take a new token and a new certificate when their files change."""
+        """Take a new token and a new certificate when their files change; say once that the certificate ends."""
+        told = ""
         while True:
+            ending = self.config.credentials.ending(time_ns() / 1e9)
+            if ending and ending != told:
+                self.log.warning("certificate needs renewal", reason=ending)
+            told = ending
             await asyncio.sleep(RENEW_INTERVAL)
             if said := self.config.credentials.look():
                 ingest.tokens = people.config.app.state.hub.tokens = tokens_of(self.config.credentials.token)

@@ -38,6 +38,7 @@ from protocol.messages import (
     Reject,
     Welcome,
 )
+from protocol.trouble import hint, plain
 
 if TYPE_CHECKING:
     from agent.uplink.link import Uplink
@@ -157,7 +158,7 @@ class Connection:
         quiet = monotonic() - self._moved
         if not isinstance(error, ConnectionClosed) or error.rcvd is not None or not self._moved or quiet < IDLE:
             return ""
-        return f" after {quiet:.1f} s without traffic: something on the way may close what is idle"
+        return f" after {quiet:.1f} s without traffic: the hub or the line went, or something closes what is idle"
 
     async def _open(self) -> None:
         config = self.uplink.config
@@ -397,7 +398,9 @@ def _refused_handshake(error: Any, hub: str) -> tuple[Event, str, float]:
 
 
 def _unreachable(error: Any, hub: str) -> tuple[Event, str, float]:
-    return Event.LOST, f"cannot reach {hub}: {error or type(error).__name__}", 0.0
+    said = str(error) or type(error).__name__
+    todo = hint(said)
+    return Event.LOST, f"cannot reach {hub}: {plain(said)}{todo and f'; {todo}'}", 0.0
 
 
 _OUTCOMES: tuple[tuple[Any, Callable[[Any, str], tuple[Event, str, float]]], ...] = (

@@ -25,6 +25,7 @@ from agent.uplink.machine import FIRST, Command, Event, State, step
 from agent.uplink.outbox import Outbox
 from agent.uplink.quality import Quality
 from agent.uplink.settings import Settings
+from agent.watchdog import REASONS
 from protocol.messages import Ack, Status, Welcome
 from protocol.ranges import Ranges
 
@@ -104,6 +105,7 @@ class Uplink:
         self._connection: Connection | None = None
         self._hubs = Hubs(config.hubs)
         self._floor = 0.0
+        self._warned = ""  # why there is no link, as a warning has said it; the attempts after it are no news
         self._at_once = False
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,8 +173,9 @@ class Uplink:
         """In the loop: a detector says that this connection has stalled."""
         if self._connection is None or self._connection.id != connection:
             return
-        self.log.warning("link stalled", detector=detector, connection=connection, **evidence)
-        self.view.last_error = f"stalled: {detector}"
+        reason = REASONS[detector]
+        self.log.warning("link stalled", detector=detector, reason=reason, connection=connection, **evidence)
+        self.view.last_error = self._warned = f"stalled ({detector}): {reason}"
         self._at_once = True
         self.quality.gave_up(detector)
         self._happen(Event.STALLED)
@@ -286,7 +289,9 @@ class Uplink:
         self._connection = None
         self._floor, self._at_once = 0.0, False
         reason = self.view.last_error
-        self.log.info("reconnecting", wait_s=round(delay, 3), attempt=self.backoff.attempts, reason=reason)
+        say = self.log.info if reason == self._warned else self.log.warning
+        self._warned = reason
+        say("reconnecting", wait_s=round(delay, 3), attempt=self.backoff.attempts, reason=reason)
         self._wake = self._later(delay, self._woken)
 
     def _woken(self) -> None:
@@ -343,6 +348,7 @@ class Uplink:
         self._floor = floor
         if self.view.state is not State.CONNECTING:
             self.log.warning("connection ended", connection=connection.id, hub=connection.hub, reason=reason)
+            self._warned = reason
             self.quality.end(str(event))
         self._happen(event)
 

@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.api.allowance import Allowance
-from hub.api.audit import Refusals
 from hub.api.runner import Runner
 from hub.configure import Configurer
 from hub.fanout.asker import Asker
 from hub.fanout.peers import Peers
 from hub.pcap.fetcher import Fetcher
+from hub.refusals import Refusals
 from hub.store.periods import Rolled
 from hub.store.reader import Reader
 from hub.tokens import Tokens

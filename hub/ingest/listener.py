@@ -21,10 +21,11 @@ from hub.ingest.admission import Admission
 from hub.ingest.agents import Register
 from hub.ingest.budget import OVERHEAD, Budget
 from hub.ingest.inlet import Inlet
-from hub.ingest.session import Session
+from hub.ingest.session import Session, peer_of
 from hub.ingest.writer import Naming, Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.pcap.fetcher import Fetcher
+from hub.refusals import Refusals
 from hub.store.books import News
 from hub.store.errors import StoreError
 from hub.store.opening import AnyStore
@@ -70,6 +71,7 @@ class Ingest:
         self.draining = False
         self.budget = Budget()
         self._admission = Admission()
+        self._refusals = Refusals()
         self._beating: asyncio.Task[None] | None = None
         self.tokens = tokens
         self._accounts = accounts
@@ -230,7 +232,9 @@ class Ingest:
 
     def _bad_token(self, connection: ServerConnection, why: str) -> Response:
         self.metrics.refusals.labels("bad_token").inc()
-        self.log.warning("agent refused", code="bad_token", reason=why, peer=str(connection.remote_address))
+        peer = peer_of(connection.remote_address)
+        if times := self._refusals.count(peer.rpartition(":")[0], "bad_token", monotonic()):
+            self.log.warning("agent refused", code="bad_token", reason=why, peer=peer, times=times)
         return connection.respond(HTTPStatus.UNAUTHORIZED, f"bad_token: {why}\n")
 
     def _busy(self, connection: ServerConnection, wait: int, why: str) -> Response:

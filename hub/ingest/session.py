@@ -49,6 +49,20 @@ SEND_TIMEOUT = 10.0
 """Seconds for which a message to an agent may wait for its socket."""
 
 
+def peer_of(address: Any) -> str:
+    """`HOST:PORT` of the other end of a socket, empty where it is gone."""
+    return f"{address[0]}:{address[1]}" if address else ""
+
+
+def ending_of(error: Exception) -> str:
+    """For people: how a connection ended."""
+    if not isinstance(error, ConnectionClosed) or (error.rcvd is None and error.sent is None):
+        return "it broke: the agent was killed or gave it up, or the line was cut"
+    ours = error.rcvd is None or not error.rcvd_then_sent
+    who, close = ("hub", error.sent) if ours else ("agent", error.rcvd)
+    return f"closed by the {who}: {(close.reason or close.code) if close else ''}"
+
+
 class Session:
     """One connection of one agent, on the hub's loop."""
 
@@ -97,7 +111,7 @@ class Session:
             await self.refuse(error.code, error.detail)
         except (ConnectionClosed, TimeoutError) as error:
             self._silent = self._silent or isinstance(error, TimeoutError)
-            self.log.info("connection ended", reason="no message came in time" if self._silent else str(error))
+            self.log.info("connection ended", reason="no message came in time" if self._silent else ending_of(error))
         finally:
             self.abort()
             self.ingest.configurer.left(self)
@@ -105,8 +119,7 @@ class Session:
                 self.ingest.register.leave(self.agent, self, time_ns(), heard=not self._silent)
 
     def _peer(self) -> str:
-        address = self._socket.remote_address
-        return f"{address[0]}:{address[1]}" if address else ""
+        return peer_of(self._socket.remote_address)
 
     async def _greet(self) -> None:
         async with asyncio.timeout(HELLO_TIMEOUT):
@@ -125,7 +138,7 @@ class Session:
             agent=self.agent, epoch=f"{hello.epoch:016x}", connection=self.connection, session=self.number
         )
         if isinstance(older, Session):
-            self.ingest.spawn(older.supersede())
+            self.ingest.spawn(older.supersede(self._peer()))
         window = self._grant()
         await self._send(
             Welcome(
@@ -211,9 +224,9 @@ class Session:
                 await self._socket.close(1008, code)
         self.abort()
 
-    async def supersede(self) -> None:
-        """A newer connection of this name took over."""
-        self.log.warning("superseded by a newer connection of the same name")
+    async def supersede(self, by: str) -> None:
+        """A newer connection of this name, from address `by`, took over."""
+        self.log.warning("superseded by a newer connection of the same name", peer=self._peer(), by=by)
         await self.refuse("superseded", "a newer connection of the same name took over")
 
     async def drain(self, retry_after: float) -> None:

@@ -70,7 +70,8 @@ def test_the_thread_says_a_stall_once_and_again_after_recovery() -> None:
 def test_a_process_that_did_not_run_blames_nobody_else() -> None:
     """After SIGCONT the loop may beat before the watchdog looks; what the peer said meanwhile is still unread."""
     said: list[Verdict | None] = []
-    watchdog = Watchdog(lambda: FINE, said.append)
+    pauses: list[float] = []
+    watchdog = Watchdog(lambda: FINE, said.append, lambda seconds, cpu: pauses.append(seconds))
     stopped = watchdog._looked + 20.0
     silent = replace(FINE, pong_age=20.0)
     for tick in range(6):
@@ -79,3 +80,14 @@ def test_a_process_that_did_not_run_blames_nobody_else() -> None:
     for tick in range(6, 12):  # but not for ever
         watchdog._tick(silent, stopped + tick * TICK)
     assert [v.detector for v in said if v] == ["ping"]
+    assert pauses == [pytest.approx(20.0 - TICK)]
+
+
+def test_stacks_that_faulthandler_has_written_are_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumps: list[float] = []
+    monkeypatch.setattr("agent.watchdog.dump_stacks", lambda: dumps.append(1.0))
+    late = replace(FINE, loop_age=4.0)
+    for pause, expected in ((4.0, 0), (TICK, 1)):
+        watchdog = Watchdog(lambda: late, lambda verdict: None)
+        watchdog._tick(late, watchdog._looked + pause)
+        assert len(dumps) == expected

@@ -11,8 +11,8 @@ import pytest
 from api_server import Served, serve
 from structlog.testing import capture_logs
 
-from hub.api.audit import EVERY, MOST, Refusals
 from hub.api.routes import OPEN, ROUTES
+from hub.refusals import EVERY, MOST, Refusals
 from hub.tokens import MAY
 
 TOKENS = {role: f"{role}-secret" for role in MAY}

@@ -67,6 +67,16 @@ def test_the_end_of_a_certificate_is_read_as_it_was_written(
     assert not_after(Path(cert).read_text()) == end.timestamp()
 
 
+def test_the_log_says_that_a_certificate_ends_and_that_it_has(tmp_path: Path) -> None:
+    mine = Credentials(None, *write_pair(tmp_path, NOW + dt.timedelta(days=20)))
+    said = [mine.ending((NOW + dt.timedelta(days=days)).timestamp()) for days in (0, 7, 8, 21)]
+    assert said[0] == ""
+    assert said[1] == said[2]  # the same, as it is said once
+    assert "ends at 2026-11-21 00:00Z" in said[1]
+    assert "has ended at 2026-11-21 00:00Z" in said[3]
+    assert Credentials(None, None, None).ending(NOW.timestamp()) == ""
+
+
 def test_what_cannot_be_used_leaves_what_could(tmp_path: Path) -> None:
     cert, key = write_pair(tmp_path, NOW)
     token = tmp_path / "token"

@@ -328,3 +328,7 @@ def test_a_wrong_token_is_refused_before_anything_is_said(tmp_path: Path) -> Non
 
         given = (None, "wrong", "poppy", "sesame", "lotus")
         assert [asyncio.run(play(token)) for token in given] == [401, 401, 401, 101, 101]
+        refused = [event for event in hub.events if event.get("event") == "agent refused"]
+        assert [(event["peer"].partition(":")[0], event["times"]) for event in refused] == [
+            ("127.0.0.1", 1)
+        ]  # a minute

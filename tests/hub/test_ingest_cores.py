@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Close
 
 from hub.ingest.admission import BURST, LONGEST, RATE, Admission
 from hub.ingest.agents import MAX_BLANK, Register
 from hub.ingest.budget import BUDGET_BATCHES, BUDGET_BYTES, FLOOR_BYTES, Budget
 from hub.ingest.lanes import QUANTUM, Lanes
 from hub.ingest.pace import TARGET, Pace
+from hub.ingest.session import ending_of, peer_of
 from hub.store.books import Entry
 from protocol.messages import Hello, Tombstone
 
@@ -276,3 +279,26 @@ def test_the_ledger_follows_what_is_stored_and_who_is_there() -> None:
     [books] = register.ledger()["agents"]
     assert not books["complete"]
     assert books["unreported_since"]
+
+
+@pytest.mark.parametrize(
+    ("rcvd", "sent", "rcvd_then_sent", "words"),
+    [
+        (None, None, None, "it broke: the agent was killed or gave it up, or the line was cut"),
+        (None, Close(1008, "superseded"), None, "closed by the hub: superseded"),
+        (Close(1008, "superseded"), Close(1008, "superseded"), False, "closed by the hub: superseded"),
+        (Close(1000, ""), Close(1000, ""), True, "closed by the agent: 1000"),
+    ],
+)
+def test_how_a_connection_ended_is_said_in_words(
+    rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None, words: str
+) -> None:
+    assert ending_of(ConnectionClosedError(rcvd, sent, rcvd_then_sent)) == words
+
+
+def test_the_other_end_is_an_address_and_a_port() -> None:
+    assert [peer_of(address) for address in (("127.0.0.1", 80), ("::1", 80, 0, 0), None)] == [
+        "127.0.0.1:80",
+        "::1:80",
+        "",
+    ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from procs import environment
+
+from protocol.logs import LEVELS
 
 SPEAK = """
 from protocol.logs import configure, logger
@@ -86,3 +90,17 @@ def test_what_a_library_says_is_a_line_like_ours() -> None:
         ("error", "library", "it failed"),
     ]
     assert "ValueError: wrong" in said[1]["exception"]
+
+
+def test_no_line_overwrites_its_own_keys() -> None:
+    """What is given as `level=` would be lost: that key says how grave a line is."""
+    root = Path(__file__).parents[2]
+    calls = [
+        (path, node.lineno, keyword.arg)
+        for path in (*root.glob("agent/**/*.py"), *root.glob("hub/**/*.py"), *root.glob("protocol/**/*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
+        for keyword in node.keywords
+    ]
+    assert len(calls) > 100
+    assert [call for call in calls if call[2] in ("level", "timestamp")] == []
