@@ -29,6 +29,8 @@ EXPIRE_NS = 24 * 3600 * 10**9
 MAX_BLANK = 64
 """Runs of an agent that are remembered although they brought nothing: the ledger is not complete by them. An agent that
 starts again and again must not fill the hub with them."""
+MAX_STRANGERS = 4_096
+"""Names that are remembered although nothing was ever stored under them and they are not connected: the newest."""
 
 
 class Live(Protocol):
@@ -101,6 +103,11 @@ class Agent:
                     del self.runs[old]
         return self.runs[epoch]
 
+    @property
+    def blank(self) -> bool:
+        """Whether nothing of it is stored or queued."""
+        return all(run.receiver.blank for run in self.runs.values())
+
     def shift(self, step_ns: int) -> None:
         """The hub's clock was set by so much."""
         if self.live is not None:
@@ -134,6 +141,7 @@ class Register:
         past: Past | None = None,
     ) -> None:
         self._agents: dict[str, Agent] = {}
+        self._strangers: deque[str] = deque()  # names that were new when they joined, the newest last
         self._steady_ns = steady_ns
         self._between: int | None = None  # the wall clock minus the steady one, when last looked at
         self.past = past or Past()
@@ -199,7 +207,11 @@ class Register:
         self._heed_clock(now_ns)
         self._sessions += 1
         live.number = self._sessions
-        agent = self._agents.setdefault(hello.agent, Agent(hello.agent, hello.node))
+        if hello.agent not in self._agents:
+            self._agents[hello.agent] = Agent(hello.agent, hello.node)
+            self._strangers.append(hello.agent)
+            self._forget_strangers()
+        agent = self._agents[hello.agent]
         older, agent.live = agent.live, live
         if older is not None and hello.epoch != agent.epoch and hello.epoch in agent.runs:
             agent.taken_back_ns = now_ns
@@ -210,6 +222,17 @@ class Register:
         agent.status = None
         agent.run(hello.epoch)
         return older
+
+    def _forget_strangers(self) -> None:
+        """Called when there is one more: two looks make room for it."""
+        for _ in range(min(2, len(self._strangers) - MAX_STRANGERS)):
+            name = self._strangers.popleft()
+            agent = self._agents.get(name)
+            if agent is not None and agent.blank:
+                if agent.live is None:
+                    del self._agents[name]
+                else:
+                    self._strangers.append(name)
 
     def positions(self, name: str, epochs: Iterable[int]) -> Positions:
         """What is held of each of these epochs, as a welcome carries it."""

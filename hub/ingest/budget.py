@@ -5,17 +5,21 @@ budget: a floor for everyone, the rest for those who send now. An agent learns o
 may always be sent; so the budget is kept where bytes come in: while it is used up, sockets of agents that hold more
 than the floor are not read, and TCP makes the agents wait. Their acknowledgements go on.
 
-At most BUDGET_BYTES, for each connection the floor and what one read of its socket gives (asyncio: 256 KiB), and one
-message are held, whatever agents send.
+At most BUDGET_BYTES, for each connection the floor and what one read of its socket gives, and one message are held,
+whatever agents send. Connections that ended may have left that much in the queue, too: then no new one is taken.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from protocol.limits import MAX_MESSAGE
+
 BUDGET_BYTES = 128 << 20
 FLOOR_BYTES = 64 << 10
 """What every agent may have on its way, however many there are: MAX_CONNECTIONS times this is within the budget."""
+READ_BYTES = 256 << 10
+"""What asyncio reads of a socket at once."""
 MAX_WINDOW_BYTES = 64 << 20
 BUDGET_BATCHES = 16_384
 """Batches that may be on their way, all agents together: each costs OVERHEAD beside its bytes."""
@@ -53,6 +57,11 @@ class Budget:
         self.active = 0  # sessions that send now
         self._paused: dict[Held, None] = {}
         self._favourite: Held | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether one more connection would be too much."""
+        return self.bytes >= BUDGET_BYTES + self.sessions * (FLOOR_BYTES + READ_BYTES) + MAX_MESSAGE
 
     def window(self) -> tuple[int, int]:
         """Batches and bytes that an agent may have outstanding if it sends now."""

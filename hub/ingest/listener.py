@@ -205,7 +205,7 @@ class Ingest:
             self._store.tell(self.register.connected(time_ns()))
 
     def put(self, work: Work) -> None:
-        """A batch or tombstone for the writer."""
+        """Something for the writer."""
         self.budget.queue(work.size + OVERHEAD)
         self.writer.put(work)
 
@@ -217,7 +217,7 @@ class Ingest:
             if token is None or not token.may(AGENT):
                 why = f"the role {token.role} sends nothing" if token else "the token is missing or wrong"
                 return self._bad_token(connection, why)
-        full = self.draining or len(self._sessions) >= MAX_CONNECTIONS
+        full = self.draining or self.budget.full or len(self._sessions) >= MAX_CONNECTIONS
         wait = self._admission.later(monotonic()) if full else self._admission.ask(monotonic())
         if wait:
             return self._busy(connection, wait, "come again later")
@@ -269,8 +269,7 @@ class Ingest:
         self.register.committed(outcome.stored, outcome.commit, time_ns())
         self._count(outcome)
         for work in outcome.works:
-            if work.message is not None:
-                self.budget.queue(-work.size - OVERHEAD)
+            self.budget.queue(-work.size - OVERHEAD)
             session = self._session(work.agent)
             if session is not None and session.number == work.session:
                 session.done(work)

@@ -281,7 +281,7 @@ class Session:
             self._echoes -= 1
             self.post(EchoReply(echo.id, time_ns()))
 
-        self.ingest.writer.put(Work(None, echo=answer, agent=self.agent))
+        self.ingest.put(Work(None, echo=answer, agent=self.agent))
 
     def _on_answer(self, answer: Answer, size: int) -> None:
         self.ingest.asker.answered(self, answer, size)

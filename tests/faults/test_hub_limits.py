@@ -16,6 +16,7 @@ from figures import record
 from numbered import write_pcap
 from procs import Agent, Hub, ending, free_port, status_of, until
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from protocol.codec import decode, encode
 from protocol.messages import Ack, Batch, Bye, Echo, Hello, Refuse, Welcome
@@ -124,6 +125,30 @@ def test_an_agent_is_held_to_the_window_it_was_granted_not_to_the_one_it_does_no
     with ending(hub):
         asyncio.run(play())
         assert "out_of_window" not in hub.text
+
+
+def test_who_comes_and_goes_cannot_fill_a_hub_that_stores_nothing(tmp_path: Path) -> None:
+    """Scenario 3a with an agent that begins anew again and again: what it left in the queue is bounded, too."""
+    small = "import hub.ingest.budget as budget; budget.BUDGET_BYTES = budget.MAX_MESSAGE = 1 << 20"
+    hub = Hub(tmp_path, env=HANG, first=small).ready()
+
+    async def play() -> int:
+        """After how many connections the hub takes no more."""
+        data = os.urandom(60_000)
+        for number in range(100):
+            try:
+                socket, _ = await join(hub, "restless")
+            except InvalidStatus:
+                return number
+            for seq in range(4 * number + 1, 4 * number + 5):
+                await socket.send(encode(Batch("restless", 7, seq, "packets", 1, 1, 0, 0, 0, len(data), 0, data)))
+            await asyncio.wait({asyncio.ensure_future(await socket.ping())}, timeout=0.2)  # it was read, or is not
+            socket.transport.abort()
+        return 100
+
+    with ending(hub):
+        assert 8 < asyncio.run(play()) < 40
+        assert hub.metric("nodetap_hub_held_bytes") < 4 << 20
 
 
 def test_questions_without_end_are_refused(tmp_path: Path) -> None:

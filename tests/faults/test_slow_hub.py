@@ -24,7 +24,7 @@ from herd import Herd, Lateness, check_invariant, memory, mould
 from procs import Agent, Hub, ending, free_port, until
 from test_hub_limits import join
 
-from hub.ingest.budget import BUDGET_BYTES, FLOOR_BYTES
+from hub.ingest.budget import BUDGET_BYTES, FLOOR_BYTES, READ_BYTES
 from hub.store.store import Store
 from protocol.codec import decode, encode
 from protocol.limits import MAX_MESSAGE
@@ -207,7 +207,7 @@ def stored(folder: Path) -> tuple[int, int]:
 
 
 GREEDY, MODEST = 10, 50
-HELD = BUDGET_BYTES + (GREEDY + MODEST) * (FLOOR_BYTES + (256 << 10)) + MAX_MESSAGE
+HELD = BUDGET_BYTES + (GREEDY + MODEST) * (FLOOR_BYTES + READ_BYTES) + MAX_MESSAGE
 """Bytes of batches that the hub may hold (`hub.ingest.budget`)."""
 
 

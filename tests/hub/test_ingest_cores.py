@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
 from hub.ingest.admission import BURST, LONGEST, RATE, Admission
-from hub.ingest.agents import MAX_BLANK, Register
+from hub.ingest.agents import MAX_BLANK, MAX_STRANGERS, Register
 from hub.ingest.budget import BUDGET_BATCHES, BUDGET_BYTES, FLOOR_BYTES, Budget
 from hub.ingest.lanes import QUANTUM, Lanes
 from hub.ingest.pace import TARGET, Pace
@@ -246,6 +246,22 @@ def test_an_agent_that_starts_again_and_again_and_brings_nothing_does_not_fill_t
     epochs = [int(books["epoch"], 16) for books in register.ledger()["agents"]]
     assert set(range(100, 1001, 100)) | set(range(1001 - MAX_BLANK, 1001)) == set(epochs)
     assert register.positions("n1", [100, 101]) == {100: [1, []], 101: [0, []]}
+
+
+def test_names_without_end_that_bring_nothing_are_forgotten_and_no_other() -> None:
+    register, stays = Register(), Connection()
+    register.join(Hello([1], "stays", "n", 1, [1]), stays, 1)
+    for number in range(3 * MAX_STRANGERS):
+        live, name = Connection(), f"n{number}"
+        register.join(Hello([1], name, "n", 1, [1]), live, 1)
+        if number == 7:
+            register.committed([replace(report(1, 5), message=replace(report(1, 5).message, agent=name))], 1, 1)
+        if number == 8:
+            register.receiver(name, 1).offer(1)
+        register.leave(name, live, 1)
+    names = {agent["agent"] for agent in register.agents(1)}
+    assert {"stays", "n7", "n8", f"n{3 * MAX_STRANGERS - 1}"} <= names
+    assert len(names) <= MAX_STRANGERS + 3
 
 
 @pytest.mark.parametrize(("heard", "silent"), [(True, 1.0), (False, 31.0)])
