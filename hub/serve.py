@@ -22,7 +22,7 @@ from hub.k8s import options as kubernetes
 from hub.store.retention import Keep
 from hub.tokens import tokens_of
 from protocol.logs import FORMATS, LEVELS, configure, logger
-from protocol.options import host_port, is_loopback
+from protocol.options import host_port, is_loopback, whereto
 
 COMMIT_DEADLINE = 30.0
 """Seconds a commit may take before the hub calls itself not ready; after three of them it ends itself."""
@@ -75,7 +75,29 @@ def _advertised(api: tuple[str, int], tls: bool) -> str:
     return f"http{'s' * tls}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OneLine(click.Group):
+    """A group whose usage errors are one line on stderr that says what to do."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's."""
+        try:
+            return super().main(*args, **{"prog_name": "nodetap-hub", **extra, "standalone_mode": False})
+        except click.exceptions.Exit as error:
+            sys.exit(error.exit_code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "nodetap-hub"
+            own = [name for each in self.params for name in each.opts]
+            todo = whereto(getattr(error, "option_name", ""), command, own)
+            click.echo(f"{command}: {error.format_message()} {todo}", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(130)
+
+
+@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(protocol.VERSION, prog_name="nodetap-hub")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, envvar="NODETAP_LOG_LEVEL")
 @click.option(
@@ -198,12 +220,12 @@ class Hub:
             store = store_of(config.store, config.keep, api=config.advertise)
             await asyncio.to_thread(store.open, time_ns())
         except StoreError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"nodetap-hub: {error}", err=True)
             return 2
         try:
             return await self._serve(store)
         except OSError as error:
-            click.echo(f"Error: {error.strerror or error}; is a hub running already?", err=True)
+            click.echo(f"nodetap-hub: {error.strerror or error}; is a hub running already?", err=True)
             return 2
         finally:
             await asyncio.to_thread(store.close)

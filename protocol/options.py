@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
 
@@ -41,3 +41,11 @@ def own_token(path: str, read: Callable[[str], str]) -> str:
     if not (token.isascii() and token.isprintable()):
         raise ValueError(f"the token file {path} has characters that a token cannot have: printable ASCII alone")
     return token
+
+
+def whereto(option: str, command: str, own: Collection[str]) -> str:
+    """For people, what to do about an option that `command` (`nodetap agents`) lacks; `own` are its program's."""
+    program, _, rest = command.partition(" ")
+    if option in own and rest:
+        return f"It stands before the command: {program} {option} ... {rest}"
+    return f"See `{command} --help`."

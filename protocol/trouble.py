@@ -22,7 +22,6 @@ HINTS = (
     ("wrong version number", "it speaks no TLS: ask it without (ws://, http://)"),
     ("record layer failure", "it speaks no TLS: ask it without (ws://, http://)"),
     ("did not receive a valid HTTP response", "it may want TLS (wss://), or be no hub"),
-    ("Server disconnected without sending a response", "it may want TLS (https://), or be no hub"),
 )
 """A part of what was said -> what it means or what to do."""
 

@@ -23,6 +23,7 @@ import httpx
 
 from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, Doubtful, FilterError, HubLost
 from protocol.options import own_token
+from protocol.trouble import hint, plain
 
 CONNECT = 5.0
 """Seconds until a connection is given up."""
@@ -195,7 +196,8 @@ class Client:
                 pump.stop()
             pause = busy(head, body)
             if not 0 < pause <= patience - time.monotonic():
-                raise refusal(head, body, str(given.get("filter") or ""), self.url)
+                shown = "Authorization" in self._options["headers"]
+                raise refusal(head, body, str(given.get("filter") or ""), self.url, shown)
             if sys.stderr.isatty():
                 sys.stderr.write(f"nodetap: the hub is busy; asking again in {pause:g} s\n")
             time.sleep(pause)
@@ -220,12 +222,15 @@ class Client:
         if isinstance(error, httpx.ConnectTimeout):
             return self.unresponsive("no connection", doubtful=False)
         if isinstance(error, httpx.ConnectError):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            hint = "check --hub-url and --tls-ca" if "SSL" in reason.upper() else "start one with `nodetap up`"
-            told = f"cannot reach the hub at {self.url}: {reason}; {hint} or name another with --hub-url"
-            return HubLost(told, doubtful=False)
+            reason = plain(str(error)) or type(error).__name__
+            away = "start one with `nodetap up` or name another with --hub-url"
+            todo = away if "refused" in reason else hint(reason) or "check --hub-url"
+            return HubLost(f"cannot reach the hub at {self.url}: {reason}; {todo}", doubtful=False)
+        reason = plain(str(error)).rstrip(".") or type(error).__name__
         most = f", for less where it is long (this hub sends at most {self.most})" if self.most else ""
-        return HubLost(f"the hub at {self.url} broke off its answer: {error or type(error).__name__}; ask again{most}")
+        if "without sending" in reason and self.url.startswith("http:"):
+            most = ", with https:// if it wants TLS"
+        return HubLost(f"the hub at {self.url} broke off its answer: {reason}; ask again{most}")
 
     def unresponsive(self, what: str, doubtful: bool = True) -> HubLost:
         """A hub that holds its port and says nothing."""
@@ -317,19 +322,20 @@ def busy(head: Head, body: bytes) -> float:
     return float(after) if after.isdigit() and problem(body).get("code") in _BUSY_CODES else 0.0
 
 
-def refusal(head: Head, body: bytes, text: str, url: str) -> CliError:
-    """An error answer in words, with the exit code that it means. `text` is the filter asked with."""
-    return explain({"status": head.status, **problem(body)}, text, url)
+def refusal(head: Head, body: bytes, text: str, url: str, shown: bool = False) -> CliError:
+    """An error answer in words, with the exit code that it means. `text` is the filter; a token was `shown` or not."""
+    return explain({"status": head.status, **problem(body)}, text, url, shown)
 
 
-def explain(told: Mapping[str, Any], text: str, url: str) -> CliError:
+def explain(told: Mapping[str, Any], text: str, url: str, shown: bool = False) -> CliError:
     """A problem object (of an error answer or a broken-off one) as the error to raise."""
     code, status = told.get("code"), told.get("status")
     detail = told.get("detail") or told.get("title") or f"HTTP status {status}"
     if code == "bad_filter":
         return FilterError(text, str(detail), told.get("column"), told.get("suggestion"))
     if code == "bad_token" or status == 401:
-        return CliError(f"the hub at {url} wants a token: give it with --token-file ({detail})", UNREACHABLE)
+        which = "the one given is none of this hub's" if shown else "none was given"
+        return CliError(f"the hub at {url} wants a token: give it with --token-file ({which})", UNREACHABLE)
     if status == 403:
         return CliError(f"the hub at {url} refuses it: {detail}; give another with --token-file", UNREACHABLE)
     if code in ("no_such_agent", "agent_connected"):

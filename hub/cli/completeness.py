@@ -23,7 +23,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
         return "; ".join([f"complete: {agents}, no gaps", *_flow_only(answer), *_rounded(answer)])
     troubles = [*_cut(answer), *_missing(answer), *_gaps(answer), *_lost(answer), *_flow_only(answer)]
     troubles += [*_expired(answer), *_rounded(answer)]
-    return f"INCOMPLETE: {'; '.join(troubles) or 'the hub does not say why'} ({agents} answered)"
+    return f"INCOMPLETE: {'; '.join(troubles) or 'the hub does not say why'} ({agents})"
 
 
 def clock_sentence(clock: Mapping[str, Any]) -> str:

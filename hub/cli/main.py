@@ -18,6 +18,7 @@ import click
 from hub.cli.errors import NEGATIVE, USAGE, CliError
 from hub.cli.options import DEFAULT_HUB_URL, option
 from protocol import VERSION
+from protocol.options import whereto
 
 COMMANDS = {
     "up": ("hub.cli.up:up", "Run a hub and an agent on this machine."),
@@ -150,7 +151,8 @@ def _called(arguments: list[str]) -> int:
         return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "nodetap"
-        click.echo(f"{command}: {error.format_message()} See `{command} --help`.", err=True)
+        todo = whereto(getattr(error, "option_name", ""), command, [name for each in cli.params for name in each.opts])
+        click.echo(f"{command}: {error.format_message()} {todo}", err=True)
         return error.exit_code
     except CliError as error:
         click.echo(f"nodetap: {error}", err=True)

@@ -154,7 +154,7 @@ class Up:
         deadline = time.monotonic() + READY
         while time.monotonic() < deadline:
             if hub.code is not None:
-                raise CliError(f"the hub ended: {hub.last_words()} (log: {hub.log})", hub.code or UNREACHABLE)
+                raise CliError(f"the hub ended: {_bare(hub.last_words())} (log: {hub.log})", hub.code or UNREACHABLE)
             with contextlib.suppress(CliError):
                 self.client.get("/v1/status")
                 return
@@ -166,7 +166,7 @@ class Up:
         with contextlib.suppress(KeyboardInterrupt):
             self._watch(hub, agent)
         if hub.code is not None:
-            raise CliError(f"the hub ended with {hub.code}: {hub.last_words()} (log: {hub.log})")
+            raise CliError(f"the hub ended with {hub.code}: {_bare(hub.last_words())} (log: {hub.log})")
         if agent.code is None:
             click.echo(
                 "draining: what was captured is sent and acknowledged first (Ctrl-C again cuts it short)", err=True
@@ -219,8 +219,14 @@ class Up:
 
 
 def _bare(line: str) -> str:
-    """An agent's error line without its own name in front: ours is put there again."""
-    for prefix in ("nodetap-agent run: ", "nodetap-agent replay: ", "nodetap-agent: ", "Error: ", "error: "):
+    """An error line of a child without its name in front: ours is put there again."""
+    for prefix in (
+        "nodetap-agent run: ",
+        "nodetap-agent replay: ",
+        "nodetap-agent: ",
+        "nodetap-hub serve: ",
+        "nodetap-hub: ",
+    ):
         line = line.removeprefix(prefix)
     return line
 

@@ -80,5 +80,5 @@ def test_incomplete_says_what_and_why() -> None:
     )
     assert text == (
         "INCOMPLETE: b missing (stalled: no acknowledgement for 12 s); 3 batches of a not here; "
-        "120 packets lost (shed 120) (1 agent answered)"
+        "120 packets lost (shed 120) (1 agent)"
     )

@@ -22,6 +22,11 @@ def test_what_a_token_may_not_is_one_line(tmp_path: Path) -> None:
         hub.ready()
         mine.write_text("s3cret-read")
         assert hub.cli("--token-file", str(mine), "agents").returncode == 0
+        mine.write_text("s3cret-other")
+        done = hub.cli("--token-file", str(mine), "agents", check=False)
+        assert done.stderr.endswith("wants a token: give it with --token-file (the one given is none of this hub's)\n")
+        assert hub.cli("agents", check=False).stderr.endswith("--token-file (none was given)\n")
+        mine.write_text("s3cret-read")
         for words, role in ((("pcap", "-w", "-"), "capture"), (("agents", "forget", "web-1"), "admin")):
             done = hub.cli("--token-file", str(mine), *words, check=False)
             assert (done.returncode, done.stderr.count("\n")) == (3, 1)
@@ -52,7 +57,7 @@ def test_a_hub_that_is_busy_is_asked_again(tmp_path: Path) -> None:
 
 def test_a_cut_answer_is_said_to_be_one() -> None:
     said = sentence({"agents": ["web-1"], "complete": False, "cut": "rows"})
-    assert said == "INCOMPLETE: cut: this hub sends no more rows in one answer (1 agent answered)"
+    assert said == "INCOMPLETE: cut: this hub sends no more rows in one answer (1 agent)"
 
 
 @pytest.mark.parametrize(
