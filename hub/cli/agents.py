@@ -145,11 +145,33 @@ def agents(ctx: click.Context, watch: bool, output: str, strict: bool) -> int:
 @click.argument("name")
 @click.pass_context
 def forget(ctx: click.Context, name: str) -> int:
-    """Remove an agent that has left or is gone from the list."""
+    """Remove an agent that has left or is gone from the list.
+
+    Of several hubs those are asked that have it on theirs; each says what came of it.
+    """
+    path = f"/v1/agents/{quote(name, safe='')}"
     with connect(ctx) as client:
-        client.delete(f"/v1/agents/{quote(name, safe='')}")
+        if client.each != [client]:
+            return _forget_everywhere(client, name, path)
+        client.delete(path)
     click.echo(f"forgot {name}")
     return 0
+
+
+def _forget_everywhere(client: Client, name: str, path: str) -> int:
+    """A line for each hub that had it, or may have it. The exit code is the highest of those of single hubs."""
+    from hub.cli.regions.forget import forget
+    from hub.cli.regions.hubs import Regions, short
+
+    assert isinstance(client, Regions)
+    troubles = forget(client, name, path)
+    for url, trouble in troubles.items():
+        if trouble is None:
+            click.echo(f"forgot {name} at the hub {url}")
+        else:
+            what = "forgotten or not" if trouble.doubtful else "not forgotten"
+            click.echo(f"nodetap: {name} {what} at the hub {url}: {short(trouble, url)}", err=True)
+    return max(trouble.code if trouble else 0 for trouble in troubles.values())
 
 
 def print_agents(found: Sequence[Row], output: str) -> None:

@@ -9,7 +9,6 @@ import click
 from hub.cli import options
 from hub.cli.errors import NEGATIVE, CliError
 from hub.cli.options import DEFAULT_HUB_URL
-from hub.cli.session import only
 
 _WHERE = options.option("--dir", "where", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
                         help="Wireshark's folder for such programs.  [what tshark says]")  # fmt: skip
@@ -26,15 +25,17 @@ def extcap() -> None:
 def install(ctx: click.Context, /, where: Path | None) -> int:
     """Put the launcher into Wireshark's folder.
 
-    The hub, the token file and the certificates that are given to `nodetap` are kept in it as defaults.
+    The hubs, the token files and the certificates that are given to `nodetap` are kept in it as defaults.
     """
     from hub.extcap import launcher
 
-    settings = {
-        f"NODETAP_{name.upper()}": value if name == "hub_url" else str(Path(value).absolute())
-        for name in ("hub_url", "token_file", "tls_ca")
-        if (value := _one(ctx, name)) and value != DEFAULT_HUB_URL
+    given = ctx.find_root().obj
+    values = {
+        "HUB_URL": ",".join(given["hub_url"]),
+        "TOKEN_FILE": ",".join(str(Path(each).absolute()) for each in given["token_file"]),
+        "TLS_CA": str(Path(given["tls_ca"]).absolute()) if given["tls_ca"] else "",
     }
+    settings = {f"NODETAP_{name}": value for name, value in values.items() if value not in ("", DEFAULT_HUB_URL)}
     place = where or launcher.folder()
     try:
         path = launcher.install(place, settings)
@@ -44,11 +45,6 @@ def install(ctx: click.Context, /, where: Path | None) -> int:
         ) from None
     click.echo(f"{path}\nWireshark shows the agents as interfaces when it is started again.")
     return 0
-
-
-def _one(ctx: click.Context, name: str) -> str | None:
-    """A global option, which Wireshark's one interface list has one of."""
-    return only(ctx, name) if name != "tls_ca" else ctx.find_root().obj[name]
 
 
 @extcap.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -21,24 +21,29 @@ GRACE = 0.5
 
 def connect(ctx: click.Context) -> Client:
     """A client with the global options of this call, of all hubs as one. Raises CliError where they are wrong."""
-    from hub.cli.client import Client, Settings
     from protocol.logs import configure
 
     options = ctx.find_root().obj
     configure(options["log_level"], options["log_format"])
-    urls = list(dict.fromkeys(url.rstrip("/") for url in options["hub_url"]))
-    files = options["token_file"]
+    return client_of(options["hub_url"], options["token_file"], options["tls_ca"], options["hub_deadline"])
+
+
+def client_of(urls: Sequence[str], files: Sequence[str], tls_ca: str | None, deadline: float) -> Client:
+    """A client of these hubs, with a token file for all or one for each. Raises CliError where they do not fit."""
+    from hub.cli.client import Client, Settings
+
+    urls = list(dict.fromkeys(url.rstrip("/") for url in urls))
     if len(files) not in (0, 1, len(urls)):
         raise CliError(
             f"{len(files)} token files for {len(urls)} hubs: give one for all, or one for each in their order", USAGE
         )
-    tokens = files if len(files) == len(urls) else (files or (None,)) * len(urls)
-    clients = [Client(Settings(url, token, options["tls_ca"])) for url, token in zip(urls, tokens, strict=True)]
+    tokens = files if len(files) == len(urls) else (*files, None)[:1] * len(urls)
+    clients = [Client(Settings(url, token, tls_ca)) for url, token in zip(urls, tokens, strict=True)]
     if len(clients) == 1:
         return clients[0]
     from hub.cli.regions.hubs import Regions
 
-    return Regions(clients, options["hub_deadline"])
+    return Regions(clients, deadline)
 
 
 def only(ctx: click.Context, name: str) -> str | None:

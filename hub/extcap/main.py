@@ -11,12 +11,14 @@ import click
 
 from hub.cli.errors import USAGE, CliError, FilterError
 from hub.cli.options import DEFAULT_HUB_URL, option
-from hub.cli.session import until_ctrl_c
+from hub.cli.session import client_of, until_ctrl_c
 from hub.extcap import sentences
 from protocol import VERSION
 
 PATIENCE = 2.0
 """Seconds that a hub has to list its agents: Wireshark starts no sooner."""
+DEADLINE = 30.0
+"""Seconds that each of several hubs has to begin its answer, and to go on."""
 _FLAG: dict[str, Any] = {"is_flag": True, "envvar": None}
 _TEXT: dict[str, Any] = {"envvar": None}
 
@@ -33,8 +35,10 @@ _TEXT: dict[str, Any] = {"envvar": None}
 @option("--fifo", metavar="PATH", help="The pipe to write to.", **_TEXT)
 @option("--filter", metavar="FILTER", help="A display filter: only frames that match leave their node.", **_TEXT)
 @option("--max-bytes", type=click.IntRange(min=0), default=0, metavar="N", help="End after so many bytes.", **_TEXT)
-@option("--hub-url", default=DEFAULT_HUB_URL, show_default=True, metavar="URL", help="The hub's API.")
-@option("--token-file", metavar="FILE", help="File that holds the bearer token.")
+@option("--hub-url", default=DEFAULT_HUB_URL, show_default=True, metavar="URL",
+        help="The hub's API. Of several hubs: with commas between them, and they are asked as one.")  # fmt: skip
+@option("--token-file", metavar="FILE",
+        help="File that holds the bearer token: one for all hubs, or one for each, with commas.")  # fmt: skip
 @option("--tls-ca", metavar="FILE", help="Certificates that may sign the hub's.")
 @click.version_option(VERSION, prog_name="nodetap-extcap", message="%(prog)s %(version)s")
 def cli(**given: Any) -> None:
@@ -62,22 +66,21 @@ def _print(lines: list[str]) -> None:
 
 
 def _client(given: Mapping[str, Any]) -> Any:
-    from hub.cli.client import Client, Settings
-
-    return Client(Settings(given["hub_url"], given["token_file"] or None, given["tls_ca"] or None))
+    urls, files = ([part.strip() for part in (given[name] or "").split(",")] for name in ("hub_url", "token_file"))
+    return client_of(urls, list(filter(None, files)), given["tls_ca"] or None, DEADLINE)
 
 
 def _agents(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The hub's agents; none where it does not tell them at once."""
-    import json
-
+    """The agents of the hubs that list them at once."""
     try:
         with _client(given) as client, client.stream("/v1/agents", silence=PATIENCE) as (_, chunks):
-            found = json.loads(b"".join(chunks))
+            found = client.read("/v1/agents", b"".join(chunks))
     except CliError as error:
         click.echo(f"nodetap-extcap: {error}", err=True)
         return []
-    return list(found["agents"] if isinstance(found, dict) else found)
+    for part in found.get("hubs_missing", ()):
+        click.echo(f"nodetap-extcap: hub {part['hub']} missing ({part['reason']})", err=True)
+    return list(found["agents"])
 
 
 def _filter(given: Mapping[str, Any]) -> str | None:

@@ -29,14 +29,17 @@ def _plain(value: object) -> str:
 
 
 def interfaces(agents: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Who we are, all agents as one interface, and each that is connected; `agents` as the hub's API lists them."""
-    present = (each for each in agents if each.get("connection") and each.get("source") != "replay")
+    """Who we are, all agents as one interface, and each that is connected; `agents` as the hub's API lists them.
+
+    Those of one name, at several hubs, are one.
+    """
+    present = (each["agent"] for each in agents if each.get("connection") and each.get("source") != "replay")
     return [
         sentence("extcap", version=VERSION, display="nodetap"),
         sentence("interface", value=ALL, display="nodetap: all agents"),
         *(
-            sentence("interface", value=f"{ALL}-{quote(each['agent'], safe='')}", display=f"nodetap: {each['agent']}")
-            for each in present
+            sentence("interface", value=f"{ALL}-{quote(name, safe='')}", display=f"nodetap: {name}")
+            for name in dict.fromkeys(present)
         ),
     ]
 
@@ -50,7 +53,7 @@ def config(hub_url: str, token_file: str | None, tls_ca: str | None) -> list[str
     """The options of an interface, with their defaults."""
     rows: list[dict[str, Any]] = [
         {"call": "--hub-url", "display": "Hub", "type": "string", "default": hub_url,
-         "tooltip": "The address of the hub's API"},
+         "tooltip": "The address of the hub's API; several with commas"},
         {"call": "--token-file", "display": "Token file", "type": "fileselect", "default": token_file or "",
          "mustexist": "false", "tooltip": "A file that holds the bearer token, where the hub wants one"},
         {"call": "--tls-ca", "display": "CA certificates", "type": "fileselect", "default": tls_ca or "",

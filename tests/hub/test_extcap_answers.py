@@ -67,11 +67,21 @@ def test_interface_and_filters_are_one_filter(interface: str, texts: tuple[str],
     assert sentences.filter_of(interface, *texts) == filter_
 
 
-def test_without_a_hub_there_is_the_interface_for_all_and_a_line_on_stderr() -> None:
-    done = ask("--extcap-interfaces", "--extcap-version=4.0")
+def test_agents_of_one_name_are_one_interface() -> None:
+    agents = [{"agent": "a", "connection": "c1", "hub": hub} for hub in ("http://1", "http://2")]
+    assert len(sentences.interfaces(agents)) == 3
+
+
+@pytest.mark.parametrize(("hub", "said"), [
+    ("http://127.0.0.1:1", "cannot reach the hub"),
+    ("http://127.0.0.1:1, http://127.0.0.2:1", "no hub answers: http://127.0.0.1:1: "),
+    ("http://127.0.0.1:1,", "the hub's address '' is no URL"),
+])  # fmt: skip
+def test_without_a_hub_there_is_the_interface_for_all_and_a_line_on_stderr(hub: str, said: str) -> None:
+    done = ask("--extcap-interfaces", "--extcap-version=4.0", hub=hub)
     assert done.returncode == 0
     assert [line.partition(" ")[0] for line in done.stdout.splitlines()] == ["extcap", "interface"]
-    assert done.stderr.startswith("nodetap-extcap: cannot reach the hub")
+    assert done.stderr.startswith(f"nodetap-extcap: {said}")
     assert done.stderr.count("\n") == 1
 
 
@@ -144,6 +154,11 @@ def test_install_and_uninstall_as_commands(tmp_path: Path) -> None:
     text = (folder / "nodetap-extcap").read_text()
     assert "NODETAP_HUB_URL=${NODETAP_HUB_URL:-http://h:1}" in text
     assert f"NODETAP_TOKEN_FILE=${{NODETAP_TOKEN_FILE:-{tmp_path / 't'}}}" in text
+    several = ("--hub-url", "http://h:1", "--hub-url", "http://i:1", "--token-file", "t", "--token-file", "u")
+    assert nodetap(*several, "extcap", "install", "--dir", str(folder)).returncode == 0
+    text = (folder / "nodetap-extcap").read_text()
+    assert "NODETAP_HUB_URL=${NODETAP_HUB_URL:-http://h:1,http://i:1}" in text
+    assert f"NODETAP_TOKEN_FILE=${{NODETAP_TOKEN_FILE:-{tmp_path / 't'},{tmp_path / 'u'}}}" in text
     assert "is removed" in nodetap("extcap", "uninstall", "--dir", str(folder)).stdout
     assert "there is none" in nodetap("extcap", "uninstall", "--dir", str(folder)).stdout
     wrong = nodetap("extcap", "install", "--dir", str(ROOT / "README.md" / "x"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections import Counter
@@ -12,12 +13,12 @@ from typing import NamedTuple
 import pytest
 
 from tests.live.test_pcap import have_recorded, send, sink, tshark
-from tests.procs import Agent, Hub, ending, environment, program, until
+from tests.procs import Agent, Hub, Process, ending, environment, program, until
 
 __all__ = ["sink"]
 pytestmark = pytest.mark.root
-BLOCK = 176
-"""Bytes that a frame of `send` takes in a file."""
+SIZES = b"\x8e\0\0\0" * 2
+"""The lengths of a frame of `send`, as its block has them."""
 
 
 class Region(NamedTuple):
@@ -112,9 +113,9 @@ def test_live_frames_of_two_regions_whose_hubs_go_and_come_back(
 
     def send_to(agents: int) -> None:
         """Frames that as many agents see."""
-        size = out.stat().st_size
+        count = out.read_bytes().count(SIZES)
         send(sink, 50)
-        until("its frames are there", lambda: out.stat().st_size >= size + agents * 50 * BLOCK)
+        until("its frames are there", lambda: out.read_bytes().count(SIZES) == count + agents * 50)
 
     def told(line: str, times: int = 1) -> None:
         until(line, lambda: log.read_text().count(line) >= times)
@@ -148,3 +149,38 @@ def test_live_frames_of_two_regions_whose_hubs_go_and_come_back(
     assert all(f"hub {region.hub.api} was away for " in last for region in regions)
     assert last.endswith(" (400 frames, 2 agents of 2 hubs)")
     assert all(f"frames of {region.hub.api} are missing from ".encode() in out.read_bytes() for region in regions)
+
+
+def test_wireshark_sees_the_agents_of_two_regions(tmp_path: Path, regions: list[Region], sink: int) -> None:
+    """The one hub wants a token, the other none; one goes and is back while a capture of all runs."""
+    eu, us = regions
+    env = environment({"NODETAP_HUB_URL": f"{eu.hub.api},{us.hub.api}", "NODETAP_TOKEN_FILE": str(tmp_path / "token")})
+
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        command = program("hub.extcap.main", *words)
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=True)
+
+    def listed() -> list[str]:
+        lines = ask("--extcap-interfaces").stdout.splitlines()
+        return [line.partition("{value=")[2].partition("}")[0] for line in lines if line.startswith("interface")]
+
+    assert listed() == ["nodetap", "nodetap-eu", "nodetap-us"]
+    assert "tcp.prt" in ask("--extcap-interface", "nodetap", "--extcap-capture-filter", "tcp.prt == 1").stdout
+    out, log, fifo = tmp_path / "out.pcapng", tmp_path / "extcap.log", tmp_path / "pipe"
+    os.mkfifo(fifo)
+    words = program("hub.extcap.main", "--capture", "--extcap-interface", "nodetap", "--fifo", str(fifo))
+    capture, reader = Process(words, log, env), Process(["cat", str(fifo)], out)
+    with ending(capture, reader):
+        until("both take part", lambda: "capturing from 2 agents" in capture.text)
+        us.hub.kill()
+        until("it is named", lambda: f"hub {us.hub.api} missing (" in capture.text)
+        shown = ask("--extcap-interfaces")
+        assert "nodetap-eu" in shown.stdout
+        assert shown.stderr.startswith(f"nodetap-extcap: hub {us.hub.api} missing (cannot reach the hub: ")
+        with ending(us.hub.again()):
+            until("it is back", lambda: "nodetap-extcap: us takes part" in capture.text)
+            send(sink, 50)
+            until("its frames are there", lambda: out.read_bytes().count(SIZES) == 100)
+            capture.send(signal.SIGTERM)
+            assert (capture.wait(20), reader.wait(20)) == (0, 0)
+    assert Counter(interface for _, interface in frames(out)) == {"lo of us": 50, "lo of eu": 50}
