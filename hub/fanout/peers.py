@@ -108,6 +108,8 @@ class Peers:
         import urllib3
 
         timeout = urllib3.Timeout(connect=min(CONNECT, within), read=within)
+        if self._certificate() and not url.startswith("https:"):  # a token is not for who might be anybody
+            raise Silent("it shows no certificate: give all hubs over one store the same --tls-cert and --tls-key")
         try:
             answer = self._manager().request(method, url, headers=headers, body=body or None, timeout=timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
