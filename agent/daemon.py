@@ -201,7 +201,8 @@ class Agent:
         except OSError as error:
             if self.config.metrics_must:
                 raise
-            self.log.warning("metrics are not shown", address="{}:{}".format(*self.config.metrics), reason=str(error))
+            reason = f"{error.strerror or error}; choose another --metrics"
+            self.log.warning("metrics are not shown", address="{}:{}".format(*self.config.metrics), reason=reason)
             return None
 
     def _beat(self) -> None:

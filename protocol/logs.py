@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import select
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -63,6 +64,15 @@ class _Lines:
 
 _LINES = _Lines()
 
+_WHO = ("agent", "epoch", "connection", "session", "program")
+"""Keys of a line that say who speaks; a person who reads a terminal wants to know what happened first."""
+
+
+def _for_people(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """A processor: the reason first, who speaks last."""
+    first = {key: event[key] for key in ("reason",) if key in event}
+    return {**first, **{k: v for k, v in event.items() if k not in _WHO}, **{k: event[k] for k in _WHO if k in event}}
+
 
 def dump_stacks() -> None:
     """The stacks of all threads to standard error, unless nobody reads it: no thread runs while they are written."""
@@ -84,7 +94,8 @@ class _Libraries(logging.Handler):
 def configure(level: str = "info", fmt: str = "auto") -> None:
     """Set up structlog for this process: lines go to stderr. `auto` is console on a terminal and JSON elsewhere."""
     console = fmt == "console" or (fmt == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
+    people: list[Any] = [_for_people, structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -92,7 +103,7 @@ def configure(level: str = "info", fmt: str = "auto") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _LINES.tell,
-            renderer,
+            *(people if console else [structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(_LINES),  # type: ignore[arg-type]

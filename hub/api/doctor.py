@@ -110,7 +110,8 @@ def _seen(agent: Facts) -> dict[str, Any]:
 
 def _absent(missing: Missing) -> Finding:
     level, todo = WARN if missing.reason == "too_old" else BAD, TODO[missing.reason]
-    return Finding(level, missing.agent, "answer", missing.detail, todo.replace("{agent}", missing.agent))
+    said = f"not connected, {missing.detail}" if missing.reason == "not_connected" else missing.detail
+    return Finding(level, missing.agent, "answer", said, todo.replace("{agent}", missing.agent))
 
 
 async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Finding]]:

@@ -69,7 +69,7 @@ PACKETS = (
     Column("agent", _get("nodetap.agent"), drop=1, style="magenta"),
     *ENDS,
     Column("len", _get("frame.len"), right=True, drop=3),
-    Column("info", info, flexible=True, least=10),
+    Column("info", info, flexible=True, least=9),
 )
 
 PACKETS_WIDE = (

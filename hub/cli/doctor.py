@@ -142,7 +142,8 @@ def folded(findings: Iterable[Finding]) -> Iterator[Finding]:
         well = [finding for finding in found if finding.level == OK]
         yield from (finding for finding in found if finding.level != OK)
         if well:
-            yield Finding(OK, where, f"{len(well)} fine", ", ".join(finding.check for finding in well))
+            checks = dict.fromkeys(finding.check for finding in well)  # each once: `here` is looked at for every hub
+            yield Finding(OK, where, f"{len(well)} fine", ", ".join(checks))
 
 
 def lines(findings: Sequence[Finding], width: int | None) -> Iterator[tuple[str, str]]:

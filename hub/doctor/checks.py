@@ -224,7 +224,8 @@ def _ready(facts: Facts) -> Said:
 def _writer(facts: Facts) -> Said:
     stuck, queued = facts["writer"]["stuck"], facts["writer"]["queued"]
     level = by_limit(stuck, LAG_WARN, LAG_BAD)
-    said = f"{queued} waiting, the oldest commit for {span(stuck)}" if queued or stuck else "nothing waits"
+    under_way = f", a commit for {span(stuck)} under way" if stuck else ""
+    said = f"{queued} batches wait{under_way}" if queued or stuck else "nothing waits"
     return level, said, "the store's disk is slow or full; see the hub's log" if level != OK else ""
 
 

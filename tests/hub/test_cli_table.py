@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.cli.columns import DEFAULT, READ, of_fields
+from hub.cli.follow import SAMPLE
 from hub.cli.table import GAP, Column, clean, field_column, fit, layout, without_constant
 from protocol.schema import TABLES, fields_of
 
@@ -39,6 +40,12 @@ def test_80_columns_hold_the_essentials() -> None:
     assert len(text) <= 80
     assert "192.168.100.200:50000  →  203.0.113.250:443  TCP" in text
     assert "web-1" not in text
+
+
+def test_80_columns_hold_the_protocol_of_what_is_followed() -> None:
+    rows = [SAMPLE["packets"]]
+    headers = layout(without_constant(DEFAULT["packets", "table"], rows, "agent"), rows, 80).header()
+    assert {"time", "src", "dst", "proto", "info"} <= {header.strip() for header in headers}
 
 
 def test_the_agent_stays_where_rows_are_about_it() -> None:

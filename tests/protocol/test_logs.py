@@ -104,3 +104,18 @@ def test_no_line_overwrites_its_own_keys() -> None:
     ]
     assert len(calls) > 100
     assert [call for call in calls if call[2] in ("level", "timestamp")] == []
+
+
+TOLD = """
+from protocol.logs import configure, logger
+configure("info", "console")
+logger(program="p", agent="a", epoch="e").warning("it happened", wait_s=1, connection="c", reason="because of it")
+"""
+
+
+def test_on_a_terminal_the_reason_comes_first_and_who_speaks_last() -> None:
+    done = subprocess.run([sys.executable, "-c", TOLD], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.split(maxsplit=1)[1].split("it happened")[1].split() == [
+        "reason='because", "of", "it'", "wait_s=1", "agent=a", "epoch=e", "connection=c", "program=p"
+    ]  # fmt: skip
