@@ -321,7 +321,7 @@ class Sender:
     def _fits(self, item: Item) -> bool:
         batches, size = self._window
         if not self._sent:
-            return batches > 0  # one item always fits: a window smaller than a batch must not be a stall
+            return True  # one item always fits: a small window must not be a stall, nor one of nothing a silent one
         if self._unread >= ALONE:
             return False
         return len(self._sent) < batches and self._sent_bytes + item.size <= size

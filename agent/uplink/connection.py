@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from math import inf
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 HEARTBEAT = 3.0
 """Seconds between two pings and reports, or half the time after which an idle link without a pong has stalled."""
 CLOSE_TIMEOUT = 1.0
+DRAIN_PATIENCE = 60.0
+"""Seconds after which we leave a hub that said it goes, and stays."""
 DOUBT_PATIENCE = 60.0
 """Seconds to wait for the store that may hold a batch in doubt before it is given up to another one."""
 UNREAD = frozenset({"bad_msgpack", "too_large", "bad_key", "unknown_type", "bad_column", "bad_utf8", "bad_zstd"})
@@ -68,7 +71,7 @@ class Connection:
         self._news = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._tell = asyncio.Event()
-        self._held = False
+        self._gone_by = inf  # when a hub that drains must be gone
         self._leaving = False
         self._echoes = 0
         self._pong: asyncio.Future[float] | None = None
@@ -228,6 +231,11 @@ class Connection:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await ws.close(1000)
 
+    @property
+    def _held(self) -> bool:
+        """Whether the hub asked us to send nothing more."""
+        return self._gone_by < inf
+
     async def _receive(self) -> None:
         assert self._ws is not None
         handlers: dict[type, Callable[[Any], None]] = {
@@ -292,7 +300,7 @@ class Connection:
         await self._ws.send(encode(await answer))
 
     def _on_drain(self, drain: Drain) -> None:
-        self._held = True
+        self._gone_by = min(self._gone_by, monotonic() + DRAIN_PATIENCE)
         self.uplink.log.info("hub drains", connection=self.id, retry_after=drain.retry_after)
 
     def _on_refuse(self, refuse: Refuse) -> None:
@@ -307,6 +315,8 @@ class Connection:
         next_echo = monotonic() + config.echo_interval
         while True:
             self._moved = monotonic()
+            if self._moved > self._gone_by:
+                raise Refused("draining", "the hub said that it goes, and stays")
             if not failpoints.unwatched():
                 await self._ping()
             await self._ws.send(encode(self.uplink.status()))

@@ -160,6 +160,31 @@ def test_what_is_in_doubt_elsewhere_is_given_up_also_when_nothing_else_is_sent(t
     assert {m.reason for m in heard if isinstance(m, Tombstone) and m.kind != "report"} == {"in_doubt"}
 
 
+@pytest.mark.parametrize(
+    ("drains", "said"), [(False, "stalled (progress)"), (True, "the hub said that it goes, and stays")]
+)
+def test_a_hub_that_answers_and_takes_nothing_is_left(tmp_path: Path, drains: bool, said: str) -> None:
+    """Scenario 3a: pings and echoes are answered; it grants no window, or says that it drains and does not go."""
+    capture = write_pcap(tmp_path / "few.pcap", 100)
+
+    def play(line: Line) -> None:
+        if line.number > 1:
+            line.welcome()
+            line.acknowledge_all()
+        line.welcome(window=(0, 0))
+        if drains:
+            line.say(Drain())
+        while True:
+            line.take()
+
+    with scripted(play) as hub:
+        soon = "import agent.uplink.connection as c; c.DRAIN_PATIENCE = 1.0"
+        agent = Agent(tmp_path, "replay", str(capture), "--hub", hub.ws, "--stall-timeout", "2", first=soon)
+        with ending(agent):
+            assert agent.wait(30) == 0, agent.text
+    assert said in " ".join(str(e.get("reason")) for e in events(agent, "reconnecting"))
+
+
 @pytest.mark.parametrize("how", ["refused", "too big for a proxy"])
 def test_a_batch_that_the_hub_cannot_read_is_given_up_and_no_other(tmp_path: Path, how: str) -> None:
     """Who cannot read a message cannot say which batch it was: it may not hold up those behind it for ever."""
