@@ -271,6 +271,7 @@ class Agent:
             capture_age=0.0 if self.worker.finished or not self.source.live else now - self.worker.beat,
             outstanding=self.outbox.outstanding,
             oldest_age=self.outbox.oldest_age(),
+            acked_age=now - view.acked,
         )
 
     def _limits(self) -> Limits:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from time import monotonic, process_time
 from typing import Any
 
@@ -51,6 +52,7 @@ class Signs:
     capture_age: float  # since the capture thread's last beat; 0 where there is none to expect
     outstanding: int
     oldest_age: float
+    acked_age: float = inf  # since the last acknowledgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def judge(signs: Signs) -> Verdict | None:
     """The verdict on these signs.
 
     A late loop is suspected before its peer: whoever does not read sees no answers. While something is outstanding,
-    its acknowledgement is what counts: a busy hub may be late with everything else.
+    its acknowledgement is what counts: a busy hub may be late with everything else, also when it has just acknowledged
+    the last of it.
     """
     limits = signs.limits
     evidence = {
@@ -89,7 +92,7 @@ def judge(signs: Signs) -> Verdict | None:
     if signs.streaming:
         idle = (("echo", signs.echo_age, limits.echo), ("ping", signs.pong_age, limits.ping))
         for detector, age, limit in (("progress", signs.waiting, limits.progress),) if signs.outstanding else idle:
-            if age > limit:
+            if min(age, signs.acked_age) > limit:
                 return Verdict(detector, {**evidence, "deadline_s": round(limit, 3)})
     if signs.capture_age > limits.capture:
         return Verdict("capture", {"capture_age_s": round(signs.capture_age, 3)})

@@ -63,6 +63,7 @@ class LinkView:
     session: int = 0
     beat: float = field(default_factory=monotonic)
     pong: float = 0.0  # when the last pong came on this connection
+    acked: float = 0.0  # when something was last acknowledged
     echo_sent: float = 0.0  # when the unanswered echo was sent; 0 where none is
     since: float = field(default_factory=monotonic)
     last_error: str = ""
@@ -326,6 +327,7 @@ class Uplink:
         waited = self.outbox.waiting()
         done = self.outbox.ack(ack.epoch, _ranges(ack.watermark, ack.held), (ack.window_batches, ack.window_bytes))
         if done:
+            self.view.acked = monotonic()
             self.quality.progress.answer(waited)
             self._progressed(len(done))
 

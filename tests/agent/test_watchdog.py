@@ -26,6 +26,7 @@ def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
     assert judge(FINE) is None
     busy = replace(FINE, waiting=2.9, oldest_age=500.0, outstanding=60, echo_age=9.0, pong_age=9.0)
     assert judge(busy) is None  # acknowledgements count, while something is outstanding
+    assert judge(replace(FINE, echo_age=9.0, pong_age=9.0, acked_age=0.5)) is None  # and when nothing is any more
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ def test_nothing_is_wrong_with_a_healthy_or_slow_link() -> None:
     [
         (replace(FINE, waiting=3.1, outstanding=5), "progress"),
         (replace(FINE, echo_age=3.1), "echo"),
+        (replace(FINE, echo_age=9.0, acked_age=3.1), "echo"),
         (replace(FINE, pong_age=3.1), "ping"),
         (replace(FINE, capture_age=3.1), "capture"),
         (replace(FINE, loop_age=2.0, waiting=60.0, pong_age=60.0), "loop"),  # ourselves before the peer

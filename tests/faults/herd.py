@@ -182,6 +182,7 @@ class Life:
             capture_age=0.0,
             outstanding=self.outbox.outstanding,
             oldest_age=self.outbox.oldest_age(),
+            acked_age=now - view.acked,
         )
 
     def told(self) -> dict[str, Any]:
