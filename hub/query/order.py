@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from hub.query.output import OUTPUTS, columns, csv_header
-from hub.query.select import ORDER, Query, Question, WrongQuestion, chosen, where
+from hub.query.output import columns
+from hub.query.select import ORDER, Query, Question, WrongQuestion, chosen, printed, rows, where
 from hub.query.sql import SEVERAL, Params, present, several
 from protocol.schema import TABLES, Field, fields_of
 
@@ -40,14 +40,10 @@ def sorted_rows(question: Question) -> Query:
         if name not in known:
             raise no_such(question.table, name, known)
         keys += by_field(known[name], descending)
-    order = ordering(keys, ORDER[table.name])
-    fields = chosen(question.table, question.fields)
-    source = f"{table.name}{where(table, question, params)}"
-    if question.limit:  # only the rows that are left are printed
-        source = f"(SELECT * FROM {source} {order} LIMIT {params.add('UInt64', question.limit)})"
-    sql = f"SELECT {columns(table, fields, question.output)} FROM {source} {order}"
-    head = csv_header(field.name for field in fields) if question.output == "csv" else b""
-    return Query(sql, params.values, OUTPUTS[question.output].store_format, head)
+    shown = columns(table, chosen(table.name, question.fields), question.output)
+    conditions, order = where(table, question, params), ordering(keys, ORDER[table.name])
+    limit = params.add("UInt64", question.limit) if question.limit else ""
+    return printed(question, params, rows(table, shown, conditions, order, limit))
 
 
 def by_field(field: Field, descending: bool) -> tuple[Key, ...]:

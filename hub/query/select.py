@@ -101,35 +101,53 @@ def where(table: Table, question: Question, params: Params) -> str:
 
 def build(question: Question) -> Query:
     """The query for rows in their table's order. Raises WrongQuestion."""
-    table = TABLES[question.table]
-    fields = chosen(question.table, question.fields)
-    params = Params()
-    source = f"FROM {table.name}{where(table, question, params)}"
+    table, params = TABLES[question.table], Params()
+    fields, conditions = chosen(question.table, question.fields), where(table, question, params)
     if question.limit:
-        sql = _newest(table.name, fields, question.output, source, params.add("UInt64", question.limit))
-    else:
-        sql = f"SELECT {columns(table, fields, question.output)} {source} {_order(table.name)}"
-    head = csv_header(field.name for field in fields) if question.output == "csv" else b""
-    return Query(f"{sql}", params.values, OUTPUTS[question.output].store_format, head)
+        limit = params.add("UInt64", question.limit)
+        return printed(question, params, _newest(table, fields, question.output, conditions, limit))
+    order = _order([second(table.time), *_keys(table)])  # that of the store: nothing is sorted
+    return printed(question, params, rows(table, columns(table, fields, question.output), conditions, order))
 
 
-def _keys(table: str) -> tuple[str, ...]:
-    """The second changes nothing: it begins the sorting key, and so rows are read in order until there are enough."""
-    return second(TABLES[table].time), *(f"`{column}`" for column in ORDER[table])
+def rows(table: Table, shown: str, conditions: str, order: str, limit: str = "") -> str:
+    """The SQL for rows in an order, the first of them where there is a limit.
 
-
-def _order(table: str) -> str:
-    return "ORDER BY " + ", ".join(_keys(table))
-
-
-def _newest(table: str, fields: Sequence[Field], output: str, source: str, limit: str) -> str:
-    """The newest rows, oldest first: the sorting key is read backwards, only the rows that are left are printed.
-
-    They are printed inside, where columns have no other name yet: the engine takes longer to understand a hundred
-    columns of a subquery than to find the rows.
+    They are printed where they are found, and columns have no other name: the engine sorts by what stands in the order,
+    then reads and works out the rest for the rows that are left. It would take longer to understand a hundred columns
+    of a subquery than to find the rows.
     """
-    keys = _keys(table)
-    shown = columns(TABLES[table], fields, output)
-    named = ", ".join(f"{key} AS _{number}" for number, key in enumerate(keys))
-    inner = f"SELECT {shown}, {named} {source} ORDER BY {', '.join(f'{key} DESC' for key in keys)} LIMIT {limit}"
-    return f"SELECT {names_of(fields, output)} FROM ({inner}) ORDER BY {', '.join(f'_{n}' for n in range(len(keys)))}"
+    return f"SELECT {shown} FROM {table.name}{conditions} {order}{f' LIMIT {limit}' if limit else ''}"
+
+
+def printed(question: Question, params: Params, sql: str) -> Query:
+    """The query that such SQL is, in the format asked for."""
+    names = (field.name for field in chosen(question.table, question.fields))
+    head = csv_header(names) if question.output == "csv" else b""
+    return Query(sql, params.values, OUTPUTS[question.output].store_format, head)
+
+
+def _keys(table: Table) -> list[str]:
+    return [f"`{column}`" for column in ORDER[table.name]]
+
+
+def _order(keys: Iterable[str], direction: str = "") -> str:
+    return "ORDER BY " + ", ".join(f"{key}{direction}" for key in keys)
+
+
+def _newest(table: Table, fields: Sequence[Field], output: str, conditions: str, limit: str) -> str:
+    """The newest rows, oldest first.
+
+    Their oldest time is found before: the sorting key is read backwards until there are enough, with no columns but
+    those of the conditions. To read all columns so takes a block of each from every part of the store; that is why the
+    rows are then sorted by what is not the order of the store, though it comes to the same.
+    """
+    time, keys = f"`{table.time}`", _keys(table)
+    found = rows(table, time, conditions, _order([second(table.time), time], " DESC"), limit)
+    newer = f"{time} >= (SELECT min({time}) FROM ({found}))"
+    conditions = f"{conditions} AND {newer}" if conditions else f" WHERE {newer}"
+    named = [f"_{number}" for number in range(len(keys))]
+    hidden = ", ".join(f"{key} AS {name}" for key, name in zip(keys, named, strict=True))
+    shown = f"{columns(table, fields, output)}, {hidden}"
+    inner = rows(table, shown, conditions, _order(keys, " DESC"), limit)
+    return f"SELECT {names_of(fields, output)} FROM ({inner}) {_order(named)}"

@@ -92,6 +92,20 @@ def test_the_limit_keeps_the_newest_oldest_first(store: Store, limit: int) -> No
     assert ask(store, limit=limit) == ask(store, limit=0)[-limit:]
 
 
+@pytest.mark.parametrize("text", ["tcp", "udp or tcp", "frame.number == 1", "frame.number == 0"])
+@pytest.mark.parametrize("since", [None, NOW, NOW + 1])
+def test_the_newest_of_what_a_filter_finds(store: Store, text: str, since: int | None) -> None:
+    asked = {"filter": parse(text, "packets"), "since": since, "until": NOW + 2}
+    assert ask(store, limit=7, **asked) == ask(store, limit=0, **asked)[-7:]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60, 100])
+def test_the_newest_flows(store: Store, limit: int) -> None:
+    found, everything = ask(store, "flows", limit=limit), ask(store, "flows", limit=0)
+    assert [row["flow.start"] for row in found] == [row["flow.start"] for row in everything[-limit:]]
+    assert len({row["flow.packets"] for row in found} & {row["flow.packets"] for row in everything}) == len(found)
+
+
 @pytest.mark.parametrize("since", [None, *EDGES, NOW + 1])
 @pytest.mark.parametrize("until", [None, *EDGES, NOW + 1])
 def test_packets_of_a_window(store: Store, since: int | None, until: int | None) -> None:

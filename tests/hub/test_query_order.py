@@ -77,6 +77,10 @@ def test_the_limit_are_the_first_in_order(store: Store) -> None:
     longest = sorted((row["len"] for row in ROWS["packets"]), reverse=True)
     found = ask(store, "packets", "frame.len:desc", limit=5)
     assert [row["frame.len"] for row in found] == longest[:5]
+    for table, sort in (("packets", "ip.src,frame.len:desc"), ("flows", "flow.rtt:desc"), ("calls", "call.latency")):
+        everything = ask(store, table, sort, limit=0)
+        assert len(everything) == len(ROWS[table])
+        assert ask(store, table, sort, limit=2) == everything[:2]
 
 
 def test_the_next_field_decides_between_equals(store: Store) -> None:
