@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,15 @@ def captures(corpus: Path) -> list[Path]:
     return sorted(p for p in corpus.iterdir() if p.suffix in (".pcap", ".pcapng"))
 
 
-def replay(hub: Hub, capture: Path) -> subprocess.CompletedProcess[str]:
+def replay(hub: Hub, capture: Path) -> str:
+    """Store a capture; the name of its agent."""
     command = program("agent.cli", "replay", str(capture), "--hub", hub.ws, "--node", capture.stem)
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    assert done.returncode == 0, f"{capture.name}: {done.stderr[-1000:]}"
+    return next(line.split()[-1] for line in done.stderr.splitlines() if "packets stored as" in line)
 
 
+@pytest.mark.timeout(1800)  # some fifty programs one after the other, each with a minute of its own
 def test_every_capture_comes_out_as_tshark_reads_it(hub: Hub, corpus: Path, tshark: str) -> None:
     script = Path(os.environ.get("NODETAP_ORACLE", corpus.parent / "oracle" / "tshark_fields.sh"))
     if not script.is_file():
@@ -86,11 +90,12 @@ def test_every_capture_comes_out_as_tshark_reads_it(hub: Hub, corpus: Path, tsha
     cells: Counter[str] = Counter()
     equal: Counter[str] = Counter()
     different: list[str] = []
-    for capture in captures(corpus):
-        done = replay(hub, capture)
-        assert done.returncode == 0, f"{capture.name}: {done.stderr[-1000:]}"
-        name = next(line.split()[-1] for line in done.stderr.splitlines() if "packets stored as" in line)
-        ours = [in_tsharks_words(row) for row in hub.rows("nodetap.agent", "==", f'"{name}"')]
+    agents = {capture: replay(hub, capture) for capture in captures(corpus)}
+    stored: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in hub.rows():
+        stored[row["nodetap.agent"]].append(row)
+    for capture, agent in agents.items():
+        ours = [in_tsharks_words(row) for row in stored[agent]]
         ours.sort(key=lambda row: int(row["frame.number"]))
         theirs = oracle_rows(script, capture)
         assert len(ours) == len(theirs), capture.name
