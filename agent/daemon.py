@@ -39,6 +39,7 @@ from agent.uplink.threads import DaemonThreads
 from agent.watchdog import LOOP_DEAD, REASONS, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
 from protocol.logs import dump_stacks
+from protocol.trouble import pause
 
 BEAT = 0.5
 LAST_WORDS = 0.4
@@ -301,13 +302,7 @@ class Agent:
 
     def _paused(self, seconds: float, cpu: float) -> None:
         """From the watchdog's thread."""
-        held = "one call kept all threads waiting: the stacks above say which"
-        why = (
-            held
-            if cpu > seconds / 2
-            else "it was stopped, or had no processor, and is not to blame for the stacks above"
-        )
-        self.log.warning("the process did not run", seconds=round(seconds, 1), cpu_s=round(cpu, 1), reason=why)
+        self.log.warning("the process did not run", **pause(seconds, cpu))
 
     def _restart_capture(self) -> None:
         if self.worker.replace():

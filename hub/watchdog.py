@@ -15,6 +15,7 @@ from time import monotonic, process_time
 from typing import Any
 
 from protocol.logs import dump_stacks
+from protocol.trouble import pause
 
 TICK = 0.5
 PAUSE = 2.0
@@ -40,7 +41,7 @@ class HubWatchdog(threading.Thread):
         while not self._halt.wait(TICK):
             asleep, looked, cpu, used = monotonic() - looked - TICK, monotonic(), process_time() - used, process_time()
             if asleep > PAUSE:
-                self._paused(asleep, cpu)
+                self._log.warning("the process did not run", **pause(asleep, cpu))
             faulthandler.dump_traceback_later(LOOP_DEAD, exit=True)
             stuck, loop_age = self._stuck(), self._loop_age()
             self.ready = stuck < self._deadline and loop_age < self._deadline
@@ -51,11 +52,6 @@ class HubWatchdog(threading.Thread):
     def stop(self) -> None:
         """No more looks; but the process ends within ENDING."""
         self._halt.set()
-
-    def _paused(self, seconds: float, cpu: float) -> None:
-        held = "one call kept all threads waiting"
-        why = f"{held if cpu > seconds / 2 else 'it was stopped, or had no processor'}: silent agents are not to blame"
-        self._log.warning("the process did not run", seconds=round(seconds, 1), cpu_s=round(cpu, 1), reason=why)
 
     def _end(self, stuck: float, loop_age: float) -> None:
         self._log.error("hub is wedged; ending it", writer_stuck_s=round(stuck, 1), loop_age_s=round(loop_age, 1))

@@ -1,4 +1,4 @@
-"""What a connection that cannot be made means, and what to do: for agents, whose hub is away, and for people. Pure.
+"""What a connection that cannot be made means, and what to do, and what a process that did not run may blame. Pure.
 
 The words before the hint are those of Python, OpenSSL and the libraries; what people need not know of them is left out.
 """
@@ -6,6 +6,7 @@ The words before the hint are those of Python, OpenSSL and the libraries; what p
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _NOISE = re.compile(r"\[Errno -?\d+\] |\[SSL: [A-Z0-9_]+\] | ?\(_ssl\.c:\d+\)|certificate verify failed: ")
 _REFUSED = re.compile(r"Connect call failed \(.*?\)|Multiple exceptions: Connect call failed.*")
@@ -35,3 +36,14 @@ def hint(reason: str) -> str:
     """What to do about it, empty where nobody knows."""
     lowered = plain(reason).lower()
     return next((todo for part, todo in HINTS if part.lower() in lowered), "")
+
+
+def pause(seconds: float, cpu: float) -> dict[str, Any]:
+    """Keys of a line about a process none of whose threads ran for `seconds`, while it used `cpu` seconds."""
+    held = "one call kept all its threads waiting"
+    why = held if cpu > seconds / 2 else "it was stopped, or had no processor"
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_s": round(cpu, 1),
+        "reason": f"{why}: what was late meanwhile is no fault of others",
+    }

@@ -159,8 +159,10 @@ class Connection:
     def _silence(self, error: BaseException) -> str:
         """For people, where the connection broke without a word: for how long nothing had moved on it."""
         quiet = monotonic() - self._moved
-        if not isinstance(error, ConnectionClosed) or error.rcvd is not None or not self._moved or quiet < IDLE:
+        if not isinstance(error, ConnectionClosed) or error.rcvd is not None or not self._moved:
             return ""
+        if quiet < IDLE:
+            return ": the hub or the line went"
         return f" after {quiet:.1f} s without traffic: the hub or the line went, or something closes what is idle"
 
     async def _open(self) -> None:

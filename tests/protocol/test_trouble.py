@@ -9,7 +9,7 @@ import ssl
 import pytest
 from procs import free_port
 
-from protocol.trouble import HINTS, hint, plain
+from protocol.trouble import HINTS, hint, pause, plain
 
 
 def refused() -> str:
@@ -57,3 +57,8 @@ def test_words_and_what_to_do(said: str, words: str, todo: str) -> None:
 
 def test_each_hint_is_found_by_its_part() -> None:
     assert all(hint(part) for part, _ in HINTS)
+
+
+def test_a_process_that_did_not_run_says_why() -> None:
+    assert pause(24.71, 0.0)["reason"].startswith("it was stopped, or had no processor")
+    assert pause(4.0, 3.9) == {"seconds": 4.0, "cpu_s": 3.9, "reason": pause(1.0, 1.0)["reason"]}
