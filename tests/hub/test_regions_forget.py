@@ -50,6 +50,8 @@ def test_it_is_forgotten_wherever_it_is_known(hubs: list[Hub], capfd: Any) -> No
 def test_a_hub_that_does_not_answer_is_named(hubs: list[Hub], capfd: Any, fault: signal.Signals) -> None:
     a, b, _ = hubs
     b.send(fault)
+    if fault == signal.SIGKILL:
+        b.wait()
     assert forget(hubs, "web-1") == 3
     out, err = capfd.readouterr()
     assert out == f"forgot web-1 at the hub {a.api}\n"
@@ -58,7 +60,6 @@ def test_a_hub_that_does_not_answer_is_named(hubs: list[Hub], capfd: Any, fault:
     assert err.count("\n") == 1
     b.send(signal.SIGCONT)
     if fault == signal.SIGKILL:
-        b.wait()
         hubs[1] = b.again().ready()
     with ending(hubs[1]):
         assert forget(hubs, "web-1") == 0
