@@ -70,7 +70,7 @@ def servers_of(url: str) -> Servers:
             ca=options.get("ca", ""),
         )
     except ValueError as error:
-        raise StoreError(f"the --store names no servers: {error}; use {EXAMPLE}") from None
+        raise StoreError(f"the --store cannot be used: {error}; use {EXAMPLE}") from None
 
 
 def _options(query: str) -> dict[str, str]:
