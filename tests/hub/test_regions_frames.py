@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,9 +14,9 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from procs import free_port
+from procs import free_port, until
 
-from hub.cli.client import Head
+from hub.cli.client import Client, Head, Settings
 from hub.cli.errors import CliError, HubLost
 from hub.cli.main import run
 from hub.cli.regions.feed import AHEAD
@@ -351,6 +352,16 @@ def test_a_hub_that_was_lost_comes_back_by_itself(tmp_path: Path, capfd: Any) ->
     reader = Reader()
     reader.feed(data)
     assert sorted(each.comments[0] for each in reader.interfaces) == ["agent a", "agent b", "agent c"]
+
+
+def test_nothing_stays_behind_of_a_question_to_a_hub_that_is_frozen() -> None:
+    """It takes the connection and says nothing: whoever asks again and again would have a thread more each time."""
+    before = threading.enumerate()
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        client = Client(Settings(f"http://127.0.0.1:{frozen.getsockname()[1]}"))
+        with client, pytest.raises(HubLost, match="unresponsive"), client.stream("/v1/capture", silence=0.3):
+            raise AssertionError("it answered")
+        until("its thread has ended", lambda: set(threading.enumerate()) <= set(before))
 
 
 def test_a_hub_that_refuses_is_not_asked_again(tmp_path: Path, capfd: Any) -> None:
