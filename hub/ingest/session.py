@@ -191,8 +191,10 @@ class Session:
         try:
             while True:
                 await self._send(await self._outgoing.get())
-        except (ConnectionClosed, TimeoutError):
+        except ConnectionClosed:
             self.abort()
+        except TimeoutError:
+            self._cut_off()
 
     async def _send(self, message: Message) -> None:
         async with asyncio.timeout(SEND_TIMEOUT):
@@ -204,7 +206,8 @@ class Session:
         return self._outgoing.qsize()
 
     def abort(self) -> None:
-        """Be gone at once, whatever the agent does."""
+        """Be gone at once, whatever the agent does; what was read of it is not looked at any more."""
+        self.leaving = True
         with suppress(AttributeError):  # CPython's transport, once it has lost its connection while it was closing
             self._socket.transport.abort()
 
@@ -213,8 +216,12 @@ class Session:
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
-            self.log.warning("agent does not read", queued=self._outgoing.qsize())
-            self.abort()
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        if not self.leaving:
+            self.log.warning("agent does not read", queued=self.unsent)
+        self.abort()
 
     async def refuse(self, code: str, detail: str, retry_after: float = 0.0) -> None:
         """Say why, and end the connection."""

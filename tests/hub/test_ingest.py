@@ -332,3 +332,19 @@ def test_a_wrong_token_is_refused_before_anything_is_said(tmp_path: Path) -> Non
         assert [(event["peer"].partition(":")[0], event["times"]) for event in refused] == [
             ("127.0.0.1", 1)
         ]  # a minute
+
+
+def test_one_that_does_not_read_is_cut_off_and_that_is_said_once(hub: Hub) -> None:
+    agent = name()
+
+    async def play() -> None:
+        async with linked(hub, agent) as (ws, _):
+            ws.transport.pause_reading()
+            again = encode(Tombstone(agent, EPOCH, 1, "report"))
+            while True:
+                await ws.send(again)
+
+    with pytest.raises(ConnectionClosed):
+        asyncio.run(play())
+    lines = [line for line in hub.events if line.get("agent") == agent and line["event"] == "agent does not read"]
+    assert len(lines) == 1
