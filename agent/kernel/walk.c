@@ -113,5 +113,5 @@ EXPORT const char *nodetap_tables(void) {
     return "max_layers=" TEXT(MAX_LAYERS) KINDS(KIND) BITS(BIT) TUNNELS(TUNNEL) COLUMNS(COLUMN);
 }
 
-/* What agent.kernel.digest says of the sources that this was built of. */
+/* What protocol.built.digest says of the sources that this was built of. */
 EXPORT uint32_t nodetap_source(void) { return NODETAP_SOURCE; }
