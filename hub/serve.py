@@ -22,7 +22,7 @@ from hub.k8s import options as kubernetes
 from hub.store.retention import Keep
 from hub.tokens import tokens_of
 from protocol.logs import FORMATS, LEVELS, configure, logger
-from protocol.options import host_port, is_loopback, whereto
+from protocol.options import host_port, is_loopback, misused
 
 COMMIT_DEADLINE = 30.0
 """Seconds a commit may take before the hub calls itself not ready; after three of them it ends itself."""
@@ -88,10 +88,7 @@ class _OneLine(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else "nodetap-hub"
-            own = [name for each in self.params for name in each.opts]
-            todo = whereto(getattr(error, "option_name", ""), command, own)
-            click.echo(f"{command}: {error.format_message()} {todo}", err=True)
+            click.echo(misused(error, "nodetap-hub"), err=True)
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(130)

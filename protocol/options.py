@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
+from typing import Any
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -49,3 +50,12 @@ def whereto(option: str, command: str, own: Collection[str]) -> str:
     if option in own and rest:
         return f"It stands before the command: {program} {option} ... {rest}"
     return f"See `{command} --help`."
+
+
+def misused(error: Any, program: str) -> str:
+    """The line for people about a wrong command line of `program`; `error` is click's UsageError."""
+    if error.ctx is None:
+        return f"{program}: {error.format_message()} {whereto('', program, ())}"
+    command = error.ctx.command_path
+    own = [name for each in error.ctx.find_root().command.params for name in each.opts]
+    return f"{command}: {error.format_message()} {whereto(getattr(error, 'option_name', ''), command, own)}"

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from protocol import VERSION
-from protocol.options import whereto
+from protocol.options import misused
 
 COMMANDS = {
     "run": ("agent.cli.run:run", "Capture on this machine's interfaces and stream summaries to a hub."),
@@ -112,9 +112,7 @@ def run_command(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "nodetap-agent"
-        todo = whereto(getattr(error, "option_name", ""), command, [name for each in cli.params for name in each.opts])
-        click.echo(f"{command}: {error.format_message()} {todo}", err=True)
+        click.echo(misused(error, "nodetap-agent"), err=True)
         return error.exit_code
     except click.ClickException as error:
         click.echo(f"nodetap-agent: {error.format_message()}", err=True)

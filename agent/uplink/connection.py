@@ -309,21 +309,23 @@ class Connection:
         raise Refused(refuse.code, refuse.detail, refuse.retry_after)
 
     async def _report(self) -> None:
-        """A ping with a status every now and then, which wake the hub once; and an echo through its queue."""
+        """A ping and a status every now and then, and an echo through the hub's queue; one of each at a time."""
         assert self._ws is not None
         config = self.uplink.config
         interval = min(HEARTBEAT, config.stall_timeout / 2, config.echo_interval)
         await self._welcomed.wait()
+        watched, view = not failpoints.unwatched(), self.uplink.view
         next_echo = monotonic() + config.echo_interval
         while True:
             self._moved = monotonic()
             if self._moved > self._gone_by:
                 raise Refused("draining", "the hub said that it goes, and stays")
-            if not failpoints.unwatched():
+            if watched and self._pong is None:
                 await self._ping()
             await self._ws.send(encode(self.uplink.status()))
-            if self._moved >= next_echo and not failpoints.unwatched() and await self._echo():
-                next_echo = self.uplink.view.echo_sent + config.echo_interval
+            if watched and monotonic() >= next_echo and not view.echo_sent:
+                next_echo = monotonic() + config.echo_interval
+                await self._echo()
             if self.uplink.outbox.bury_doubt(DOUBT_PATIENCE):
                 self._news.set()
             self._tell.clear()
@@ -332,12 +334,10 @@ class Connection:
                     await self._tell.wait()
 
     async def _ping(self) -> None:
-        """One at a time."""
         assert self._ws is not None
-        if self._pong is None:
-            self.uplink.quality.ping.asked += 1
-            self._pong = asyncio.ensure_future(await self._ws.ping())
-            self._pong.add_done_callback(self._on_pong)
+        self.uplink.quality.ping.asked += 1
+        self._pong = asyncio.ensure_future(await self._ws.ping())
+        self._pong.add_done_callback(self._on_pong)
 
     def _on_pong(self, pong: asyncio.Future[float]) -> None:
         if not pong.cancelled() and pong.exception() is None:
@@ -345,17 +345,12 @@ class Connection:
             self.uplink.quality.ping.answer(pong.result())
             self.uplink.view.pong = self._moved = monotonic()
 
-    async def _echo(self) -> bool:
-        """One at a time; whether it was sent."""
+    async def _echo(self) -> None:
         assert self._ws is not None
-        view = self.uplink.view
-        if view.echo_sent:
-            return False
         self._echoes += 1
         self.uplink.quality.echo.asked += 1
-        view.echo_sent = monotonic()
+        self.uplink.view.echo_sent = monotonic()
         await self._ws.send(encode(Echo(self._echoes)))
-        return True
 
 
 def _telling(error: BaseException) -> BaseException:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, Doubtful, FilterError, HubLost
+from hub.cli.errors import NEGATIVE, UNREACHABLE, USAGE, CliError, FilterError, HubLost
 from protocol.options import own_token
 from protocol.trouble import hint, plain
 
@@ -136,15 +136,15 @@ class Client:
         self._http.close()
 
     def change(self, method: str, path: str, params: Mapping[str, Any]) -> Any:
-        """The JSON value that comes of PUT or DELETE at `path`. Raises CliError; Doubtful where the answer was lost."""
+        """The JSON value that comes of PUT or DELETE at `path`. Raises CliError, `doubtful` if its answer was lost."""
         try:
             with self.stream(path, params, method=method) as (_, chunks):
                 return self.read(path, b"".join(chunks))
         except CliError as error:
             if not error.doubtful:
                 raise
-            why = str(error).partition("; ")[0]
-            raise Doubtful(f"{why}; changed or not: see `nodetap configure`, or change it again") from error
+            said = f"{str(error).partition('; ')[0]}; changed or not: see `nodetap configure`, or change it again"
+            raise CliError(said, doubtful=True) from error
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """The JSON object at `path`. Raises CliError."""

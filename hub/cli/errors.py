@@ -30,10 +30,6 @@ class HubLost(CliError):
         super().__init__(message, doubtful=doubtful)
 
 
-class Doubtful(CliError):
-    """A change that may have been made or not, as its answer was lost."""
-
-
 class FilterError(CliError):
     """The filter is wrong: shown with a caret under the column (from 1) where it goes wrong."""
 

@@ -18,7 +18,7 @@ import click
 from hub.cli.errors import NEGATIVE, USAGE, CliError
 from hub.cli.options import DEFAULT_HUB_URL, option
 from protocol import VERSION
-from protocol.options import whereto
+from protocol.options import misused
 
 COMMANDS = {
     "up": ("hub.cli.up:up", "Run a hub and an agent on this machine."),
@@ -150,9 +150,7 @@ def _called(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "nodetap"
-        todo = whereto(getattr(error, "option_name", ""), command, [name for each in cli.params for name in each.opts])
-        click.echo(f"{command}: {error.format_message()} {todo}", err=True)
+        click.echo(misused(error, "nodetap"), err=True)
         return error.exit_code
     except CliError as error:
         click.echo(f"nodetap: {error}", err=True)

@@ -40,10 +40,11 @@ def sorted_rows(question: Question) -> Query:
         if name not in known:
             raise no_such(question.table, name, known)
         keys += by_field(known[name], descending)
-    shown = columns(table, chosen(table.name, question.fields), question.output)
+    fields = chosen(table.name, question.fields)
+    shown = columns(table, fields, question.output)
     conditions, order = where(table, question, params), ordering(keys, ORDER[table.name])
     limit = params.add("UInt64", question.limit) if question.limit else ""
-    return printed(question, params, rows(table, shown, conditions, order, limit))
+    return printed(question, fields, params, rows(table, shown, conditions, order, limit))
 
 
 def by_field(field: Field, descending: bool) -> tuple[Key, ...]:

@@ -105,9 +105,9 @@ def build(question: Question) -> Query:
     fields, conditions = chosen(question.table, question.fields), where(table, question, params)
     if question.limit:
         limit = params.add("UInt64", question.limit)
-        return printed(question, params, _newest(table, fields, question.output, conditions, limit))
+        return printed(question, fields, params, _newest(table, fields, question.output, conditions, limit))
     order = _order([second(table.time), *_keys(table)])  # that of the store: nothing is sorted
-    return printed(question, params, rows(table, columns(table, fields, question.output), conditions, order))
+    return printed(question, fields, params, rows(table, columns(table, fields, question.output), conditions, order))
 
 
 def rows(table: Table, shown: str, conditions: str, order: str, limit: str = "") -> str:
@@ -120,10 +120,9 @@ def rows(table: Table, shown: str, conditions: str, order: str, limit: str = "")
     return f"SELECT {shown} FROM {table.name}{conditions} {order}{f' LIMIT {limit}' if limit else ''}"
 
 
-def printed(question: Question, params: Params, sql: str) -> Query:
-    """The query that such SQL is, in the format asked for."""
-    names = (field.name for field in chosen(question.table, question.fields))
-    head = csv_header(names) if question.output == "csv" else b""
+def printed(question: Question, fields: Sequence[Field], params: Params, sql: str) -> Query:
+    """The query that such SQL of these fields is, in the format asked for."""
+    head = csv_header(field.name for field in fields) if question.output == "csv" else b""
     return Query(sql, params.values, OUTPUTS[question.output].store_format, head)
 
 

@@ -14,7 +14,8 @@ from protocol.filter.names import kind_of
 from protocol.filter.values import DEFAULT, KINDS, Literal
 from protocol.schema import Field
 
-Node: TypeAlias = "And | Or | Xor | Not | Present | NonZero | Compare | Member"
+Test: TypeAlias = "Present | NonZero | Compare | Member"
+Node: TypeAlias = "And | Or | Xor | Not | Test"
 Value: TypeAlias = "Operand | Constant | Slice | Call | Arithmetic"
 
 
@@ -226,22 +227,25 @@ def depth(node: Node | Value) -> int:
     return 1 + max(map(depth, below)) if below else 0
 
 
+def tests(node: Node) -> Iterator[Test]:
+    """What and, or and not are made of."""
+    if isinstance(node, And | Or | Xor):
+        for item in node.items:
+            yield from tests(item)
+    elif isinstance(node, Not):
+        yield from tests(node.item)
+    else:
+        yield node
+
+
 def terms(node: Node) -> int:
     """Tests in it; each member of a set counts."""
-    if isinstance(node, Member):
-        return len(node.items)
-    if isinstance(node, And | Or | Xor):
-        return sum(map(terms, node.items))
-    return terms(node.item) if isinstance(node, Not) else 1
+    return sum(len(test.items) if isinstance(test, Member) else 1 for test in tests(node))
 
 
 def patterns(node: Node) -> Iterator[str]:
     """The regular expressions in it."""
-    if isinstance(node, And | Or | Xor):
-        for item in node.items:
-            yield from patterns(item)
-    elif isinstance(node, Not):
-        yield from patterns(node.item)
-    elif isinstance(node, Compare) and node.operator == "matches":
-        assert isinstance(node.right, Constant)
-        yield str(node.right.value)
+    for test in tests(node):
+        if isinstance(test, Compare) and test.operator == "matches":
+            assert isinstance(test.right, Constant)
+            yield str(test.right.value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hub.cli.errors import NEGATIVE, USAGE, CliError, Doubtful
+from hub.cli.errors import NEGATIVE, USAGE, CliError
 from hub.cli.regions import said
 from hub.cli.regions.hubs import short
 
@@ -40,7 +40,7 @@ def change(regions: Regions, method: str, asked: Mapping[str, Any]) -> said.Answ
             if error.code == USAGE and not place:
                 raise
             failed[client.url] = short(error, client.url)
-            if isinstance(error, Doubtful):
+            if error.doubtful:
                 outcomes[client.url] = failed[client.url]
                 doubtful.add(client.url)
             if error.code == USAGE:
