@@ -2,7 +2,8 @@
 
 Kept per direction: the sequence number expected next, in a table of fixed size in which the newest direction has the
 place. A direction begins with its SYN, or with the first payload that a parser claims; a segment of which nothing was
-known stands right. All of it is worked out for a block at once.
+known stands right, but one whose direction lost its place stands behind a gap: something may have been missed since.
+All of it is worked out for a block at once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ Mask = NDArray[np.bool_]
 
 BITS = 18
 """Directions remembered: 2**18, at 12 bytes each."""
+DISPLACED_BITS = 16
+"""Directions that lost their place, and are remembered for that alone: 2**16, at 8 bytes each."""
 FAR = 1 << 24
 """No segment that was sent again is this many bytes behind: the numbers are another connection's, or damaged."""
 
 _PLACES = np.uint64((1 << BITS) - 1)
+_DISPLACED = np.uint64(64 - DISPLACED_BITS)  # a shift: other bits of a direction than those of its place
 _APART = 34  # bits: further than any two relative sequence numbers and a length can be
 _WORD = (1 << 32) - 1
 
@@ -44,7 +48,8 @@ class Places(NamedTuple):
     """What is said of `Segments`; shape (n,)."""
 
     ahead: Ints
-    """Bytes between the one expected and the segment's first: more than 0 behind a gap, less than 0 seen before."""
+    """Bytes between the one expected and the segment's first: more than 0 behind a gap (1 where it is not known how
+    many), less than 0 seen before."""
     began: Mask
     """SYNs that begin another connection where one was known; those sent again do not."""
 
@@ -55,11 +60,12 @@ class Sequences:
     def __init__(self) -> None:
         self._of = np.zeros(1 << BITS, dtype=np.uint64)
         self._next = np.zeros(1 << BITS, dtype=np.uint32)
+        self._displaced = np.zeros(1 << DISPLACED_BITS, dtype=np.uint64)
         self._begins = np.zeros(1 << BITS, dtype=np.bool_)  # scratch
 
     def clear(self) -> None:
         """Forget everything."""
-        self._of[:] = 0
+        self._of[:] = self._displaced[:] = 0
 
     def place(self, segments: Segments, new: Mask) -> Places:
         """Where the segments stand, and what is expected behind them. `new` are those that make a direction known."""
@@ -97,11 +103,31 @@ class Sequences:
         behind = ((base + top) & _WORD).astype(np.uint32)
         began = starts & (known | ~first)
         last = np.append(np.flatnonzero(first)[1:], len(slots)) - 1
-        self._of[slots[last]], self._next[slots[last]] = directions[last], behind[last]
         ahead = begin - expected
+        ahead[self._back(directions, slots, np.flatnonzero(first), first & ~known & ~starts)] = 1
+        self._keep(directions[last], slots[last], behind[last])
         # One byte goes out to probe a window that is closed, and again with the others.
         ahead[(ahead <= -FAR) | ((ahead == -1) & (segments.size > 1))] = 0
         return ahead, began
+
+    def _back(self, directions: Words, slots: Ints, firsts: Ints, unknown: Mask) -> Ints:
+        """Where a direction goes on that had lost its place, before this block or within it."""
+        at = np.flatnonzero(unknown)
+        asked = directions[at]
+        back = self._displaced[(asked >> _DISPLACED).astype(np.int64)] == asked
+        if (slots[at] == slots[at - 1]).any():
+            _, earliest = np.unique(directions[firsts], return_index=True)
+            back |= (self._of[slots[at]] == asked) | ~np.isin(at, firsts[earliest])
+        found: Ints = at[back]
+        return found
+
+    def _keep(self, directions: Words, slots: Ints, behind: NDArray[np.uint32]) -> None:
+        """What is expected of each direction now; of those that share a place the last one has it."""
+        before = self._of[slots]
+        self._of[slots], self._next[slots] = directions, behind
+        for lost in (before, directions):
+            lost = lost[(lost != self._of[slots]) & (lost != 0)]
+            self._displaced[(lost >> _DISPLACED).astype(np.int64)] = lost
 
 
 def _again(segments: Segments, first: Mask, known: Mask, stood: NDArray[np.uint32]) -> Mask:

@@ -56,11 +56,15 @@ def naive(segments: list[One]) -> list[tuple[int, bool]]:
     return found
 
 
+ANYWHERE = st.integers(1, 1 << 62).map(lambda n: n * 2)
+ONE_PLACE = st.integers(1, 9).map(lambda n: n << 48)
+
+
 @st.composite
-def streams(draw: st.DrawFn) -> list[One]:
+def streams(draw: st.DrawFn, keys: st.SearchStrategy[int] = ANYWHERE) -> list[One]:
     """The segments of a few connections, mixed: from a SYN or a claimed segment on, repeated, missed, in disorder."""
     found: list[tuple[int, One]] = []
-    for key in draw(st.lists(st.integers(1, 1 << 62).map(lambda n: n * 2), min_size=1, max_size=3, unique=True)):
+    for key in draw(st.lists(keys, min_size=1, max_size=3, unique=True)):
         way, start = draw(st.booleans()), draw(st.sampled_from([100, WRAP - 3]))
         first = [One(key, way, start, 0, syn=True)] if draw(st.booleans()) else [One(key, way, start + 1, 5, new=True)]
         steps = st.tuples(st.integers(0, 40), st.integers(1, 9), st.booleans())
@@ -87,11 +91,24 @@ def test_as_read_one_after_the_other(segments: list[One], blocks: list[int]) -> 
 def test_directions_that_share_a_place_are_told_apart() -> None:
     sequences = Sequences()
     one, other = One(1 << 40, True, 100, 10, new=True), One(1 << 41, True, 5000, 10, new=True)
-    for _ in range(2):  # the one that comes between is forgotten
-        assert [ahead for ahead, _ in placed(sequences, [other, other, one, other, one])] == [0, -10, 0, 0, 0]
+    for first in (0, 1):  # the one that comes between takes the place: what is missed meanwhile is not known
+        assert [ahead for ahead, _ in placed(sequences, [other, other, one, other, one])] == [first, -10, first, 1, 1]
     assert placed(sequences, [one, one]) == [(-10, False)] * 2
+    assert placed(sequences, [other, one._replace(syn=True)]) == [(1, False), (0, False)]  # a SYN begins anew
     sequences.clear()
     assert placed(sequences, [one]) == [(0, False)]
+
+
+@given(streams(ONE_PLACE), st.lists(st.integers(1, 5), max_size=6))
+def test_no_gap_is_hidden_where_directions_take_each_other_s_place(segments: list[One], blocks: list[int]) -> None:
+    sequences, found = Sequences(), []
+    left = claimed = [segment._replace(new=True) for segment in segments]
+    for size in [*blocks, len(segments)]:
+        part, left = left[:size], left[size:]
+        if part:
+            found += placed(sequences, part)
+    for (ahead, _), (should, _) in zip(found, naive(claimed), strict=True):
+        assert ahead > 0 or should <= 0
 
 
 def test_what_is_far_behind_was_not_sent_again() -> None:
