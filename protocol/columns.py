@@ -204,9 +204,10 @@ def absent(column: Column, rows: int) -> ColumnValue:
     return whole[:rows]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=32)
 def nothing(table: str, rows: int) -> Mapping[str, ColumnValue]:
-    """All columns of a table, absent: the same objects each time, so that one that is held need not be looked at."""
+    """All columns of a table, absent, 28 KB of them: mostly the same objects for as many rows, and what is the same
+    need not be looked at."""
     return MappingProxyType({column.name: absent(column, rows) for column in TABLES[table].columns})
 
 

@@ -352,7 +352,7 @@ class Receiver:
     __slots__ = ("_queued", "held")
 
     def __init__(self, held: Ranges | None = None) -> None:
-        self.held = held or Ranges()
+        self.held = Ranges() if held is None else held
         self._queued: set[int] = set()
 
     def offer(self, seq: int) -> str:

@@ -157,7 +157,10 @@ class Books:
 
     def to_map(self) -> dict[str, Any]:
         """The books as plain values, for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: getattr(self, name) for name in _BALANCE}
+
+
+_BALANCE = tuple(f.name for f in fields(Books))
 
 
 def at_least(report: Report, held: Held) -> Report:

@@ -169,7 +169,7 @@ def _line(name: str, value: Mapping[str, Any]) -> bytes:
 async def complete(hub: Hub, question: Question, query: Query, cut: str | None = None) -> dict[str, Any]:
     """How complete the answer of a query is; `cut` says what the hub has no more of to send, `rows` or `bytes`."""
     agents = hub.register.agents(hub.now_ns())
-    books = hub.register.ledger()["agents"]
+    books = hub.register.unreported()
 
     def ask(reader: Reader) -> dict[str, Any]:
         rows = partial(reader.rows, timeout=hub.limits.page_timeout)

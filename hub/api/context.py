@@ -51,6 +51,12 @@ class Register(Protocol):
     def ledger(self) -> dict[str, Any]:
         """The books of every run."""
 
+    def tally(self) -> tuple[int, int]:
+        """Runs whose books do not balance, and runs that are not complete."""
+
+    def unreported(self) -> list[dict[str, Any]]:
+        """Runs that ended without their last word."""
+
     elsewhere: dict[str, dict[str, Any]]
 
     def live(self, name: str) -> Any:

@@ -117,13 +117,13 @@ def _absent(missing: Missing) -> Finding:
 async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Finding]]:
     """The hub's facts; a finding where the store or its disk did not tell in time."""
     ready, reason = hub.ready()
-    books = hub.register.ledger()
+    unbalanced, incomplete = hub.register.tally()
     agents = hub.register.agents(hub.now_ns())
     facts: dict[str, Any] = {
         "software": hub.version,
         "ready": ready,
         "reason": reason,
-        "ledger": {"balanced": books["balanced"], "complete": books["complete"]},
+        "ledger": {"balanced": not unbalanced, "complete": not incomplete},
         "tasks": len(asyncio.all_tasks()),
         "agents": {"connected": sum(agent["verdict"] not in ("left", "gone") for agent in agents)},
     }

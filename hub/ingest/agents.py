@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from hub.ingest.verdict import Known, judge
 from hub.store.books import Entry, Key, Line, Past, StoredEpoch, line_of
 from protocol.delivery import Receiver
 from protocol.filter.times import rfc3339_ns
-from protocol.ledger import Report, is_count, settle
+from protocol.ledger import Books, is_count, settle
 from protocol.messages import Hello, Positions, Status
 from protocol.ranges import Ranges
 
@@ -44,11 +44,13 @@ class Live(Protocol):
 class Run:
     """One epoch of one agent: what is stored of it (`stored`), and what is on its way there (`receiver`)."""
 
+    __slots__ = ("_books", "receiver", "report", "stored")
+
     def __init__(self, stored: StoredEpoch) -> None:
         self.stored = stored
         self.receiver = Receiver(stored.seqs)
         self.report = stored.known
-        self._books: dict[str, Any] | None = None
+        self._books: Books | None = None
 
     def add(self, entry: Entry, commit: int, now_ns: int) -> None:
         """Count a batch or tombstone that is durable now."""
@@ -63,11 +65,17 @@ class Run:
             self._books = None
 
     @property
-    def books(self) -> dict[str, Any]:
-        """What the ledger says of this run whatever else is: worked out once, there may be very many runs."""
+    def books(self) -> Books:
+        """Its balance, worked out once: there may be very many runs."""
         if self._books is None:
-            self._books = _settled(self.stored, self.report, self.receiver.held)
+            self._books = settle(self.report, self.stored.held)
         return self._books
+
+    @property
+    def whole(self) -> bool:
+        """Whether no batch is missing below the newest."""
+        seqs = self.stored.seqs
+        return len(seqs) == (seqs.watermark > 0)
 
 
 @dataclass(slots=True)
@@ -347,13 +355,9 @@ class Register:
         """What another hub says of an agent that is not connected here, if one does."""
         return self.elsewhere.get(agent.name) if agent.live is None else None
 
-    def ledger(self, present: Mapping[Key, int] | None = None) -> dict[str, Any]:
-        """The books of every run. `present`: packet rows that are in the store by count, to hold against them."""
-        books = [
-            _books(run, self._rows(run, present), agent.unreported(run) and not _goes_on(self._told(agent), run))
-            for agent in self._agents.values()
-            for run in agent.runs.values()
-        ]
+    def ledger(self) -> dict[str, Any]:
+        """The books of every run."""
+        books = [_books(run, self._rows(run), unreported) for run, unreported in self._runs()]
         books.sort(key=lambda b: (b["agent"], b["first_stored"] or "", b["epoch"]))
         return {
             "balanced": all(b["balanced"] for b in books) and not self.past.unbalanced,
@@ -362,10 +366,27 @@ class Register:
             **({"past": self.past.to_map()} if self.past.keys else {}),
         }
 
-    def _rows(self, run: Run, present: Mapping[Key, int] | None) -> int:
+    def tally(self) -> tuple[int, int]:
+        """Runs whose books do not balance, and runs that are not complete, the old ones included."""
+        unbalanced, incomplete = self.past.unbalanced, self.past.incomplete
+        for run, unreported in self._runs():
+            unbalanced += not _balances(run, self._rows(run))
+            incomplete += unreported or not run.whole
+        return unbalanced, incomplete
+
+    def unreported(self) -> list[dict[str, Any]]:
+        """Runs that ended without their last word, as the ledger names them."""
+        return [_name(run.stored, unreported) for run, unreported in self._runs() if unreported]
+
+    def _runs(self) -> Iterator[tuple[Run, bool]]:
+        """Every run, and whether it ended without its last word."""
+        for agent in self._agents.values():
+            for run in agent.runs.values():
+                yield run, agent.unreported(run) and not _goes_on(self._told(agent), run)
+
+    def _rows(self, run: Run) -> int:
         """Packet rows of a run that are there."""
-        key = run.stored.agent, run.stored.epoch
-        return run.stored.held.rows - self.dropped.get(key, 0) if present is None else present.get(key, 0)
+        return run.stored.held.rows - self.dropped.get((run.stored.agent, run.stored.epoch), 0)
 
 
 def _public(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -445,32 +466,33 @@ def _as_wanted(status: Status) -> bool:
     return status.evidence.get("detail") == status.level
 
 
+def _balances(run: Run, rows: int) -> bool:
+    return run.books.balanced and rows <= run.stored.held.rows
+
+
 def _books(run: Run, rows: int, unreported: bool) -> dict[str, Any]:
-    stored, books = run.stored, run.books
+    stored = run.stored
+    gaps = _gaps(stored.seqs)
     return {
-        **books,
-        "balanced": books["balanced"] and rows <= stored.held.rows,
-        "complete": not unreported and not books["gaps"],
+        **_name(stored, unreported),
+        "node": stored.node,
+        **run.books.to_map(),
+        "balanced": _balances(run, rows),
+        "complete": not unreported and not gaps,
         "rows_present": rows,
         "rows_expired": stored.held.rows - rows,
-        "unreported_since": _rfc3339(stored.last_stored) if unreported else None,
+        "final": stored.final,
+        "gaps": gaps,
+        "first_stored": _rfc3339(stored.first_stored) if stored.first_stored else None,
     }
 
 
-def _settled(stored: StoredEpoch, report: Report, held: Ranges) -> dict[str, Any]:
+def _name(stored: StoredEpoch, unreported: bool) -> dict[str, Any]:
     return {
         "agent": stored.agent,
         "epoch": f"{stored.epoch:016x}",
-        "node": stored.node,
         "source": stored.source,
-        **settle(report, stored.held).to_map(),
-        "complete": False,
-        "rows_present": 0,
-        "rows_expired": 0,
-        "final": stored.final,
-        "gaps": _gaps(held),
-        "unreported_since": None,
-        "first_stored": _rfc3339(stored.first_stored) if stored.first_stored else None,
+        "unreported_since": _rfc3339(stored.last_stored) if unreported else None,
     }
 
 

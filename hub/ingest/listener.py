@@ -92,11 +92,8 @@ class Ingest:
         }
 
     def _books(self) -> dict[str, float]:
-        runs = self.register.ledger()["agents"]
-        return {
-            "nodetap_hub_unbalanced_runs": sum(not run["balanced"] for run in runs),
-            "nodetap_hub_incomplete_runs": sum(not run["complete"] for run in runs),
-        }
+        unbalanced, incomplete = self.register.tally()
+        return {"nodetap_hub_unbalanced_runs": unbalanced, "nodetap_hub_incomplete_runs": incomplete}
 
     # -- life ------------------------------------------------------------------------------------------------------
 

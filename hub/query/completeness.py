@@ -76,11 +76,12 @@ def completeness(
     table: str,
     window: Window,
     agents: Sequence[Mapping[str, Any]],
-    books: Sequence[Mapping[str, Any]],
+    unreported: Sequence[Mapping[str, Any]],
     gone: Sequence[tuple[int, int]] = (),
     rounded: str = "",
 ) -> dict[str, Any]:
-    """The completeness of an answer from `table` over `window`. `agents` and `books` are the register's.
+    """The completeness of an answer from `table` over `window`. `agents` and the runs that ended `unreported` are the
+    register's.
 
     Of the commits `gone`, each a first one and one beyond the last, the answer has nothing any more; its window was
     `rounded` to whole minutes or hours.
@@ -95,7 +96,7 @@ def completeness(
         _add_reported(result.lost, before, newest)
     broken = [(agent, epoch) for agent, epoch, _, whole, *_ in epochs if not whole]
     result.gaps = _gaps(rows, window, broken) if broken else []
-    result.missing = list(_missing(window, agents, books, inside))
+    result.missing = list(_missing(window, agents, unreported, inside))
     absent = {entry["agent"] for entry in result.missing}
     present = {a["agent"] for a in agents if a.get("state") != "stopped" and a.get("source") != "replay"}
     result.agents = sorted(inside | (present - absent if window.until is None else set()))
@@ -195,7 +196,7 @@ def _gaps(rows: Rows, window: Window, epochs: Sequence[tuple[str, int]]) -> list
 
 
 def _missing(
-    window: Window, agents: Iterable[Mapping[str, Any]], books: Iterable[Mapping[str, Any]], inside: set[str]
+    window: Window, agents: Iterable[Mapping[str, Any]], unreported: Iterable[Mapping[str, Any]], inside: set[str]
 ) -> Iterable[dict[str, str]]:
     """Agents whose packets could be in the window and are not, or not all; one reason each."""
     named: set[str] = set()
@@ -205,14 +206,13 @@ def _missing(
         if agent.get("verdict") in ABSENT and touched:
             named.add(agent["agent"])
             yield {"agent": agent["agent"], "reason": f"{agent['verdict']}, last seen {agent.get('last_seen')}"}
-    for book in books:
-        since = book.get("unreported_since")
-        if since is None or book["agent"] in named:
-            continue
-        touched = book["agent"] in inside if book.get("source") == "replay" else _contains(window, _moment(since))
-        if touched:
-            named.add(book["agent"])
-            yield {"agent": book["agent"], "reason": f"run {book['epoch']} ended without a word after {since}"}
+    for run in unreported:
+        agent, since = run["agent"], run["unreported_since"]
+        replay = run["source"] == "replay"
+        touched = agent in inside if replay else _contains(window, _moment(since))
+        if touched and agent not in named:
+            named.add(agent)
+            yield {"agent": agent, "reason": f"run {run['epoch']} ended without a word after {since}"}
 
 
 def _contains(window: Window, moment: int) -> bool:

@@ -58,6 +58,6 @@ def _with_origin(entry: Entry, commit: NDArray[Any], day: NDArray[Any]) -> Colum
     }
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=32)
 def _no_names(rows: int) -> Columns:
     return {column.name: absent(column, rows) for column in NAMES}

@@ -10,6 +10,7 @@ from typing import Any
 
 from hub.store.books import Books, Found, StoredEpoch
 from hub.store.ddl import BATCHES
+from protocol.ledger import Report
 
 _BOOKS = f"""
 SELECT agent, epoch, min(seq), max(seq), kind, sum(rows), sum(packets), sum(flow_only), reason,
@@ -67,7 +68,7 @@ def _load_run(run: StoredEpoch, groups: list[Any]) -> None:
     nodes, sources, reports, finals, firsts, lasts, packets, sessions, _ = list(zip(*groups, strict=True))[7:]
     run.node, run.source = max(nodes)[1], max(sources)[1]
     run.report_seq, ledger, recovered = max(reports)
-    run.report, run.recovered = json.loads(ledger) if ledger else {}, bool(recovered)
+    run.report, run.recovered = Report.from_map(json.loads(ledger) if ledger else {}), bool(recovered)
     run.final, run.session = bool(max(finals)), max(sessions)
     run.first_stored, run.last_stored, run.last_packet = min(firsts), max(lasts), max(packets)
 

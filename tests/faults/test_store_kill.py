@@ -18,7 +18,7 @@ from figures import record
 from store_rows import NOW, alternating
 
 from hub.store.store import Store
-from protocol.ledger import Report, settle
+from protocol.ledger import settle
 
 TESTS = Path(__file__).parent.parent
 CHILD = [sys.executable, str(Path(__file__).parent / "store_child.py")]
@@ -56,7 +56,7 @@ def check(url: str, rows: int, acked: int) -> int:
         assert set(lines.values()) <= {1}
         assert held >= set(range(1, 2 * acked + 1)), "what was acknowledged is lost"
         for run in runs:
-            report = Report.from_map(run.report)
+            report = run.report
             assert report.conserved
             assert settle(report, run.held).balanced
         send_again(store, rows, max(held, default=0) + 4)

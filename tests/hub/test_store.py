@@ -23,7 +23,7 @@ from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.retention import Keep
 from hub.store.store import BadBatch, QueryError, QueryTimeout, Store, StoreBusy, StoreError
 from protocol.columns import Dict
-from protocol.ledger import Report, settle
+from protocol.ledger import settle
 from protocol.schema import NAMES, TABLES
 from protocol.schema import PARTS as NAME_PARTS
 
@@ -90,7 +90,7 @@ def test_the_books_say_what_is_held(store: Store) -> None:
     assert list(run.seqs) == [(1, 3), (5, 6)]
     assert (run.held.rows, run.held.flow_packets, run.held.flow_only) == (10, 60, 12)
     assert (run.held.lost, run.held.quarantined) == ({"shed": 10}, 10)
-    assert (run.report["captured"], run.report_seq, run.final) == (99, 6, True)
+    assert (run.report.captured, run.report_seq, run.final) == (99, 6, True)
     assert (run.first_stored, run.last_stored, run.last_packet) == (NOW, NOW + 5, NOW + 10_000)
 
 
@@ -124,8 +124,8 @@ def test_the_runs_handed_out_are_copies(store: Store) -> None:
 
 def test_a_ledger_that_says_nothing_does_not_replace_one_that_does(store: Store) -> None:
     store.commit([packets(1), tombstone(2)], NOW)
-    assert store.epochs()[0].report["captured"] == 10
-    assert reopen(store).epochs()[0].report["captured"] == 10
+    assert store.epochs()[0].report.captured == 10
+    assert reopen(store).epochs()[0].report.captured == 10
 
 
 # -- inserts -------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_lines_are_rebuilt_from_rows_that_have_none(store: Store) -> None:
     runs = {run.agent: run for run in store.epochs()}
     assert list(runs["web-1"].seqs) == [(1, 4)]
     assert list(runs["db-1"].seqs) == [(1, 1)]
-    report = Report.from_map(runs["web-1"].report)
+    report = runs["web-1"].report
     assert report.conserved
     assert (report.rows, report.flow_only, report.flow_packets, report.captured) == (20, 60, 300, 300)
     assert settle(report, runs["web-1"].held).balanced
@@ -243,7 +243,7 @@ def test_all_lines_lost_are_rebuilt_under_their_own_commits(store: Store) -> Non
     reopen(store)
     assert ask(store, "SELECT seq, commit FROM batches ORDER BY seq") == [(n, n) for n in range(1, 6)]
     assert store.epochs()[0].held.rows == 50
-    report = Report.from_map(store.epochs()[0].report)
+    report = store.epochs()[0].report
     assert (report.captured, report.rows, report.conserved) == (50, 50, True)
 
 

@@ -252,11 +252,15 @@ class Delivery(RuleBasedStateMachine):
             present = Counter[tuple[str, int]]()
             for part in hub.disk.parts:
                 present[part.place[:2]] += len(part.rows) if part.table.name == "packets" else 0
-            ledger = hub.ingest.register.ledger(
-                None if hub.outcomes else present
-            )  # it hears of rows after they are there
+            register = hub.ingest.register
+            ledger = register.ledger()
             assert ledger["balanced"], ledger
-            assert not any(books["rows_expired"] for books in ledger["agents"])
+            assert register.tally() == (0, sum(not books["complete"] for books in ledger["agents"]))
+            ends = [books["unreported_since"] for books in ledger["agents"] if books["unreported_since"]]
+            assert sorted(run["unreported_since"] for run in register.unreported()) == sorted(ends)
+            if not hub.outcomes:  # it hears of rows after they are there
+                rows = {(books["agent"], int(books["epoch"], 16)): books["row"] for books in ledger["agents"]}
+                assert {run: count for run, count in rows.items() if count} == +present
 
     @invariant()
     def captured_is_the_sum_of_all_fates(self) -> None:
