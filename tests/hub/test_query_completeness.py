@@ -163,7 +163,6 @@ def test_a_run_that_ended_without_a_word(store: Store) -> None:
     assert [entry["agent"] for entry in say(store, books=[book])["missing"]] == ["web-1"]
     assert say(store, Window(NOW), books=[book])["missing"] == []
     assert say(store, Window(None, NOW - MINUTE), books=[book])["missing"] == []
-    assert say(store, books=[book | {"unreported_since": None}])["missing"] == []
 
 
 def test_a_replay_counts_where_its_packets_are(store: Store) -> None:
