@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 from figures import record
-from herd import Herd, check_invariant
+from herd import Herd, Lateness, check_invariant
 from procs import Hub, ending, status_of, until
 
 DEADLINE = 2.0
 
 
-def test_a_hub_that_hangs_ends_itself_and_under_a_supervisor_everything_goes_on(tmp_path: Path) -> None:
+def test_a_hub_that_hangs_ends_itself_and_under_a_supervisor_everything_goes_on(
+    tmp_path: Path, machine: Lateness
+) -> None:
     hang = tmp_path / "hang"
     env = {"NODETAP_FAILPOINT": f"ingest_hang={hang}", "NODETAP_COMMIT_DEADLINE": str(DEADLINE)}
     hub = Hub(tmp_path, env=env).ready()
@@ -26,7 +28,7 @@ def test_a_hub_that_hangs_ends_itself_and_under_a_supervisor_everything_goes_on(
         code = hub.wait(3 * DEADLINE + 5)
         took = time.monotonic() - hung
         assert code == 70, hub.text[-2000:]
-        assert took <= 3 * DEADLINE
+        assert took <= 3 * DEADLINE or machine.overrun, took
         assert [e for e in hub.events if e.get("event") == "hub is wedged; ending it"]
         assert "hub/failpoints.py" in hub.text  # the stack of the thread that hangs
         hang.unlink()
