@@ -44,7 +44,8 @@ BEAT = 0.05
 TELL = 3.0
 """Seconds between two tellings of who is connected here, where other hubs have the same store."""
 LOOK = 0.5
-"""Seconds between two looks at all sessions."""
+"""Seconds between two looks at which sessions send."""
+LOOK_FOR_SILENCE = 2.0
 ACTIVE = 2.0
 """Seconds after its last batch for which an agent counts as one that sends."""
 
@@ -137,7 +138,7 @@ class Ingest:
 
     async def _beat(self) -> None:
         """See how late the loop is, whether memory has come free, and now and then who sends and who is silent."""
-        looked = 0.0
+        looked = looked_for_silence = 0.0
         while True:
             asleep = self.now()
             await asyncio.sleep(BEAT)
@@ -145,13 +146,12 @@ class Ingest:
             self.metrics.loop_lag.observe(max(0.0, now - asleep - BEAT))
             if now - looked >= LOOK:
                 looked = now
-                self._look_at_sessions(now)
+                self.budget.active = sum(s.outstanding > 0 or now - s.sent < ACTIVE for s in self._sessions)
+            if now - looked_for_silence >= LOOK_FOR_SILENCE:
+                looked_for_silence = now
+                for session in self._sessions:
+                    session.look(now)
             self.budget.relieve()
-
-    def _look_at_sessions(self, now: float) -> None:
-        self.budget.active = sum(s.outstanding > 0 or now - s.sent < ACTIVE for s in self._sessions)
-        for session in self._sessions:
-            session.look(now)
 
     async def _flush(self) -> None:
         """Give acknowledgements that are queued a moment to get out."""
