@@ -12,16 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from hub.ingest.run import Run
 from hub.ingest.verdict import Known, judge
-from hub.store.books import Entry, Key, Line, Past, StoredEpoch, line_of
+from hub.store.books import Entry, Key, Line, Past, StoredEpoch
 from protocol.delivery import Receiver
-from protocol.filter.times import rfc3339_ns
-from protocol.ledger import Books, is_count, settle
+from protocol.filter.times import rfc3339_ms, rfc3339_ns
+from protocol.ledger import is_count
 from protocol.messages import Hello, Positions, Status
-from protocol.ranges import Ranges
 
 EXPIRE_NS = 24 * 3600 * 10**9
 """How long an agent that left or is gone stays in the list."""
@@ -39,43 +38,6 @@ class Live(Protocol):
     number: int
     connection: str
     answers: list[str]
-
-
-class Run:
-    """One epoch of one agent: what is stored of it (`stored`), and what is on its way there (`receiver`)."""
-
-    __slots__ = ("_books", "receiver", "report", "stored")
-
-    def __init__(self, stored: StoredEpoch) -> None:
-        self.stored = stored
-        self.receiver = Receiver(stored.seqs)
-        self.report = stored.known
-        self._books: Books | None = None
-
-    def add(self, entry: Entry, commit: int, now_ns: int) -> None:
-        """Count a batch or tombstone that is durable now."""
-        self.learn(line_of(entry, commit, now_ns))
-
-    def learn(self, line: Line) -> None:
-        """Count a line that is durable, once, whichever hub stored it."""
-        if line.seq not in self.stored.seqs:
-            self.stored.add(line)
-            self.receiver.commit([line.seq])
-            self.report = self.stored.known
-            self._books = None
-
-    @property
-    def books(self) -> Books:
-        """Its balance, worked out once: there may be very many runs."""
-        if self._books is None:
-            self._books = settle(self.report, self.stored.held)
-        return self._books
-
-    @property
-    def whole(self) -> bool:
-        """Whether no batch is missing below the newest."""
-        seqs = self.stored.seqs
-        return len(seqs) == (seqs.watermark > 0)
 
 
 @dataclass(slots=True)
@@ -357,7 +319,7 @@ class Register:
 
     def ledger(self) -> dict[str, Any]:
         """The books of every run."""
-        books = [_books(run, self._rows(run), unreported) for run, unreported in self._runs()]
+        books = [run.told(self._rows(run), unreported) for run, unreported in self._runs()]
         books.sort(key=lambda b: (b["agent"], b["first_stored"] or "", b["epoch"]))
         return {
             "balanced": all(b["balanced"] for b in books) and not self.past.unbalanced,
@@ -370,13 +332,13 @@ class Register:
         """Runs whose books do not balance, and runs that are not complete, the old ones included."""
         unbalanced, incomplete = self.past.unbalanced, self.past.incomplete
         for run, unreported in self._runs():
-            unbalanced += not _balances(run, self._rows(run))
+            unbalanced += not run.balances(self._rows(run))
             incomplete += unreported or not run.whole
         return unbalanced, incomplete
 
     def unreported(self) -> list[dict[str, Any]]:
         """Runs that ended without their last word, as the ledger names them."""
-        return [_name(run.stored, unreported) for run, unreported in self._runs() if unreported]
+        return [run.name(unreported) for run, unreported in self._runs() if unreported]
 
     def _runs(self) -> Iterator[tuple[Run, bool]]:
         """Every run, and whether it ended without its last word."""
@@ -408,8 +370,8 @@ def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
         "state": status.state if status and agent.live else ("streaming" if agent.live else "stopped"),
         "verdict": verdict,
         "evidence": evidence,
-        "last_seen": _rfc3339(agent.seen_ns),
-        "since": _rfc3339(agent.since_ns) if agent.since_ns else None,
+        "last_seen": rfc3339_ms(agent.seen_ns),
+        "since": rfc3339_ms(agent.since_ns) if agent.since_ns else None,
         "level": status.level if status else "packets",
         "captured": max(agent.captured, run.report.captured) if agent.live else run.report.captured,
         "stored_rows": run.stored.held.rows,
@@ -438,7 +400,7 @@ def _link(agent: Agent) -> dict[str, Any]:
     link = agent.status.link if agent.status and agent.live else {}
     lag = agent.status.evidence.get("oldest_ns", 0) if agent.status and agent.live else 0
     age = round(lag / 1e9, 3) if isinstance(lag, int) else 0.0
-    since = _rfc3339(agent.level_since_ns) if agent.level_since_ns else None
+    since = rfc3339_ms(agent.level_since_ns) if agent.level_since_ns else None
     told = {"level_since": since, "oldest_unacknowledged": age, **_numbers(link, LINK)}
     ended = link.get("ended")
     return {**told, "ended": _numbers(ended, list(ended)[:MOST_REASONS])} if isinstance(ended, dict) else told
@@ -464,48 +426,3 @@ def _known(agent: Agent, run: Run, now_ns: int) -> Known:
 def _as_wanted(status: Status) -> bool:
     """Whether an agent tells of flows alone because it was configured so, and not under pressure."""
     return status.evidence.get("detail") == status.level
-
-
-def _balances(run: Run, rows: int) -> bool:
-    return run.books.balanced and rows <= run.stored.held.rows
-
-
-def _books(run: Run, rows: int, unreported: bool) -> dict[str, Any]:
-    stored = run.stored
-    gaps = _gaps(stored.seqs)
-    return {
-        **_name(stored, unreported),
-        "node": stored.node,
-        **run.books.to_map(),
-        "balanced": _balances(run, rows),
-        "complete": not unreported and not gaps,
-        "rows_present": rows,
-        "rows_expired": stored.held.rows - rows,
-        "final": stored.final,
-        "gaps": gaps,
-        "first_stored": _rfc3339(stored.first_stored) if stored.first_stored else None,
-    }
-
-
-def _name(stored: StoredEpoch, unreported: bool) -> dict[str, Any]:
-    return {
-        "agent": stored.agent,
-        "epoch": f"{stored.epoch:016x}",
-        "source": stored.source,
-        "unreported_since": _rfc3339(stored.last_stored) if unreported else None,
-    }
-
-
-def _gaps(held: Ranges) -> list[list[int]]:
-    """Batch numbers below the newest that are not held, as ranges."""
-    last = 0
-    gaps = []
-    for first, end in held:
-        if first > last + 1:
-            gaps.append([last + 1, first - 1])
-        last = end
-    return gaps
-
-
-def _rfc3339(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,6 +17,11 @@ _ENGLISH = re.compile(rf"([A-Z][a-z]{{2}}) +(\d{{1,2}}), (\d{{4}}) {_CLOCK}\s*([
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+def rfc3339_ms(nanoseconds: int) -> str:
+    """RFC 3339 in UTC with three decimals, of nanoseconds since 1970."""
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def rfc3339_ns(text: str) -> int:
     """Nanoseconds since 1970 of an RFC 3339 time with a zone. Raises ValueError with a line for people."""
     match = _RFC3339.fullmatch(text)
