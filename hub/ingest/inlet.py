@@ -63,6 +63,9 @@ class Inlet(ServerConnection):
         self._over = True
         self.budget.gone(self)
         super().connection_lost(exc)
+        # What was read goes with the session, not when the collector comes: the library's parser refers to itself.
+        self.protocol.reader.buffer.clear()
+        self.recv_messages.resume = _nothing
 
     def pause(self) -> None:
         """Read nothing more."""
@@ -78,3 +81,7 @@ class Inlet(ServerConnection):
         """Once the budget has room and the session has taken what is there."""
         if not self.waits and not self.recv_messages.paused:
             self.transport.resume_reading()
+
+
+def _nothing() -> None:
+    """What a connection that is gone does to read on."""

@@ -149,9 +149,12 @@ class Ingest:
                 self.budget.active = sum(s.outstanding > 0 or now - s.sent < ACTIVE for s in self._sessions)
             if now - looked_for_silence >= LOOK_FOR_SILENCE:
                 looked_for_silence = now
-                for session in self._sessions:
-                    session.look(now)
+                self._look_for_silence(now)
             self.budget.relieve()
+
+    def _look_for_silence(self, now: float) -> None:
+        for session in self._sessions:
+            session.look(now)
 
     async def _flush(self) -> None:
         """Give acknowledgements that are queued a moment to get out."""

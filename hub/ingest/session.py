@@ -87,16 +87,6 @@ class Session:
         self._echoes = 0
         self._granted = (0, 0)
         self._outgoing: asyncio.Queue[Message] = asyncio.Queue(maxsize=256)
-        self._handlers: dict[type, Callable[[Any, int], None]] = {
-            Batch: self._on_batch,
-            Tombstone: self._on_tombstone,
-            Status: self._on_status,
-            Echo: self._on_echo,
-            Answer: self._on_answer,
-            Fetched: self._on_fetched,
-            Configured: self._on_configured,
-            Bye: self._on_bye,
-        }
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -164,11 +154,11 @@ class Session:
                 message, unknown = decode(data, "agent")
                 if unknown:
                     self.ingest.metrics.unknown_keys.inc(unknown)
-                handler = self._handlers.get(type(message))
+                handler = HANDLERS.get(type(message))
                 if handler is None:
                     raise IllegalMoment(f"{type(message).__name__} while streaming")
                 self.ingest.register.seen(self.agent, time_ns())
-                handler(message, len(data))
+                handler(self, message, len(data))
         finally:
             sender.cancel()
 
@@ -333,3 +323,17 @@ class Session:
             self.abort()
         self.log.error("batch refused", seq=message.seq, code=code, detail=detail, final=final)
         self.post(Reject(message.epoch, message.seq, code, detail[:500], int(final)))
+
+
+HANDLERS: dict[type, Callable[[Session, Any, int], None]] = {
+    Batch: Session._on_batch,
+    Tombstone: Session._on_tombstone,
+    Status: Session._on_status,
+    Echo: Session._on_echo,
+    Answer: Session._on_answer,
+    Fetched: Session._on_fetched,
+    Configured: Session._on_configured,
+    Bye: Session._on_bye,
+}
+"""What is done with a message while an agent streams, with its bytes. Of the class: a session that is over, and what it
+read, is given back at once, not when the collector comes."""
