@@ -63,9 +63,7 @@ class Inlet(ServerConnection):
         self._over = True
         self.budget.gone(self)
         super().connection_lost(exc)
-        # What was read goes with the session, not when the collector comes: the library's parser refers to itself.
-        self.protocol.reader.buffer.clear()
-        self.recv_messages.resume = _nothing
+        self.recv_messages.resume = _nothing  # no reference to itself: what was read goes with it
 
     def pause(self) -> None:
         """Read nothing more."""
