@@ -89,7 +89,8 @@ def ask_grouped(
     ctx: click.Context, table: str, words: tuple[str, ...], by: str | None, top: int | None, given: Options
 ) -> int:
     """Ask for rows of a table, or with `by` for figures of groups of them; the exit code."""
-    if by is None and ctx.get_parameter_source("top") is ParameterSource.COMMANDLINE:
+    said = {name for name in ("top", "limit") if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if by is None and "top" in said:
         rows = f"--sort {_LARGEST[table]}:desc --limit {top}"
         raise CliError(f"--top is for groups: name them with --by, or write {rows} for rows", USAGE)
     params = _params(words, given, table)
@@ -97,7 +98,8 @@ def ask_grouped(
         wanted = columns.of_fields(_names(given["fields"]), table) or columns.DEFAULT.get((table, given["output"]), ())
     else:
         wanted = columns.of_groups(_names(by), table)
-        params |= {"by": ",".join(_names(by)), "top": top, "fields": given["fields"]}
+        most = given["limit"] if said == {"limit"} else top  # of what is shown, and that is groups
+        params |= {"by": ",".join(_names(by)), "top": most, "fields": given["fields"]}
     with connect(ctx) as client:
         return _ask(client, table, wanted, params, given)
 

@@ -85,6 +85,13 @@ def test_by_other_fields_with_a_filter_and_an_order(hub: Hub) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.parametrize(("most", "found"), [((), 5), (("--top", "2"), 2), (("--limit", "3"), 3),
+                                             (("--limit", "3", "--top", "1"), 1), (("--limit", "0"), 5)])  # fmt: skip
+def test_as_many_groups_as_were_asked_for(hub: Hub, most: tuple[str, ...], found: int) -> None:
+    done = hub.cli("flows", "--since", "all", "--by", "ip.src,ipv6.src,tcp.dstport", "-o", "ndjson", *most)
+    assert len(done.stdout.splitlines()) == found
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 def test_live_fits_the_terminal_until_ctrl_c(hub: Hub, columns: int) -> None:
     shown = terminal(hub, "top", "--window", "600", columns=columns, until_seen=b"10.0.0.3", LINES="10")
