@@ -37,7 +37,11 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 
 RETRY_AFTER = 2
 """Seconds until a busy hub may be asked again, where nothing better is known."""
-_BAD_PATTERN, _TOO_MANY_ROWS = 427, 396  # ClickHouse: CANNOT_COMPILE_REGEXP, TOO_MANY_ROWS_OR_BYTES
+_BAD_PATTERN = 427  # ClickHouse: CANNOT_COMPILE_REGEXP
+_TOO_MUCH = {  # ClickHouse: MEMORY_LIMIT_EXCEEDED, TOO_MANY_ROWS_OR_BYTES
+    241: "the question takes more memory than one may: narrow since, until or the filter, or ask for fewer fields",
+    396: "the answer has more rows than this hub sends: ask for less",
+}
 
 
 class Problem(Exception):
@@ -94,8 +98,8 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(
                 "bad_filter", "the store does not take a regular expression (RE2)", column=1, suggestion=None
             )
-        case QueryError(code=code) if code == _TOO_MANY_ROWS:
-            return Problem("query_failed", "the answer has more rows than this hub sends: ask for less")
+        case QueryError(code=code) if code in _TOO_MUCH:
+            return Problem("query_failed", _TOO_MUCH[code])
         case QueryError():
             return Problem("query_failed", str(error)[:500])
         case StoreBusy():

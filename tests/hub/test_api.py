@@ -330,6 +330,13 @@ def test_a_question_that_takes_too_long_has_a_status(narrow: Served) -> None:
     assert (response.status_code, response.json()["code"]) == (504, "query_timeout")
 
 
+def test_a_question_that_takes_too_much_memory_says_what_to_do(narrow: Served) -> None:
+    narrow.app.state.hub.limits = Limits(queries=1, max_memory=2 << 20)
+    response = narrow.get("/v1/packets", since="all", limit=0, sort="nodetap.info")
+    assert (response.status_code, response.json()["code"]) == (500, "query_failed")
+    assert "narrow since" in response.json()["detail"]
+
+
 def test_one_person_stops_neither_another_nor_what_is_stored(bulk: Served) -> None:
     wait_for(lambda: bulk.busy == 0)
     wanted = f"GET /v1/packets?{httpx.QueryParams(WANTED)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
