@@ -15,6 +15,7 @@ from hub.api.runner import Runner
 from hub.configure import Configurer
 from hub.fanout.asker import Asker
 from hub.fanout.peers import Peers
+from hub.ingest.turned import TurnedAway
 from hub.pcap.fetcher import Fetcher
 from hub.refusals import Refusals
 from hub.store.periods import Rolled
@@ -58,6 +59,7 @@ class Register(Protocol):
         """Runs that ended without their last word."""
 
     elsewhere: dict[str, dict[str, Any]]
+    turned_away: TurnedAway
 
     def live(self, name: str) -> Any:
         """The present connection of an agent."""

@@ -119,6 +119,7 @@ async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Fi
     ready, reason = hub.ready()
     unbalanced, incomplete = hub.register.tally()
     agents = hub.register.agents(hub.now_ns())
+    now = asyncio.get_running_loop().time()
     facts: dict[str, Any] = {
         "software": hub.version,
         "ready": ready,
@@ -126,6 +127,10 @@ async def _hub_facts(hub: Hub, deadline: float) -> tuple[dict[str, Any], list[Fi
         "ledger": {"balanced": not unbalanced, "complete": not incomplete},
         "tasks": len(asyncio.all_tasks()),
         "agents": {"connected": sum(agent["verdict"] not in ("left", "gone") for agent in agents)},
+        "refused": [
+            {"client": one.client, "code": one.code, "reason": one.reason, "times": one.times, "ago": now - one.at}
+            for one in hub.register.turned_away.lately(now)
+        ],
     }
     try:
         async with asyncio.timeout(deadline):

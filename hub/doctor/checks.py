@@ -30,6 +30,13 @@ ROLLUP_WARN, ROLLUP_BAD = 2 * 3600, 86_400
 """Seconds that an hour which is over may wait to be summed up."""
 LOSSES = 1.0
 """Links lost an hour that are worth a word."""
+MOST_NAMED = 3
+"""Agents that a finding names."""
+REFUSED = {
+    "bad_token": "give it a token of this hub's with the role agent (--token-file)",
+    "unknown_version": "bring it and the hub to versions that know each other",
+}
+"""What to do about an agent that was turned away, by the code."""
 
 _SET_CLOCK = "set the clock: start chronyd or ntpd there (`chronyc tracking` shows more)"
 
@@ -269,6 +276,21 @@ def _agents(facts: Facts) -> Said:
     return WARN, "none connected", "start one: nodetap-agent run --hub URL"
 
 
+def _refused(facts: Facts) -> Said:
+    refused = facts["refused"]
+    if not refused:
+        return OK, "none", ""
+    said = [_of_one(one) for one in refused[:MOST_NAMED]]
+    more = [f"{len(refused) - MOST_NAMED} more"] if len(refused) > MOST_NAMED else []
+    todo = {REFUSED.get(one["code"], "see the log of the agent") for one in refused}
+    return WARN, "; ".join(said + more), "; ".join(sorted(todo))
+
+
+def _of_one(refused: Facts) -> str:
+    often = "once" if refused["times"] == 1 else f"{refused['times']} times"
+    return f"{refused['client']}: {refused['reason']} ({often}, {span(max(1.0, refused['ago']))} ago)"
+
+
 HUB = (
     Check("ready", "whether it takes work", _ready),
     Check("writer", "how far the writer is behind", _writer),
@@ -277,6 +299,7 @@ HUB = (
     Check("rollups", "whether rows are summed up", _rollups),
     Check("ledger", "whether the books balance and are complete", _ledger),
     Check("agents", "whether any are connected", _agents),
+    Check("refused", "agents that were turned away lately", _refused),
 )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hub.ingest.run import Run
+from hub.ingest.turned import TurnedAway
 from hub.ingest.verdict import Known, judge
 from hub.store.books import Entry, Key, Line, Past, StoredEpoch
 from protocol.delivery import Receiver
@@ -121,6 +122,7 @@ class Register:
         self.commit = 0
         self.elsewhere: dict[str, dict[str, Any]] = {}
         """Agents that are connected to another hub over the same store, as it describes them; by name."""
+        self.turned_away = TurnedAway()
         self.dropped: Mapping[Key, int] = {}
         """Packet rows of each run that retention dropped, as the store says."""
         for epoch in stored:

@@ -233,6 +233,7 @@ class Ingest:
     def _bad_token(self, connection: ServerConnection, why: str) -> Response:
         self.metrics.refusals.labels("bad_token").inc()
         peer = peer_of(connection.remote_address)
+        self.register.turned_away.add(peer.rpartition(":")[0], "bad_token", why, self.now())
         if times := self._refusals.count(peer.rpartition(":")[0], "bad_token", monotonic()):
             self.log.warning("agent refused", code="bad_token", reason=why, peer=peer, times=times)
         return connection.respond(HTTPStatus.UNAUTHORIZED, f"bad_token: {why}\n")

@@ -98,6 +98,8 @@ class Session:
         except RemoteError as error:
             self.ingest.metrics.refusals.labels(error.code).inc()
             self.log.warning("agent refused", code=error.code, detail=error.detail, peer=self._peer())
+            client = self.agent or self._peer().rpartition(":")[0]
+            self.ingest.register.turned_away.add(client, error.code, error.detail, self.ingest.now())
             await self.refuse(error.code, error.detail)
         except (ConnectionClosed, TimeoutError) as error:
             self._silent = self._silent or isinstance(error, TimeoutError)

@@ -35,8 +35,15 @@ HUB_FACTS: dict[str, Any] = {
     "software": "1.0", "ready": True, "reason": "", "writer": {"queued": 0, "stuck": 0.0},
     "disk": {"free": 50, "total": 100}, "retention": {"days": 7, "bytes": 1000, "stored": 900},
     "rollups": {"behind": 0.0},
-    "ledger": {"balanced": True, "complete": True}, "agents": {"connected": 3},
+    "ledger": {"balanced": True, "complete": True}, "agents": {"connected": 3}, "refused": [],
 }  # fmt: skip
+
+
+def turned(client: str, times: int) -> dict[str, Any]:
+    reason = "the token is missing or wrong"
+    return {"client": client, "code": "bad_token", "reason": reason, "times": times, "ago": 3.0}
+
+
 HERE_FACTS: dict[str, Any] = {
     "url": "https://hub:8480", "round_trip": 0.02, "token": True, "software": "1.0", "hub_software": "1.0",
     "clock_offset": 0.0, "certificate_ends": ends(90), "now": NOW,
@@ -108,6 +115,7 @@ def test_what_is_wrong_with_an_agent(changes: dict[str, Any], check: str, level:
         ({"ledger": {"balanced": False, "complete": True}}, "ledger", BAD),
         ({"ledger": {"balanced": True, "complete": False}}, "ledger", WARN),
         ({"agents": {"connected": 0}}, "agents", WARN),
+        ({"refused": [turned("10.0.0.7", n) for n in range(5)]}, "refused", WARN),
     ],
 )
 def test_what_is_wrong_with_the_hub(changes: dict[str, Any], check: str, level: str) -> None:

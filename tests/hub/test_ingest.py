@@ -332,6 +332,10 @@ def test_a_wrong_token_is_refused_before_anything_is_said(tmp_path: Path) -> Non
         assert [(event["peer"].partition(":")[0], event["times"]) for event in refused] == [
             ("127.0.0.1", 1)
         ]  # a minute
+        (tmp_path / "mine").write_text("poppy")
+        said = hub.cli("--token-file", str(tmp_path / "mine"), "doctor", "-o", "wide", check=False).stdout
+        [found] = [line for line in said.splitlines() if "refused" in line]
+        assert "127.0.0.1: the role read sends nothing (3 times, " in found
 
 
 def test_one_that_does_not_read_is_cut_off_and_that_is_said_once(hub: Hub) -> None:
