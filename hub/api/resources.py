@@ -33,8 +33,9 @@ async def forget(hub: Hub, request: Request) -> Response:
 
 
 async def ledger(hub: Hub, request: Request) -> Response:
-    """The books."""
-    return JSONResponse(hub.register.ledger())
+    """The books, and why nothing more gets into them where that is so."""
+    ready, reason = hub.ready()
+    return JSONResponse({**hub.register.ledger(), **({} if ready else {"not_storing": reason})})
 
 
 async def fields(hub: Hub, request: Request) -> Response:

@@ -87,6 +87,10 @@ def print_books(books: Mapping[str, Any]) -> None:
     ]
     print_table(with_hub(columns, rows), rows)
     note(verdict(books), "dim" if books["balanced"] and books["complete"] else "bold red")
+    for hub in books.get("hubs", (books,)):
+        if reason := hub.get("not_storing"):
+            who = f"the hub {hub['hub']}" if "hub" in hub else "the hub"
+            note(f"{who} stores nothing now, and what its agents hold meanwhile is not in here: {reason}", "bold red")
 
 
 def verdict(books: Mapping[str, Any]) -> str:

@@ -57,6 +57,8 @@ def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path) -> No
             until("the agent gave up a link", lambda: any(e.get("event") == "link stalled" for e in agent.events))
             assert hub.metric("nodetap_hub_writer_stuck_seconds") < 2.0  # tries are signs of life
             assert hub.agents()  # questions are still answered
+            assert "cannot write to" in hub.ledger()["not_storing"]
+            assert "stores nothing now" in hub.cli("ledger").stdout
             (tmp_path / "store" / "filler").unlink()
             assert agent.wait(60) == 0, agent.text[-1000:]
             assert status_of(f"{hub.api}/readyz") == 200
@@ -66,6 +68,7 @@ def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path) -> No
             ledger = hub.ledger()
             assert ledger["balanced"]
             assert ledger["complete"]
+            assert "not_storing" not in ledger
             failures = [e for e in hub.events if e.get("event") == "cannot store; trying again"]
             assert 1 <= len(failures) <= 10
             assert sum(e.get("event") == "can store again" for e in hub.events) >= 1

@@ -122,6 +122,10 @@ def configure(outcomes: Outcomes) -> Answer:
     }
 
 
+BOOKS = ("balanced", "complete", "not_storing")
+"""What the books of one hub say of all of its runs."""
+
+
 def ledger(outcomes: Outcomes) -> Answer:
     """The books of all hubs."""
     answers = _answers(outcomes)
@@ -130,10 +134,7 @@ def ledger(outcomes: Outcomes) -> Answer:
         "complete": len(answers) == len(outcomes) and all(told["complete"] for told in answers.values()),
         "agents": _all(answers, "agents"),
         "hubs": [
-            *(
-                {"hub": url, "balanced": told["balanced"], "complete": told["complete"]}
-                for url, told in answers.items()
-            ),
+            *({"hub": url, **{name: told[name] for name in BOOKS if name in told}} for url, told in answers.items()),
             *({**each, "complete": False} for each in missing(outcomes)),
         ],
     }
