@@ -114,7 +114,7 @@ def sentence(answer: dict[str, Any], lost: str = "not recorded") -> str:
     if "hubs" in answer:
         what += f" of {plural(sum('reason' not in hub for hub in answer['hubs']), 'hub')}"
     if answer["complete"]:
-        return f"complete: {what}"
+        return f"complete: {what}{'' if answer['agents'] else ': none is connected'}"
     troubles = [_CUTS[answer["cut"]].format(**answer)] if answer["cut"] else []
     away = {who(hub): f" for {hub['away']:,.1f} s" for hub in answer.get("hubs", ()) if "away" in hub}
     troubles += [f"{who(part)} missing{away.pop(who(part), '')} ({why(part)})" for part in answer["missing"]]

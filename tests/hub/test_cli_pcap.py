@@ -85,6 +85,7 @@ ANSWER: dict[str, Any] = {
 
 @pytest.mark.parametrize(("more", "line"), [
     ({"complete": True}, "complete: 1,234 frames, 1 agent"),
+    ({"complete": True, "frames": 0, "agents": []}, "complete: 0 frames, 0 agents: none is connected"),
     ({"cut": "bytes"}, "INCOMPLETE: cut after 99 bytes (--max-bytes) (1,234 frames, 1 agent)"),
     ({"missing": [{"agent": "b", "reason": "stalled", "detail": "silent"}]},
      "INCOMPLETE: b missing (stalled: silent) (1,234 frames, 1 agent)"),
