@@ -313,6 +313,20 @@ def test_whoever_leaves_ends_the_query(narrow: Served, output: str) -> None:
     assert narrow.get("/v1/packets").status_code == 200
 
 
+def test_who_leaves_while_waiting_for_a_turn_waits_no_more(narrow: Served) -> None:
+    hub = narrow.app.state.hub
+    hub.runner = Runner(narrow.store.reader, 1, wait=60.0)
+    wanted = f"GET /v1/packets?{httpx.QueryParams(WANTED)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    host, port = narrow.url.removeprefix("http://").split(":")
+    with httpx.stream("GET", narrow.url + "/v1/packets", params=WANTED, timeout=30) as slow:
+        next(slow.iter_bytes())
+        with socket.create_connection((host, int(port)), source_address=("127.0.0.3", 0)) as next_one:
+            next_one.sendall(wanted)
+            wait_for(lambda: hub.runner._turns.waiting == 1)
+        wait_for(lambda: hub.runner._turns.waiting == 0)
+        assert narrow.busy == 1
+
+
 def test_a_client_that_does_not_read_runs_out_of_time(narrow: Served) -> None:
     narrow.app.state.hub.limits = Limits(queries=1, timeout=5.0)
     with httpx.stream("GET", narrow.url + "/v1/packets", params=WANTED, timeout=30) as slow:
