@@ -48,7 +48,7 @@ class Agent:
     name: str
     node: str
     runs: dict[int, Run] = field(default_factory=dict)
-    new: deque[int] = field(default_factory=deque)  # the newest of the runs, by epoch
+    new: list[int] = field(default_factory=list)  # the newest of the runs, by epoch
     live: Live | None = None
     epoch: int = 0
     session: int = 0
@@ -57,9 +57,10 @@ class Agent:
     seen_ns: int = 0
     since_ns: int = 0
     reconnects: int = 0
-    status: Status | None = None
+    status: Status | None = None  # of its present connection
     captured: int = 0
     captured_ns: int = 0
+    level: str = ""  # as it said last
     level_since_ns: int = 0
     taken_back_ns: int = 0  # when a run came back to a name that another run had meanwhile
 
@@ -69,7 +70,7 @@ class Agent:
             self.runs[epoch] = Run(StoredEpoch(self.name, epoch, self.node, self.source))
             self.new.append(epoch)
             while len(self.new) > MAX_BLANK:
-                old = self.new.popleft()
+                old = self.new.pop(0)
                 if old not in (epoch, self.epoch) and self.runs[old].receiver.blank:
                     del self.runs[old]
         return self.runs[epoch]
@@ -142,7 +143,7 @@ class Register:
                 present = agent.live is not None and epoch == agent.epoch
                 if not present and run.receiver.idle and 0 < run.stored.last_stored < before_ns:
                     self.past.add(agent.runs.pop(epoch).stored)
-            agent.new = deque(epoch for epoch in agent.new if epoch in agent.runs)
+            agent.new = [epoch for epoch in agent.new if epoch in agent.runs]
             if not agent.runs and agent.live is None:
                 del self._agents[agent.name]
 
@@ -191,7 +192,7 @@ class Register:
         agent.session, agent.software = live.number, hello.software
         agent.seen_ns = agent.since_ns = agent.captured_ns = now_ns
         agent.reconnects += older is not None or hello.epoch in agent.runs
-        agent.status = None
+        agent.status, agent.level = None, ""
         agent.run(hello.epoch)
         return older
 
@@ -219,8 +220,10 @@ class Register:
     def status(self, name: str, status: Status, now_ns: int) -> None:
         """The agent said how it is."""
         agent = self._agents[name]
-        if agent.status is None or agent.status.level != status.level:
-            agent.level_since_ns = now_ns
+        if agent.live is None:
+            return  # it was a connection that another one took the name from
+        if agent.level != status.level:
+            agent.level, agent.level_since_ns = status.level, now_ns
         agent.status = status
         said = status.ledger.get("captured")
         captured = said if is_count(said) else 0
@@ -233,7 +236,7 @@ class Register:
         self._heed_clock(now_ns)
         agent = self._agents.get(name)
         if agent is not None and agent.live is live:
-            agent.live = None
+            agent.live = agent.status = None
             agent.seen_ns = now_ns if heard else agent.seen_ns
 
     def live(self, name: str) -> Live | None:
@@ -369,15 +372,15 @@ def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
         "session": agent.session,
         "connection": agent.live.connection if agent.live else None,
         "source": agent.source,
-        "state": status.state if status and agent.live else ("streaming" if agent.live else "stopped"),
+        "state": status.state if status else ("streaming" if agent.live else "stopped"),
         "verdict": verdict,
         "evidence": evidence,
         "last_seen": rfc3339_ms(agent.seen_ns),
         "since": rfc3339_ms(agent.since_ns) if agent.since_ns else None,
-        "level": status.level if status else "packets",
+        "level": agent.level or "packets",
         "captured": max(agent.captured, run.report.captured) if agent.live else run.report.captured,
         "stored_rows": run.stored.held.rows,
-        "outbox_bytes": status.outbox_bytes if status and agent.live else 0,
+        "outbox_bytes": status.outbox_bytes if status else 0,
         "reconnects": agent.reconnects,
         "software": agent.software,
         **_link(agent),
@@ -399,8 +402,8 @@ def _numbers(told: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def _link(agent: Agent) -> dict[str, Any]:
-    link = agent.status.link if agent.status and agent.live else {}
-    lag = agent.status.evidence.get("oldest_ns", 0) if agent.status and agent.live else 0
+    link = agent.status.link if agent.status else {}
+    lag = agent.status.evidence.get("oldest_ns", 0) if agent.status else 0
     age = round(lag / 1e9, 3) if isinstance(lag, int) else 0.0
     since = rfc3339_ms(agent.level_since_ns) if agent.level_since_ns else None
     told = {"level_since": since, "oldest_unacknowledged": age, **_numbers(link, LINK)}
