@@ -25,6 +25,8 @@ from protocol.messages import Hello, Positions, Status
 
 EXPIRE_NS = 24 * 3600 * 10**9
 """How long an agent that left or is gone stays in the list."""
+MAX_REPLAYS = 200
+"""Replays that are over and stay in the list, the newest: each has a name of its own, and may take but a second."""
 
 MAX_BLANK = 64
 """Runs of an agent that are remembered although they brought nothing: the ledger is not complete by them. An agent that
@@ -304,10 +306,15 @@ class Register:
     def agents(self, now_ns: int) -> list[dict[str, Any]]:
         """Each agent that has not expired, as `nodetap agents -o json` prints it."""
         self._heed_clock(now_ns)
-        fresh = [a for a in self._agents.values() if a.live is not None or now_ns - a.seen_ns < EXPIRE_NS]
-        here = {agent.name: _describe(agent, now_ns) for agent in fresh if self._told(agent) is None}
+        here = {agent.name: _describe(agent, now_ns) for agent in self._listed(now_ns) if self._told(agent) is None}
         there = {name: _public(told) for name, told in self.elsewhere.items() if name not in here}
         return [described for _, described in sorted((here | there).items())]
+
+    def _listed(self, now_ns: int) -> list[Agent]:
+        here = [agent for agent in self._agents.values() if agent.live is not None]
+        away = [a for a in self._agents.values() if a.live is None and now_ns - a.seen_ns < EXPIRE_NS]
+        over = sorted((agent for agent in away if agent.source == "replay"), key=lambda agent: agent.seen_ns)
+        return [*here, *(agent for agent in away if agent.source != "replay"), *over[-MAX_REPLAYS:]]
 
     def connected(self, now_ns: int) -> list[dict[str, Any]]:
         """Each agent that is connected here, likewise, and what it may be asked: for the other hubs."""

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
 from hub.ingest.admission import BURST, LONGEST, RATE, Admission
-from hub.ingest.agents import MAX_BLANK, MAX_STRANGERS, Register
+from hub.ingest.agents import MAX_BLANK, MAX_REPLAYS, MAX_STRANGERS, Register
 from hub.ingest.budget import BUDGET_BATCHES, BUDGET_BYTES, FLOOR_BYTES, Budget
 from hub.ingest.lanes import QUANTUM, Lanes
 from hub.ingest.pace import TARGET, Pace
@@ -270,6 +270,20 @@ def test_who_is_given_up_for_silence_was_last_seen_before_it(heard: bool, silent
     register.join(Hello([1], "n1", "n1", 1, [1]), live, 10**9)
     register.leave("n1", live, 31 * 10**9, heard=heard)
     assert register.silent_for("n1", 32 * 10**9) == silent
+
+
+def test_of_replays_that_are_over_the_newest_are_listed_and_of_others_all() -> None:
+    register, reads = Register(), Connection()
+    register.join(Hello([1], "reads", "n", 1, [1], source="replay"), reads, 1)
+    for number in range(2 * MAX_REPLAYS):
+        for name, source in ((f"live{number}", "live"), (f"replay{number}", "replay")):
+            live = Connection()
+            register.join(Hello([1], name, "n", 1, [1], source=source), live, number)
+            register.leave(name, live, number + 1)
+    names = {agent["agent"] for agent in register.agents(2 * MAX_REPLAYS)}
+    assert names == {"reads"} | {f"live{number}" for number in range(2 * MAX_REPLAYS)} | {
+        f"replay{number}" for number in range(MAX_REPLAYS, 2 * MAX_REPLAYS)
+    }
 
 
 def test_a_run_with_batches_in_the_queue_stays_whatever_comes_after_it() -> None:
