@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +36,7 @@ from agent.uplink.settings import MakeEngine, Settings
 from agent.uplink.threads import DaemonThreads
 from agent.watchdog import LOOP_DEAD, REASONS, Limits, Signs, Verdict, Watchdog
 from agent.worker import Worker
+from protocol import memory
 from protocol.logs import dump_stacks
 from protocol.trouble import pause
 
@@ -348,10 +347,6 @@ def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 
 
 def _trim() -> None:
-    """Collect garbage and, with glibc, hand free memory back (malloc_trim(3))."""
+    """Collect garbage, and give back what is free."""
     gc.collect()
-    if os.name == "posix":
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-        except AttributeError:
-            return
+    memory.give_back()

@@ -21,6 +21,7 @@ from hub.credentials import Credentials
 from hub.k8s import options as kubernetes
 from hub.store.retention import Keep
 from hub.tokens import tokens_of
+from protocol import memory
 from protocol.logs import FORMATS, LEVELS, configure, logger
 from protocol.options import host_port, is_loopback, misused
 
@@ -353,6 +354,7 @@ class Hub:
                     self.log.info("dropped by retention", partitions=dropped)
                 register.fold(store.old(time_ns()))
                 register.dropped = await self._try("counting what was dropped", lambda _: store.dropped()) or {}
+            await asyncio.to_thread(memory.give_back)  # answers and batches of many sizes leave holes
             await asyncio.sleep(ROLL_INTERVAL)
 
     async def _try(self, what: str, work: Callable[[int], Any]) -> Any:
