@@ -173,7 +173,7 @@ def test_what_it_cannot_give_is_said(tmp_path: Path, hub: Hub, sink: int) -> Non
         cut = hub.cli("pcap", "nodetap.agent == a1", "--since", "all", "--max-bytes", "1000", "-w", str(out))
         assert cut.stderr.startswith("INCOMPLETE: cut after 880 bytes (--max-bytes) (5 frames")
         nothing = hub.cli("pcap", "nodetap.agent == nobody", "--since", "all", "-w", str(out))
-        assert nothing.stderr == "complete: 0 frames, 0 agents\n"
+        assert nothing.stderr == "complete: 0 frames, 0 agents: none is connected\n"
         assert tshark(out) == ""
         for words, code, said in (
             (["tcp.prt == 1"], 2, "did you mean"),
