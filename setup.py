@@ -32,7 +32,8 @@ def kernel(folder):
         [name for name in files if name.endswith(".c")],
         depends=files,
         define_macros=[("NODETAP_SOURCE", f"{digest(ROOT / folder)}u")],
-        extra_compile_args=["-std=c11", "-O3", "-fwrapv", "-fvisibility=hidden"],
+        extra_compile_args=["-std=c11", "-O3", "-fwrapv", "-fvisibility=hidden", "-pthread"],
+        extra_link_args=["-pthread"],
         optional=True,
     )
 

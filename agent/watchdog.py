@@ -2,23 +2,20 @@
 
 `judge` is pure: numbers in, a verdict with its evidence out. The thread looks twice a second, tells the loop to abort
 a stalled link, writes the stacks of a loop that hangs, and ends a process whose loop is dead. A call that holds the GIL
-starves this thread too, so every second tick re-arms two clocks that need no GIL: faulthandler's, which writes the
-stacks, and the kernel's, which ends the process. (Each time faulthandler ends a thread and starts another: 0.13 ms.)
+starves this thread too: `protocol.alarm`, which hears of each look, does the same without the GIL.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from math import inf
 from time import monotonic, process_time
 from typing import Any
 
+from protocol.alarm import Alarm
 from protocol.logs import dump_stacks
 
 TICK = 0.5
@@ -121,16 +118,12 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Look until told to stop."""
         self._looked, self._used = monotonic(), process_time()
-        faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)  # stacks, then what an alarm does: the end
-        for tick in count():
-            if tick % 2 == 0:
-                faulthandler.dump_traceback_later(LOOP_LATE + TICK)
-                signal.setitimer(signal.ITIMER_REAL, LOOP_DEAD)
-            if self._halt.wait(TICK):
-                break
+        alarm = Alarm()
+        alarm.set(LOOP_LATE + TICK, LOOP_DEAD)
+        while not self._halt.wait(TICK):
+            alarm.beat()
             self._tick(self._look(), monotonic())
-        faulthandler.cancel_dump_traceback_later()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        alarm.set(0, 0)
 
     def stop(self) -> None:
         """No more looks."""
@@ -153,7 +146,7 @@ class Watchdog(threading.Thread):
             self._on_stall(verdict)
 
     def _loop_late(self, signs: Signs, now: float, dumped: bool) -> None:
-        """Dump stacks once, unless faulthandler's clock has; give the peer a full deadline after we came back."""
+        """Dump stacks once, unless the alarm has or nothing ran; give the peer a full deadline after we came back."""
         if self._told != "loop" and not dumped:
             dump_stacks()
         self._grace_until = now + min(signs.loop_age, signs.limits.progress) + TICK

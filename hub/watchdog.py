@@ -7,13 +7,13 @@ acknowledged is still with the agents.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import threading
 from collections.abc import Callable
 from time import monotonic, process_time
 from typing import Any
 
+from protocol.alarm import Alarm
 from protocol.logs import dump_stacks
 from protocol.trouble import pause
 
@@ -38,16 +38,18 @@ class HubWatchdog(threading.Thread):
     def run(self) -> None:
         """Look until told to stop."""
         looked, used = monotonic(), process_time()
+        alarm = Alarm()
+        alarm.set(0, LOOP_DEAD)
         while not self._halt.wait(TICK):
             asleep, looked, cpu, used = monotonic() - looked - TICK, monotonic(), process_time() - used, process_time()
             if asleep > PAUSE:
                 self._log.warning("the process did not run", **pause(asleep, cpu))
-            faulthandler.dump_traceback_later(LOOP_DEAD, exit=True)
+            alarm.beat()
             stuck, loop_age = self._stuck(), self._loop_age()
             self.ready = stuck < self._deadline and loop_age < self._deadline
             if stuck > 3 * self._deadline - 2 * TICK or loop_age > LOOP_DEAD:  # the next look would be late
                 self._end(stuck, loop_age)
-        faulthandler.dump_traceback_later(ENDING, exit=True)
+        alarm.set(0, ENDING)
 
     def stop(self) -> None:
         """No more looks; but the process ends within ENDING."""

@@ -102,9 +102,10 @@ class Sequences:
         expected[heads] = 0
         behind = ((base + top) & _WORD).astype(np.uint32)
         began = starts & (known | ~first)
-        last = np.append(np.flatnonzero(first)[1:], len(slots)) - 1
+        firsts = np.flatnonzero(first)
+        last = np.append(firsts[1:], len(slots)) - 1
         ahead = begin - expected
-        ahead[self._back(directions, slots, np.flatnonzero(first), first & ~known & ~starts)] = 1
+        ahead[self._back(directions, slots, firsts, first & ~known & ~starts)] = 1
         self._keep(directions[last], slots[last], behind[last])
         # One byte goes out to probe a window that is closed, and again with the others.
         ahead[(ahead <= -FAR) | ((ahead == -1) & (segments.size > 1))] = 0
@@ -125,8 +126,9 @@ class Sequences:
         """What is expected of each direction now; of those that share a place the last one has it."""
         before = self._of[slots]
         self._of[slots], self._next[slots] = directions, behind
+        now = self._of[slots]
         for lost in (before, directions):
-            lost = lost[(lost != self._of[slots]) & (lost != 0)]
+            lost = lost[(lost != now) & (lost != 0)]
             self._displaced[(lost >> _DISPLACED).astype(np.int64)] = lost
 
 

@@ -169,12 +169,12 @@ def _line(name: str, value: Mapping[str, Any]) -> bytes:
 async def complete(hub: Hub, question: Question, query: Query, cut: str | None = None) -> dict[str, Any]:
     """How complete the answer of a query is; `cut` says what the hub has no more of to send, `rows` or `bytes`."""
     agents = hub.register.agents(hub.now_ns())
-    books = hub.register.unreported()
+    unreported = hub.register.unreported()
 
     def ask(reader: Reader) -> dict[str, Any]:
         rows = partial(reader.rows, timeout=hub.limits.page_timeout)
         window, gone = Window(question.since, question.until), question.rolled.gone(sums=bool(query.tables))
-        return completeness(rows, question.table, window, agents, books, gone, query.rounded)
+        return completeness(rows, question.table, window, agents, unreported, gone, query.rounded)
 
     said = await hub.runner.call(ask)
     return {**said, "cut": cut, "complete": said["complete"] and cut is None}

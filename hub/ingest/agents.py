@@ -345,7 +345,7 @@ class Register:
         unbalanced, incomplete = self.past.unbalanced, self.past.incomplete
         for run, unreported in self._runs():
             unbalanced += not run.balances(self._rows(run))
-            incomplete += unreported or not run.whole
+            incomplete += unreported or not run.stored.whole
         return unbalanced, incomplete
 
     def unreported(self) -> list[dict[str, Any]]:
@@ -371,6 +371,7 @@ def _public(told: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
     status = agent.status
     run = agent.run(agent.epoch)
+    captured = run.stored.known.captured
     verdict, evidence = judge(_known(agent, run, now_ns))
     return {
         "agent": agent.name,
@@ -385,7 +386,7 @@ def _describe(agent: Agent, now_ns: int) -> dict[str, Any]:
         "last_seen": rfc3339_ms(agent.seen_ns),
         "since": rfc3339_ms(agent.since_ns) if agent.since_ns else None,
         "level": agent.level or "packets",
-        "captured": max(agent.captured, run.report.captured) if agent.live else run.report.captured,
+        "captured": max(agent.captured, captured) if agent.live else captured,
         "stored_rows": run.stored.held.rows,
         "outbox_bytes": status.outbox_bytes if status else 0,
         "reconnects": agent.reconnects,

@@ -21,7 +21,7 @@ from hub.ingest.admission import Admission
 from hub.ingest.agents import Register
 from hub.ingest.budget import OVERHEAD, Budget
 from hub.ingest.inlet import Inlet
-from hub.ingest.session import Session, peer_of
+from hub.ingest.session import Session, host_of, peer_of
 from hub.ingest.writer import Naming, Outcome, Work, Writer
 from hub.metrics import Metrics
 from hub.pcap.fetcher import Fetcher
@@ -46,6 +46,7 @@ TELL = 3.0
 LOOK = 0.5
 """Seconds between two looks at which sessions send."""
 LOOK_FOR_SILENCE = 2.0
+"""Seconds between two looks at which sessions are silent."""
 ACTIVE = 2.0
 """Seconds after its last batch for which an agent counts as one that sends."""
 
@@ -82,6 +83,7 @@ class Ingest:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _look(self) -> dict[str, float]:
+        unbalanced, incomplete = self.register.tally()
         return {
             "nodetap_hub_sessions": len(self._sessions),
             "nodetap_hub_queued_works": self.writer.queued,
@@ -89,12 +91,9 @@ class Ingest:
             "nodetap_hub_store_failing": float(bool(self.writer.failing)),
             "nodetap_hub_commit": self.register.commit,
             "nodetap_hub_held_bytes": self.budget.bytes,
-            **self._books(),
+            "nodetap_hub_unbalanced_runs": unbalanced,
+            "nodetap_hub_incomplete_runs": incomplete,
         }
-
-    def _books(self) -> dict[str, float]:
-        unbalanced, incomplete = self.register.tally()
-        return {"nodetap_hub_unbalanced_runs": unbalanced, "nodetap_hub_incomplete_runs": incomplete}
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -152,7 +151,7 @@ class Ingest:
                 self._look_for_silence(now)
             self.budget.relieve()
 
-    def _look_for_silence(self, now: float) -> None:
+    def _look_for_silence(self, now: float) -> None:  # a frame of its own: `_beat`'s would keep the last session alive
         for session in self._sessions:
             session.look(now)
 
@@ -231,18 +230,23 @@ class Ingest:
         return None
 
     def _bad_token(self, connection: ServerConnection, why: str) -> Response:
-        self.metrics.refusals.labels("bad_token").inc()
-        peer = peer_of(connection.remote_address)
-        self.register.turned_away.add(peer.rpartition(":")[0], "bad_token", why, self.now())
-        if times := self._refusals.count(peer.rpartition(":")[0], "bad_token", monotonic()):
+        host = host_of(connection.remote_address)
+        self.turned_away(host, "bad_token", why)
+        if times := self._refusals.count(host, "bad_token", monotonic()):
+            peer = peer_of(connection.remote_address)
             self.log.warning("agent refused", code="bad_token", reason=why, peer=peer, times=times)
         return connection.respond(HTTPStatus.UNAUTHORIZED, f"bad_token: {why}\n")
 
     def _busy(self, connection: ServerConnection, wait: int, why: str) -> Response:
-        self.metrics.refusals.labels("busy").inc()
+        self.turned_away(host_of(connection.remote_address), "busy", why)
         response = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"busy: {why}\n")
         response.headers["Retry-After"] = str(wait)
         return response
+
+    def turned_away(self, client: str, code: str, reason: str) -> None:
+        """Count a refusal of an agent, by its name or where it gave none by its host."""
+        self.metrics.refusals.labels(code).inc()
+        self.register.turned_away.add(client, code, reason, self.now())
 
     async def _serve(self, socket: ServerConnection) -> None:
         session = Session(self, cast(Inlet, socket))  # `start` has them made as such

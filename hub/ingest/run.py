@@ -17,12 +17,11 @@ from protocol.ranges import Ranges
 class Run:
     """One epoch of one agent: what is stored of it (`stored`), and what is on its way there (`receiver`)."""
 
-    __slots__ = ("_books", "receiver", "report", "stored")
+    __slots__ = ("_books", "receiver", "stored")
 
     def __init__(self, stored: StoredEpoch) -> None:
         self.stored = stored
         self.receiver = Receiver(stored.seqs)
-        self.report = stored.known
         self._books: Books | None = None
 
     def add(self, entry: Entry, commit: int, now_ns: int) -> None:
@@ -34,21 +33,14 @@ class Run:
         if line.seq not in self.stored.seqs:
             self.stored.add(line)
             self.receiver.commit([line.seq])
-            self.report = self.stored.known
             self._books = None
 
     @property
     def books(self) -> Books:
         """Its balance, worked out once: there may be very many runs."""
         if self._books is None:
-            self._books = settle(self.report, self.stored.held)
+            self._books = settle(self.stored.known, self.stored.held)
         return self._books
-
-    @property
-    def whole(self) -> bool:
-        """Whether no batch is missing below the newest."""
-        seqs = self.stored.seqs
-        return len(seqs) == (seqs.watermark > 0)
 
     def balances(self, rows: int) -> bool:
         """Whether its books balance, `rows` of its packets being there."""
@@ -72,7 +64,7 @@ class Run:
             **self.name(unreported),
             **self.books.to_map(),
             "balanced": self.balances(rows),
-            "complete": not unreported and self.whole,
+            "complete": not unreported and stored.whole,
             "rows_present": rows,
             "rows_expired": stored.held.rows - rows,
             "final": stored.final,

@@ -54,6 +54,11 @@ def peer_of(address: Any) -> str:
     return f"{address[0]}:{address[1]}" if address else ""
 
 
+def host_of(address: Any) -> str:
+    """The host of the other end of a socket, empty where it is gone."""
+    return str(address[0]) if address else ""
+
+
 def ending_of(error: Exception) -> str:
     """For people: how a connection ended."""
     if not isinstance(error, ConnectionClosed) or (error.rcvd is None and error.sent is None):
@@ -96,10 +101,8 @@ class Session:
             await self._greet()
             await self._serve()
         except RemoteError as error:
-            self.ingest.metrics.refusals.labels(error.code).inc()
             self.log.warning("agent refused", code=error.code, detail=error.detail, peer=self._peer())
-            client = self.agent or self._peer().rpartition(":")[0]
-            self.ingest.register.turned_away.add(client, error.code, error.detail, self.ingest.now())
+            self.ingest.turned_away(self.agent or host_of(self._socket.remote_address), error.code, error.detail)
             await self.refuse(error.code, error.detail)
         except (ConnectionClosed, TimeoutError) as error:
             self._silent = self._silent or isinstance(error, TimeoutError)

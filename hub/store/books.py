@@ -190,6 +190,11 @@ class StoredEpoch:
         """What is known of the agent's books; not to be changed."""
         return at_least(self.report, self.held) if self.recovered else self.report
 
+    @property
+    def whole(self) -> bool:
+        """Whether no batch is missing below the newest."""
+        return len(self.seqs) == (self.seqs.watermark > 0)
+
 
 @dataclass(slots=True)
 class Past:
@@ -227,7 +232,7 @@ class Past:
         for reason, packets in books.lost.items():
             self.lost[reason] = self.lost.get(reason, 0) + sign * packets
         self.unbalanced += sign * (not books.balanced)
-        self.incomplete += sign * (not run.final or len(list(run.seqs)) > 1 or run.seqs.watermark == 0)
+        self.incomplete += sign * (not run.final or not run.whole)
 
     def to_map(self) -> dict[str, Any]:
         """As the ledger shows it."""

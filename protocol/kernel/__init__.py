@@ -2,6 +2,7 @@
 
 Lives here: C sources that need neither Python's headers nor a library, and what their functions take. May not live
 here: I/O, memory (every buffer is numpy's), anything that has no counterpart in Python that it is tested against.
+Except `alarm.c`, the clock of `protocol.alarm`: it is for when nothing of Python runs.
 
 How what was built of them is found and checked is in `protocol.built`.
 """
@@ -26,6 +27,8 @@ def _declare(library: ctypes.CDLL) -> None:
     unpack = (pointer, ctypes.c_char_p, number, number, pointer, number, pointer)
     library.nodetap_unpack.restype, library.nodetap_unpack.argtypes = number, unpack
     library.nodetap_words.restype = ctypes.c_char_p
+    library.nodetap_alarm.restype, library.nodetap_alarm.argtypes = number, (number, number)
+    library.nodetap_beat.restype, library.nodetap_beat.argtypes = None, ()
     # What takes microseconds keeps the interpreter's lock: a busy thread gives it back after milliseconds.
     survey = (ctypes.c_char_p, *[number] * 5)
     for name, symbol, takes in (("nodetap_measure", "unpack", unpack), ("nodetap_survey", "survey", survey)):

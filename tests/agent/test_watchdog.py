@@ -85,7 +85,7 @@ def test_a_process_that_did_not_run_blames_nobody_else() -> None:
     assert pauses == [pytest.approx(20.0 - TICK)]
 
 
-def test_stacks_that_faulthandler_has_written_are_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stacks_that_the_alarm_has_written_are_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     dumps: list[float] = []
     monkeypatch.setattr("agent.watchdog.dump_stacks", lambda: dumps.append(1.0))
     late = replace(FINE, loop_age=4.0)

@@ -49,7 +49,7 @@ def report(seq: int, **ledger: Any) -> Entry:
 def say(store: Store, window: Window = LAST_15, table: str = "packets", **known: Any) -> dict[str, Any]:
     with store.reader() as reader:
         ask = partial(reader.rows, timeout=20)
-        return completeness(ask, table, window, known.get("agents", []), known.get("books", []))
+        return completeness(ask, table, window, known.get("agents", []), known.get("unreported", []))
 
 
 def agent(name: str = "web-1", verdict: str = "healthy", seen: int = NOW, **more: Any) -> dict[str, Any]:
@@ -160,9 +160,9 @@ def test_other_agents_are_not(store: Store, verdict: str) -> None:
 
 def test_a_run_that_ended_without_a_word(store: Store) -> None:
     book = {"agent": "web-1", "epoch": "07", "unreported_since": format_ns(NOW - MINUTE), "source": "live"}
-    assert [entry["agent"] for entry in say(store, books=[book])["missing"]] == ["web-1"]
-    assert say(store, Window(NOW), books=[book])["missing"] == []
-    assert say(store, Window(None, NOW - MINUTE), books=[book])["missing"] == []
+    assert [entry["agent"] for entry in say(store, unreported=[book])["missing"]] == ["web-1"]
+    assert say(store, Window(NOW), unreported=[book])["missing"] == []
+    assert say(store, Window(None, NOW - MINUTE), unreported=[book])["missing"] == []
 
 
 def test_a_replay_counts_where_its_packets_are(store: Store) -> None:

@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 from collections import defaultdict
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -24,18 +24,17 @@ def exchange(left: Netns, right: Netns) -> None:
     """FLOWS conversations over UDP, EACH datagrams there and back."""
     with right.entered():
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with server:
-        server.bind((right.address, 7000))
+    with ExitStack() as stack:
+        stack.enter_context(server).bind((right.address, 7000))
         server.settimeout(5)
         for _ in range(FLOWS):
             with left.entered():
                 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            with client:
-                client.settimeout(5)
-                for _ in range(EACH):
-                    client.sendto(b"there", (right.address, 7000))
-                    server.sendto(b"back", server.recvfrom(100)[1])
-                    client.recv(100)
+            stack.enter_context(client).settimeout(5)  # open to the end: one that is closed may have its port again
+            for _ in range(EACH):
+                client.sendto(b"there", (right.address, 7000))
+                server.sendto(b"back", server.recvfrom(100)[1])
+                client.recv(100)
 
 
 def test_rings_share_packets_by_flow() -> None:
