@@ -58,7 +58,7 @@ COPY --from=hub-files /opt/nodetap /opt/nodetap
 ENV PATH=/opt/nodetap/bin:$PATH NODETAP_STORE=chdb:///data
 USER 10001:10001
 EXPOSE 8470 8480
-# tini is process 1: the kernel keeps signals that would end process 1 from it, the watchdog's among them.
+# tini is process 1: it passes signals on and clears orphans away; the kernel keeps from process 1 what would end it.
 ENTRYPOINT ["tini", "--", "nodetap-hub"]
 CMD ["serve"]
 
