@@ -165,7 +165,8 @@ def test_clocks_that_are_off_or_set_are_known_and_stall_nothing(tmp_path: Path) 
 
         for name, agent in agents.items():
             for detector in DETECTORS:
-                assert agent.metric(f'nodetap_agent_stalls_total{{detector="{detector}"}}') == 0
+                stalls = agent.metric(f'nodetap_agent_stalls_total{{detector="{detector}"}}')
+                assert stalls == 0, (name, events(agent, "link stalled"), hub.text[-3000:])
             assert len(events(agent, "welcome")) == 1, name
             before = agent.metric("nodetap_agent_captured_packets_total")
             until("it captures on", lambda a=agent, b=before: a.metric("nodetap_agent_captured_packets_total") > b)
