@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from time import monotonic, process_time
 from typing import Any
@@ -113,7 +113,7 @@ class Watchdog(threading.Thread):
         self._halt = threading.Event()
         self._told = ""
         self._looked, self._used = monotonic(), process_time()
-        self._grace_until = 0.0
+        self._woke = self._grace_until = -inf
 
     def run(self) -> None:
         """Look until told to stop."""
@@ -134,10 +134,12 @@ class Watchdog(threading.Thread):
         used, self._used = process_time() - self._used, process_time()
         if asleep > LOOP_LATE:  # the process did not run: what the peer said meanwhile may be unread
             self._on_pause(asleep, used)
-            self._grace_until = now + min(asleep, signs.limits.progress) + TICK
+            self._woke, self._grace_until = now, now + min(asleep, signs.limits.progress) + TICK
+        ran = now - self._woke  # nobody of ours is late for a time in which none could run
+        signs = replace(signs, loop_age=min(signs.loop_age, ran), capture_age=min(signs.capture_age, ran))
         verdict = judge(signs)
         if verdict is not None and verdict.detector == "loop":
-            self._loop_late(signs, now, dumped=asleep > LOOP_LATE)
+            self._loop_late(signs, now)
         elif now < self._grace_until:
             return
         detector = verdict.detector if verdict else ""
@@ -145,9 +147,9 @@ class Watchdog(threading.Thread):
             self._told = detector
             self._on_stall(verdict)
 
-    def _loop_late(self, signs: Signs, now: float, dumped: bool) -> None:
-        """Dump stacks once, unless the alarm has or nothing ran; give the peer a full deadline after we came back."""
-        if self._told != "loop" and not dumped:
+    def _loop_late(self, signs: Signs, now: float) -> None:
+        """Dump stacks once; give the peer a full deadline after we came back."""
+        if self._told != "loop":
             dump_stacks()
         self._grace_until = now + min(signs.loop_age, signs.limits.progress) + TICK
         if signs.loop_age > LOOP_DEAD:

@@ -38,14 +38,17 @@ class HubWatchdog(threading.Thread):
     def run(self) -> None:
         """Look until told to stop."""
         looked, used = monotonic(), process_time()
+        woke = looked
         alarm = Alarm()
         alarm.set(0, LOOP_DEAD)
         while not self._halt.wait(TICK):
             asleep, looked, cpu, used = monotonic() - looked - TICK, monotonic(), process_time() - used, process_time()
             if asleep > PAUSE:
                 self._log.warning("the process did not run", **pause(asleep, cpu))
+                woke = looked
             alarm.beat()
-            stuck, loop_age = self._stuck(), self._loop_age()
+            ran = looked - woke  # nobody is late for a time in which none could run
+            stuck, loop_age = min(self._stuck(), ran), min(self._loop_age(), ran)
             self.ready = stuck < self._deadline and loop_age < self._deadline
             if stuck > 3 * self._deadline - 2 * TICK or loop_age > LOOP_DEAD:  # the next look would be late
                 self._end(stuck, loop_age)

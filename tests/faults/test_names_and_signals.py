@@ -189,6 +189,33 @@ def test_an_agent_that_was_stopped_and_goes_on_is_well_again(tmp_path: Path) -> 
 
 
 @pytest.mark.root
+def test_who_was_stopped_for_longer_than_it_may_hang_goes_on(tmp_path: Path) -> None:
+    """SIGSTOP of agent and hub, with batches on their way: what each ends itself for is time in which it ran."""
+    port, dead, rounds = free_port(), 1.5, 5
+    first = f"import agent.watchdog, hub.watchdog; agent.watchdog.LOOP_DEAD = hub.watchdog.LOOP_DEAD = {dead}"
+    hub = Hub(tmp_path, first=first, env={"NODETAP_COMMIT_DEADLINE": "0.5"}).ready()
+    agent = live(tmp_path, hub, port, first=first)
+    with ending(hub, agent), datagrams(port, 200):
+        for stopped in [(agent,), (hub,), (agent, hub)] * rounds:
+            before = hub.metric(ROWS)
+            until("rows", lambda before=before: hub.metric(ROWS) > before)
+            for process in stopped:
+                process.send(signal.SIGSTOP)
+            time.sleep(2 * dead)  # the fault: longer than any of their deadlines
+            for process in stopped:
+                process.send(signal.SIGCONT)
+        until("it streams", lambda: agent.state == "streaming")
+        assert agent.stop() == 0, agent.text[-2000:]
+        assert hub.ledger()["complete"]
+        assert hub.stop() == 0, hub.text[-2000:]
+        for process in (agent, hub):
+            assert [e for e in process.events if e.get("event") == "the process did not run"]
+            assert "most recent call first" not in process.text
+    record("9", f"agent, hub, both stopped {rounds} times each, twice as long as what they end themselves for",
+           "they go on, without stacks; balanced, complete", "no end, no stacks, balanced and complete")  # fmt: skip
+
+
+@pytest.mark.root
 def test_a_killed_agent_comes_back_under_a_new_epoch_and_the_gap_is_said(tmp_path: Path, machine: Lateness) -> None:
     """Scenario 21."""
     port = free_port()
