@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from agent.uplink.link import Uplink
 
 HEARTBEAT = 3.0
-"""Seconds between two pings and reports, or half the time after which an idle link without a pong has stalled."""
+"""Seconds between two reports, or half the time after which an idle link without a pong has stalled."""
+PING = 5.0
+"""Seconds between two pings, or that; each goes with a report."""
 CLOSE_TIMEOUT = 1.0
 DRAIN_PATIENCE = 60.0
 """Seconds after which we leave a hub that said it goes, and stays."""
@@ -309,18 +311,19 @@ class Connection:
         raise Refused(refuse.code, refuse.detail, refuse.retry_after)
 
     async def _report(self) -> None:
-        """A ping and a status every now and then, and an echo through the hub's queue; one of each at a time."""
+        """A status every now and then, a ping with some, and an echo through the hub's queue; one of each at a time."""
         assert self._ws is not None
         config = self.uplink.config
         interval = min(HEARTBEAT, config.stall_timeout / 2, config.echo_interval)
         await self._welcomed.wait()
         watched, view = not failpoints.unwatched(), self.uplink.view
-        next_echo = monotonic() + config.echo_interval
+        next_ping, next_echo = 0.0, monotonic() + config.echo_interval
         while True:
             self._moved = monotonic()
             if self._moved > self._gone_by:
                 raise Refused("draining", "the hub said that it goes, and stays")
-            if watched and self._pong is None:
+            if watched and self._pong is None and self._moved >= next_ping:
+                next_ping = self._moved + min(PING, config.stall_timeout / 2) - interval / 2
                 await self._ping()
             await self._ws.send(encode(self.uplink.status()))
             if watched and monotonic() >= next_echo and not view.echo_sent:
