@@ -164,6 +164,9 @@ _SETTINGS: Mapping[str, int] = {
     "max_memory_usage": 768 << 20,
     "max_bytes_before_external_group_by": 192 << 20,
     "max_bytes_before_external_sort": 192 << 20,
+    # A group of calls takes some 700 bytes until it is written: a million of them at once would be all the memory.
+    "min_insert_block_size_rows": 1 << 16,
+    "min_insert_block_size_bytes": 32 << 20,
     "distributed_foreground_insert": 1,
 }
 """Of statements that roll up: beside the hub's other work."""
