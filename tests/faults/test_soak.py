@@ -13,7 +13,7 @@ from live.netns import pair
 from soak import LIVE, Soak, Use, slope, use
 from stored import Stored, stored
 
-SECONDS = float(os.environ.get("NODETAP_SOAK_HOURS", 0.05)) * 3600
+SECONDS = float(os.environ.get("NODETAP_SOAK_HOURS", 0.025)) * 3600
 SEED = int(os.environ.get("NODETAP_SEED", "1"))
 LONG = 600.0
 """Seconds of one life of the hub from which a slope of its memory means something."""
