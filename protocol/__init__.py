@@ -4,7 +4,8 @@ Lives here: the schema (`schema`), the messages (`messages`), their bytes (`code
 rules of both ends (`delivery`), the books (`ledger`) and the errors all of them raise (`errors`); and what options
 of all programs mean (`options`).
 May not live here: sockets, files, clocks, tasks, threads. Bytes and `now` come in, events and bytes go out. (Libraries
-of C are found in the file system all the same, once: `built`, for `kernel` here and that of the agent.)
+of C are found in the file system all the same, once: `built`, for `kernel` here and that of the agent; and what both
+processes need of the system is here: `logs`, `memory`, `alarm`.)
 Imports nothing of `agent` or `hub`.
 """
 

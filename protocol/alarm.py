@@ -12,9 +12,6 @@ import signal
 
 from protocol import kernel
 
-TICK = 0.25
-"""Seconds, of the kernel's count."""
-
 
 class Alarm:
     """One in a process. Without the compiled kernel it only ends the process, by SIGALRM, and counts stops as well."""
@@ -30,7 +27,7 @@ class Alarm:
         self._end = end
         if self._kernel is None:
             self.beat()
-        elif error := self._kernel.nodetap_alarm(round(stacks / TICK), round(end / TICK)):
+        elif error := self._kernel.nodetap_alarm(stacks, end):
             raise OSError(error, "no thread for the alarm clock")
 
     def beat(self) -> None:

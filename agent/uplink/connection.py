@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 HEARTBEAT = 3.0
 """Seconds between two reports, or half the time after which an idle link without a pong has stalled."""
 PING = 5.0
-"""Seconds between two pings, or that; each goes with a report."""
+"""Seconds between two pings, about: each goes with a report. No more than half that time, either."""
 CLOSE_TIMEOUT = 1.0
 DRAIN_PATIENCE = 60.0
 """Seconds after which we leave a hub that said it goes, and stays."""

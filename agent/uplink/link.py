@@ -229,7 +229,8 @@ class Uplink:
 
     def _beat(self) -> None:
         now = monotonic()
-        self.progress += max(0.0, now - self.view.beat - 2 * BEAT)  # nobody is to blame for a loop that did not run
+        late = max(0.0, now - self.view.beat - 2 * BEAT)  # nobody is to blame for a loop that did not run
+        self.progress = min(now, self.progress + late)
         self.view.beat = now
         failpoints.loop()
         self._give_up(now)

@@ -27,7 +27,7 @@ def _declare(library: ctypes.CDLL) -> None:
     unpack = (pointer, ctypes.c_char_p, number, number, pointer, number, pointer)
     library.nodetap_unpack.restype, library.nodetap_unpack.argtypes = number, unpack
     library.nodetap_words.restype = ctypes.c_char_p
-    library.nodetap_alarm.restype, library.nodetap_alarm.argtypes = number, (number, number)
+    library.nodetap_alarm.restype, library.nodetap_alarm.argtypes = number, (ctypes.c_double,) * 2
     library.nodetap_beat.restype, library.nodetap_beat.argtypes = None, ()
     # What takes microseconds keeps the interpreter's lock: a busy thread gives it back after milliseconds.
     survey = (ctypes.c_char_p, *[number] * 5)

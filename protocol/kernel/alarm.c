@@ -11,7 +11,7 @@
 
 #include "msgpack.h"
 
-enum { TICK_NS = 250000000, EX_SOFTWARE = 70 };
+enum { TICKS = 4 /* a second */, EX_SOFTWARE = 70 };
 
 static _Atomic int64_t ticks, stacks_at, end_at;
 static _Atomic pid_t counted; /* the process whose thread counts: a child by fork(2) has none */
@@ -24,7 +24,7 @@ static int has_room(int fd) {
 /* SIGALRM writes the stacks. Raised in this thread it cannot hold up another where the log is a pipe that nobody reads;
  * before the end it goes to another, so that this one gets to the end. */
 static void *count(void *unused) {
-    const struct timespec tick = {.tv_nsec = TICK_NS}, writing = {.tv_sec = 1};
+    const struct timespec tick = {.tv_nsec = 1000000000 / TICKS}, writing = {.tv_sec = 1};
     for (;;) {
         nanosleep(&tick, NULL);
         const int64_t now = ++ticks;
@@ -40,10 +40,10 @@ static void *count(void *unused) {
 
 EXPORT void nodetap_beat(void) { ticks = 0; }
 
-/* Ticks without a beat after which the stacks are written, and after which the process ends; 0 is never. */
-EXPORT int64_t nodetap_alarm(int64_t stacks, int64_t end) {
-    stacks_at = stacks;
-    end_at = end;
+/* Seconds without a beat after which the stacks are written, and after which the process ends; 0 is never. */
+EXPORT int64_t nodetap_alarm(double stacks, double end) {
+    stacks_at = (int64_t)(stacks * TICKS);
+    end_at = (int64_t)(end * TICKS);
     nodetap_beat();
     if (counted == getpid()) return 0;
     counted = getpid();
