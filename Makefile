@@ -8,6 +8,9 @@ PEERS := .bench/peers
 HELM_VERSION := v4.3.1
 HELM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodetap/helm-$(HELM_VERSION)
 
+# Tests start thousands of processes: each would compile all of our modules anew, 0.3 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install up test faults-full soak image-test lint format bench bench-scale bench-pcap fidelity fuzz fuzz-parsers api-check docs helm lock lock-peers clean
 

@@ -9,5 +9,11 @@ processes need of the system is here: `logs`, `memory`, `alarm`.)
 Imports nothing of `agent` or `hub`.
 """
 
+import os
+
+# Nothing here multiplies matrices. OpenBLAS starts a thread for each core when numpy is first imported, and they spin:
+# 0.2 s of CPU at each start on two cores, 63 threads on a node of 64.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 VERSION = "0.1.0"
 """Version of the nodetap distribution."""
