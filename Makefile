@@ -41,7 +41,8 @@ test: $(STAMP) ## the tests; what needs root, tshark or the corpus is skipped wh
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) --dist loadfile $(addprefix --ignore ,$(WAITING))
+	$(BIN)/python -m pytest --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder \
+		$(addprefix --ignore ,$(WAITING))
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		$(WAITING) $(addprefix --ignore ,$(ALONE))
 	$(BIN)/python -m pytest $(ALONE)

@@ -22,6 +22,7 @@ from procs import Hub, ending
 
 from bench.questions import answer, seconds_of
 from bench.recording import LEAST, Segment, crowd, record
+from bench.usage import cpu_of, until_quiet
 from hub.store.engine import MAX_INSERT_ROWS
 from hub.store.retention import Keep
 from hub.store.store import Entry, Store
@@ -38,7 +39,7 @@ TARGETS = {"selective": 0.300, "top": 1.500, "rollup": 0.200}
 
 
 def bench_hundred(capture: Path, quick: bool) -> dict[str, Any]:
-    """Fill a store, ask it."""
+    """Fill a store, ask it when what came in is merged."""
     rows, frames, days = (100_000, 16_000, 3) if quick else (ROWS, FRAMES, DAYS)
     begin = int(time.time()) // DAY * DAY - days * DAY
     with tempfile.TemporaryDirectory(prefix="nodetap-bench-") as name:
@@ -47,6 +48,7 @@ def bench_hundred(capture: Path, quick: bool) -> dict[str, Any]:
         hub = Hub(folder, "--retain-days", str(days + 5))
         with ending(hub):
             hub.ready(300)
+            until_quiet(lambda: cpu_of(hub.popen.pid))
             return {**filled, **ask(hub.api, begin, days, 4 if quick else QUESTIONS)}
 
 
