@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from hub.query.clocks import clocks_off
 from hub.query.sql import Params
@@ -86,15 +86,12 @@ def completeness(
     Of the commits `gone`, each a first one and one beyond the last, the answer has nothing any more; its window was
     `rounded` to whole minutes or hours.
     """
+    runs = _runs(rows, table, window, gone)
+    inside = {run.agent for run in runs if run.inside}
     result = Completeness(window, rounded=rounded or None)
-    result.expired = _expired(rows, table, window, gone)
-    epochs = _epochs(rows, window)
-    inside = {agent for agent, _, touches, *_ in epochs if touches}
-    result.flow_only = sum(flow_only for *_, flow_only, _, _ in epochs)
-    result.lost = _lost(rows, table, window)
-    for *_, before, newest in epochs:
-        _add_reported(result.lost, before, newest)
-    broken = [(agent, epoch) for agent, epoch, _, whole, *_ in epochs if not whole]
+    result.flow_only, result.expired = sum(run.flow_only for run in runs), sum(run.expired for run in runs)
+    result.lost = _lost(runs)
+    broken = [(run.agent, run.epoch) for run in runs if not run.whole]
     result.gaps = _gaps(rows, window, broken) if broken else []
     result.missing = list(_missing(window, agents, unreported, inside))
     absent = {entry["agent"] for entry in result.missing}
@@ -114,44 +111,60 @@ def _overlap(window: Window, params: Params) -> str:
     return " AND ".join(conditions)
 
 
-def _epochs(rows: Rows, window: Window) -> list[tuple[Any, ...]]:
-    """Per run: agent, epoch, batches inside, no gap, flow-only packets inside, the books before and at its end."""
+class _Run(NamedTuple):
+    """What `batches` say of one run: batches, packets without a row and rows that expired inside the window, packets of
+    batches that never came by reason, and the books before the window and at its end."""
+
+    agent: str
+    epoch: int
+    inside: int
+    whole: int
+    flow_only: int
+    expired: int
+    never: tuple[list[str], list[int]]
+    before: str
+    newest: str
+
+
+def _runs(rows: Rows, table: str, window: Window, gone: Sequence[tuple[int, int]]) -> list[_Run]:
+    """In one question: `batches` have a part for each of the newest commits, which is most of what an answer takes."""
     params = Params()
-    inside = _overlap(window, params)
+    inside, expired = _overlap(window, params), _gone(gone, params)
     sealed = "if(kind = 'report', stored_at, last)"
     before = f"{sealed} < {params.add('Int64', window.since)}" if window.since is not None else "0"
     newest = f"{sealed} < {params.add('Int64', window.until)}" if window.until is not None else "1"
-    return rows(
+    found = rows(
         f"SELECT agent, epoch, countIf({inside}), min(seq) = 1 AND max(seq) = count(), "
         f"sumIf(flow_only, {inside} AND kind = 'flows' AND reason = ''), "
+        f"sumIf(rows, {inside} AND kind = '{table}' AND ({expired})), "
+        f"sumMapIf([toString(reason)], [toUInt64({_LOST[table]})], {inside} AND reason != ''), "
         f"argMaxIf(ledger, seq, {before}), argMaxIf(ledger, seq, {newest}) FROM batches GROUP BY agent, epoch",
         params.values,
     )
+    return [_Run(*row) for row in found]
 
 
-def _lost(rows: Rows, table: str, window: Window) -> dict[str, int]:
-    """Packets of the batches that never came, by reason."""
-    params = Params()
-    found = rows(
-        f"SELECT reason, sum({_LOST[table]}) AS lost FROM batches "
-        f"WHERE reason != '' AND {_overlap(window, params)} GROUP BY reason HAVING lost > 0 ORDER BY reason",
-        params.values,
-    )
-    return {str(reason): int(packets) for reason, packets in found}
-
-
-def _expired(rows: Rows, table: str, window: Window, gone: Sequence[tuple[int, int]]) -> int:
-    """Rows of the window that were stored and dropped since."""
-    params = Params()
+def _gone(gone: Sequence[tuple[int, int]], params: Params) -> str:
+    """Commits of which nothing is there any more."""
     conditions = [
         f"commit >= {params.add('UInt64', first)} AND commit < {params.add('UInt64', beyond)}"
         for first, beyond in gone
         if first < beyond
     ]
-    if not conditions:
-        return 0
-    where = f"kind = '{table}' AND ({' OR '.join(conditions)}) AND {_overlap(window, params)}"
-    return int(rows(f"SELECT sum(rows) FROM batches WHERE {where}", params.values)[0][0])
+    return " OR ".join(conditions) or "0"
+
+
+def _lost(runs: Iterable[_Run]) -> dict[str, int]:
+    """Packets lost inside the window by reason: of batches that never came, and what agents say of themselves."""
+    lost: dict[str, int] = {}
+    for run in runs:
+        for reason, packets in zip(*run.never, strict=True):
+            if packets:
+                lost[reason] = lost.get(reason, 0) + packets
+    lost = dict(sorted(lost.items()))
+    for run in runs:
+        _add_reported(lost, run.before, run.newest)
+    return lost
 
 
 def _add_reported(lost: dict[str, int], before: str, newest: str) -> None:

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hub.query.select import starts
 from hub.query.sql import Params
 from hub.store import rollups
 from hub.store.periods import Rolled
+from protocol.schema import TABLES
 
 MINUTE, HOUR = rollups.STEPS["minute"], rollups.STEPS["hour"]
 LONG = 2 * HOUR
@@ -95,7 +97,7 @@ class _Divider:
         return "" if self.since is None else f"`end` >= {self._time(self.since)}"
 
     def _starts(self, sign: str, moment: int | None) -> str:
-        return "" if moment is None else f"`start` {sign} {self._time(moment)}"
+        return "" if moment is None else starts(TABLES[self.source], sign, self._time(moment))
 
     def _time(self, moment: int) -> str:
         return self.params.add("Int64", moment)

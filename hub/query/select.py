@@ -85,8 +85,15 @@ def window(table: Table, since: int | None, until: int | None, params: Params) -
     if since is not None:
         conditions.append(f"`{table.until}` >= {params.add('Int64', since)}")
     if until is not None:
-        conditions.append(f"`{table.time}` < {params.add('Int64', until)}")
+        conditions.append(starts(table, "<", params.add("Int64", until)))
     return conditions
+
+
+def starts(table: Table, sign: str, moment: str) -> str:
+    """The condition that rows start before (`<`) or from (`>=`) a moment: also by the second that the table is sorted
+    by, as the engine does not see that one where the time itself is in the sorting key too."""
+    key = second(table.time)
+    return f"`{table.time}` {sign} {moment} AND {key} {sign.rstrip('=')}= {second(moment)}"
 
 
 def where(table: Table, question: Question, params: Params) -> str:

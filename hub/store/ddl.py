@@ -58,6 +58,9 @@ SETTINGS = {
     "concurrent_part_removal_threshold": 1 << 30,  # of 100: above it 128 threads start, and stay
 }
 
+BY_ADDRESS = "by_address (src, dst) TYPE bloom_filter(0.01) GRANULARITY 1"
+"""Where an address is not: an hour has hundreds of granules, and most addresses are in few of them."""
+
 
 def columns_of(table: Table) -> tuple[Column, ...]:
     """Every stored column of a table in order: the hub's own first, then the agent's."""
@@ -77,9 +80,11 @@ def _column(column: Column) -> str:
 
 
 def body(table: Table) -> str:
-    """The columns of a table and its index, as they stand in `CREATE TABLE name (...)`."""
+    """The columns of a table and its indexes, as they stand in `CREATE TABLE name (...)`."""
     lines = [_column(column) for column in shown_columns(table)]
     lines.append("INDEX by_commit commit TYPE minmax GRANULARITY 1")
+    if table is not BATCHES:
+        lines.append(f"INDEX {BY_ADDRESS}")
     return ", ".join(lines)
 
 
@@ -92,9 +97,12 @@ def create(table: Table) -> str:
     )
 
 
-def missing(table: Table, stored: Mapping[str, str]) -> list[str]:
-    """The statements that add the columns a stored table lacks; `stored` maps its columns to their types."""
-    return [f"ALTER TABLE {table.name} ADD COLUMN {column}" for column in lacking(table, stored)]
+def missing(table: Table, stored: Mapping[str, str], indexes: Iterable[str]) -> list[str]:
+    """The statements that add the columns and the index a stored table lacks; `stored` maps its columns to their types.
+    Parts that are there are read without the index until they are merged."""
+    columns = [f"ADD COLUMN {column}" for column in lacking(table, stored)]
+    index = [] if table is BATCHES or BY_ADDRESS.split()[0] in indexes else [f"ADD INDEX {BY_ADDRESS}"]
+    return [f"ALTER TABLE {table.name} {added}" for added in (*columns, *index)]
 
 
 def lacking(table: Table, stored: Mapping[str, str]) -> list[str]:

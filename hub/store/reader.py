@@ -104,7 +104,7 @@ class Reader:
     def _settings(self, timeout: float, max_memory: int) -> str:
         spill = max_memory // 2
         return (
-            f"max_execution_time = {max(timeout, 0.001):.3f}, max_memory_usage = {max_memory}, max_threads = 1, "
+            f"max_execution_time = {max(timeout, 0.001):.3f}, max_memory_usage = {max_memory}, max_threads = 2, "
             f"max_bytes_before_external_sort = {spill}, max_bytes_before_external_group_by = {spill}, "
             f"log_comment = '{self._tag}'"
         )

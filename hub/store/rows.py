@@ -44,6 +44,13 @@ def stored_columns(client: Any, table: str) -> dict[str, str]:
     return dict(client.query(sql, parameters={"table": table}).result_rows)
 
 
+def stored_indexes(client: Any, table: str) -> list[str]:
+    """The names of its indexes, beside the sorting key."""
+    where = "database = currentDatabase() AND table = {table:String}"
+    sql = f"SELECT name FROM system.data_skipping_indices WHERE {where}"
+    return [name for (name,) in client.query(sql, parameters={"table": table}).result_rows]
+
+
 def load_books(client: Any, where: str = "", **values: Any) -> Books:
     """The books from the lines in `batches`, of all runs or of those that a condition holds for."""
     books = Books()

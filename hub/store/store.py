@@ -125,7 +125,7 @@ class Store:
                     f"the store {self._home.directory} was made by a newer nodetap ({table.name} has {unknown[0]}); "
                     "upgrade the hub or choose another --store"
                 )
-            for statement in ddl.missing(table, stored):
+            for statement in ddl.missing(table, stored, stored_rows.stored_indexes(self._writer, table.name)):
                 self._writer.command(statement)
 
     def close(self) -> None:

@@ -124,6 +124,26 @@ def test_rows_of_an_open_commit_are_not_shown(store: Store) -> None:
     assert ask(store, limit=0, commit=0) == []
 
 
+@pytest.mark.parametrize("table", ["packets", "flows"])
+def test_a_window_is_looked_up_by_what_rows_are_sorted_by(store: Store, table: str) -> None:
+    assert "intDiv(" in keys_used(store, Question(table, until=NOW), "PrimaryKey")
+
+
+@pytest.mark.parametrize("table", ["packets", "flows"])
+def test_an_address_is_looked_up(store: Store, table: str) -> None:
+    question = Question(table, filter=parse("ip.addr == 203.0.113.99 and tcp.port == 80", table), until=NOW)
+    assert "by_address" in keys_used(store, question, "Skip")
+
+
+def keys_used(store: Store, question: Question, kind: str) -> str:
+    """What the engine says of the indexes of a kind that it reads for a question."""
+    query = build(question)
+    with store.reader() as reader:
+        told = [str(line) for (line,) in reader.rows(f"EXPLAIN indexes = 1 {query.sql}", query.params, timeout=20)]
+    begins = [number for number, line in enumerate(told) if line.strip(" │") == kind]
+    return "\n".join(line for number in begins for line in told[number : number + 4])
+
+
 def test_a_filter_and_a_window(store: Store) -> None:
     found = ask(store, filter=parse("tcp and frame.number <= 40", "packets"), since=NOW, limit=0)
     expected = [r for r in PACKETS if r["layers"] & Has.TCP and r["frame_number"] <= 40 and r["time"] >= NOW]

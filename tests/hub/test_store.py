@@ -369,6 +369,14 @@ def test_columns_that_are_missing_are_added(store: Store) -> None:
     assert ask(store, "SELECT seq, max(tunnel_id) FROM packets GROUP BY seq ORDER BY seq") == [(1, 0), (2, 5)]
 
 
+def test_an_index_that_is_missing_is_added(store: Store) -> None:
+    run_sql(store, "ALTER TABLE flows DROP INDEX by_address")
+    for _ in range(2):
+        reopen(store)
+        indexes = "SELECT table FROM system.data_skipping_indices WHERE name = 'by_address' ORDER BY table"
+        assert ask(store, indexes) == [("calls",), ("flows",), ("packets",)]
+
+
 def test_a_store_without_names_gets_them(store: Store) -> None:
     store.commit([packets(1)], NOW)
     for column in (*NAME_PARTS, *NAMES):
