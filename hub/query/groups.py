@@ -75,8 +75,9 @@ def groups(question: Question) -> Query:
         *(f"{value.format(**figures)} AS s{index}" for index, (_, value, _) in enumerate(shown)),
         *(f"{key.expression} AS k{index}" for index, key in enumerate(order_keys)),
     ]
-    source = f"{table.name}{where(table, question, params)}"
-    if found is not None:
+    if found is None:
+        source = f"{table.name}{where(table, question, params)}"
+    else:
         source = f"({_merged(question, table, keys, found, params)})"
     order = ordering([Key(f"k{index}", key.descending) for index, key in enumerate(order_keys)], names)
     limit = f" LIMIT {params.add('UInt64', question.top)}" if question.top else ""

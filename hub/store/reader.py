@@ -16,6 +16,8 @@ from hub.store.errors import QueryError, QueryTimeout, StoreBusy
 
 MAX_MEMORY = 1 << 30
 """Memory of one query, bytes; sorting and grouping go to disk beyond half of it."""
+MAX_THREADS = 2
+"""Threads of one query, whatever the number of cores: ingest goes on beside it."""
 STREAM_FORMATS = frozenset({"Native", "TSV", "TSVRaw", "CSV", "RowBinary", "JSONEachRow", "LineAsString"})
 """Formats without a head or a foot: an answer's blocks can be sent one by one."""
 BLOCK_FORMATS = frozenset({"ArrowStream"})
@@ -104,9 +106,9 @@ class Reader:
     def _settings(self, timeout: float, max_memory: int) -> str:
         spill = max_memory // 2
         return (
-            f"max_execution_time = {max(timeout, 0.001):.3f}, max_memory_usage = {max_memory}, max_threads = 2, "
-            f"max_bytes_before_external_sort = {spill}, max_bytes_before_external_group_by = {spill}, "
-            f"log_comment = '{self._tag}'"
+            f"max_execution_time = {max(timeout, 0.001):.3f}, max_memory_usage = {max_memory}, "
+            f"max_threads = {MAX_THREADS}, max_bytes_before_external_sort = {spill}, "
+            f"max_bytes_before_external_group_by = {spill}, log_comment = '{self._tag}'"
         )
 
     def close(self) -> None:
