@@ -63,7 +63,9 @@ def forward(words: list[str]) -> None:
         listener = socket.create_server(("127.0.0.1", int(local or 0)))
     except OSError:
         sys.exit(f"error: unable to listen on any of the requested ports: [{{{local} {remote}}}]")
-    (FOLDER / "forward.pid").write_text(str(os.getpid()))
+    told = FOLDER / f"pid.{os.getpid()}"
+    told.write_text(str(os.getpid()))
+    told.rename(FOLDER / "forward.pid")  # whole, whenever it is read
     print(f"Forwarding from 127.0.0.1:{listener.getsockname()[1]} -> {remote}", flush=True)
     while True:
         near, _ = listener.accept()

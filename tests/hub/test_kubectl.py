@@ -168,7 +168,8 @@ def test_follow_goes_on_where_the_forward_dies(cluster: Cluster, hub: Hub, tmp_p
         process = subprocess.Popen(command, stdout=rows, stderr=err, stdin=subprocess.DEVNULL, env=cluster.env)
 
     def numbers() -> list[tuple[str, int]]:
-        found = [json.loads(line) for line in out.read_text().splitlines()]
+        whole, _, _ = out.read_text().rpartition("\n")
+        found = [json.loads(line) for line in whole.splitlines()]
         return [(row["nodetap.agent"].split("/")[0], row["frame.number"]) for row in found]
 
     try:
