@@ -152,7 +152,8 @@ def main(log_level: str, log_format: str) -> None:
 )
 @click.option("--retain-rollups", type=click.IntRange(1), default=400, show_default=True,
               envvar="NODETAP_RETAIN_ROLLUPS",
-              help="Days that sums of flows and calls by hour are kept; by minute 30, or as long as rows.")  # fmt: skip
+              help="Days that sums of flows and calls by hour and day are kept; "
+                   "by minute 30, or as long as rows.")  # fmt: skip
 @click.option("--answer-rows", type=click.IntRange(1), default=100_000_000, show_default=True,
               envvar="NODETAP_ANSWER_ROWS", help="Rows of one answer; it says when they were cut.")  # fmt: skip
 @click.option("--answer-bytes", type=click.IntRange(1), default=1 << 37, show_default=True,

@@ -7,12 +7,14 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from hypothesis import strategies as st
 from query_rows import Row, address, entry
 
 from hub.query.answer import build
 from hub.query.output import SETTINGS
 from hub.query.select import Query, Question
 from hub.store.store import Store
+from protocol.filter.grammar import parse
 from protocol.schema import Has
 
 MINUTE = 60 * 10**9
@@ -61,11 +63,11 @@ def call(chance: random.Random, around: int) -> Row:
     return kept | more | {"operation": f"GET /{chance.randrange(3)}", "request_bytes": 7, "response_bytes": 70}
 
 
-def fill(store: Store, commits: int, seed: int = 1) -> int:
+def fill(store: Store, commits: int, seed: int = 1, day: int = 0) -> int:
     """Commits ten minutes apart of rows from around then, now and then from a day before; the time of the last."""
-    chance = random.Random(seed)
-    for seq in range(commits):
-        now = NOW + seq * 10 * MINUTE
+    chance, begin, first = random.Random(seed), NOW + day * DAY, 1000 * day
+    for seq in range(first, first + commits):
+        now = begin + (seq - first) * 10 * MINUTE
         around = now - DAY * (chance.randrange(8) == 0)
         agent = f"web-{chance.randrange(2)}"
         batches = [
@@ -73,7 +75,7 @@ def fill(store: Store, commits: int, seed: int = 1) -> int:
             entry("calls", [call(chance, around) for _ in range(20)], 2 * seq + 2, agent),
         ]
         store.commit(batches[: 1 + (seq % 3 > 0)], now)
-    return NOW + commits * 10 * MINUTE
+    return begin + commits * 10 * MINUTE
 
 
 def answer(store: Store, query: Query) -> list[dict[str, Any]]:
@@ -86,3 +88,36 @@ def asked(store: Store, question: Question, **changes: Any) -> tuple[list[dict[s
     rolled = store.rolled(question.table)
     query = build(replace(question, rolled=rolled, commit=store.committed(), **changes))
     return answer(store, query), query
+
+
+FILTERS = {
+    "flows": ("tcp", "ip.src == 10.0.0.1 or ipv6", "udp.dstport in {53, 80} and not nodetap.iface == lo"),
+    "calls": ("call.error == 1", "http and nodetap.agent == web-1", 'call.operation contains "1"'),
+}
+BY = {
+    "flows": ("ip.src", "ip.dst", "ipv6.src", "nodetap.agent", "nodetap.proto", "tcp.dstport", "nodetap.ethertype"),
+    "calls": ("call.operation", "call.status", "call.error", "nodetap.l7", "ip.dst", "nodetap.agent"),
+}
+SORTS = {
+    "flows": ("flow.bytes", "flow.records", "flow.packets_rev"),
+    "calls": ("call.latency_p95", "call.errors", "call.latency_p50", "call.request_bytes"),
+}
+points = st.none() | st.one_of(
+    st.integers(NOW - 50 * HOUR, NOW + 34 * HOUR).map(lambda t: t // 10**9 * 10**9),
+    st.integers(-50 * 60, 34 * 60).map(lambda minutes: (NOW // MINUTE + minutes) * MINUTE),
+    st.integers(-2, 2).map(lambda days: (NOW // DAY + days) * DAY),
+)
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> Question:
+    table = draw(st.sampled_from(("flows", "calls")))
+    by = draw(st.lists(st.sampled_from(BY[table]), min_size=1, max_size=3, unique=True))
+    sort = draw(st.lists(st.tuples(st.sampled_from((*SORTS[table], *by)), st.booleans()), max_size=2))
+    text = draw(st.none() | st.sampled_from(FILTERS[table]))
+    tree = parse(text, table) if text else None
+    top = draw(st.sampled_from((0, 3)))
+    sketch = draw(st.booleans())
+    return Question(
+        table, tree, draw(points), draw(points), by=tuple(by), sort=tuple(sort), top=top, sketch=sketch
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """Which rows and which sums together answer a question of groups: every row once, whatever its window.
 
 Rows that are not rolled up yet are read as rows. Of those that are, whole hours of packet time are read as sums by
-hour, whole minutes before and behind as sums by minute, and the rest as rows. A row counts where it touches the window,
+hour, whole minutes before and behind as sums by minute, and the rest as rows; where a day of ingest is joined, whole
+days of packet time are read as its sums by day. A row counts where it touches the window,
 and stands in the minute of its start, so rows that began before the window are among the rest. Where rows have expired,
 the first and the last minute (or hour) are whole, and `rounded` says so.
 
@@ -19,12 +20,11 @@ from hub.store import rollups
 from hub.store.periods import Rolled
 from protocol.schema import TABLES
 
-MINUTE, HOUR = rollups.STEPS["minute"], rollups.STEPS["hour"]
+MINUTE, HOUR, DAY = (rollups.STEPS[step] for step in ("minute", "hour", "day"))
 LONG = 2 * HOUR
 """A window of this many ns or more is answered from sums where it can be."""
 _SANE = 1 << 62
 """Times beyond this (the year 2116, or 1823) are not rounded."""
-_MOST = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,28 +149,42 @@ class _Divider:
     def _sums(self, step: str, low: int | None, high: int | None, first: int, beyond: int) -> None:
         """Sums from `low` to `high`, whole steps both: by the hour as far as that goes."""
         if step == "hour":
-            self._table("hour", low, high, first, beyond)
+            self._hours(low, high, first, beyond)
             return
         begin, end = _up(low, HOUR), _down(high, HOUR)
         if begin is not None and end is not None and begin >= end:
-            self._table("minute", low, high, first, beyond)
+            self._table("minute", low, high, (first, beyond))
             return
         if begin != low:
-            self._table("minute", low, begin, first, beyond)
+            self._table("minute", low, begin, (first, beyond))
         if end != high:
-            self._table("minute", end, high, first, beyond)
-        self._table("hour", begin, end, first, beyond)
+            self._table("minute", end, high, (first, beyond))
+        self._hours(begin, end, first, beyond)
 
-    def _table(self, step: str, low: int | None, high: int | None, first: int, beyond: int) -> None:
-        rolls = (
-            f"SELECT roll FROM {rollups.PERIODS.name} FINAL WHERE source = '{self.source}' "
-            f"AND first >= {self._number(first)} AND first < {self._number(min(beyond, _MOST))} "
-            f"AND last <= {self._number(self.rolled.upto)}"
-        )
+    def _hours(self, low: int | None, high: int | None, first: int, beyond: int) -> None:
+        """Whole hours: by the day as far as that goes, of what is joined."""
+        begin, end = _up(low, DAY), _down(high, DAY)
+        days, apart = self.rolled.joined(first, beyond)
+        if not days or (begin is not None and end is not None and begin >= end):
+            self._table("hour", low, high, (first, beyond))
+            return
+        if begin != low:
+            self._table("hour", low, begin, (first, beyond))
+        if end != high:
+            self._table("hour", end, high, (first, beyond))
+        if apart:
+            self._table("hour", begin, end, *apart)
+        rolls = ", ".join(str(day.roll) for day in days)
+        self._piece("day", begin, end, f"`roll` IN ({rolls})")
+
+    def _table(self, step: str, low: int | None, high: int | None, *ranges: tuple[int, int]) -> None:
+        self._piece(step, low, high, rollups.of_periods(self.source, ranges, self.rolled.upto))
+
+    def _piece(self, step: str, low: int | None, high: int | None, rolls: str) -> None:
         conditions = [
             "" if low is None else f"`time` >= {self._time(low)}",
             "" if high is None else f"`time` < {self._time(high)}",
-            f"`roll` GLOBAL IN ({rolls})",
+            rolls,
         ]
         name = rollups.name_of(self.source, step)
         self.found.pieces.append(Piece(name, tuple(c for c in conditions if c)))

@@ -82,6 +82,7 @@ class ClusterKeeper:
             return 0
         first = max(0, self._roller.upto - number_at(AGAIN_NS, 0), *(self._raw[source] for source in rollups.SOURCES))
         done = self._roller.roll(self._differing(-(-first // step) * step, high, step), now_ns)
+        self._roller.join(high // number_at(DAY_NS, 0), now_ns)
         self._looked = high
         return done
 

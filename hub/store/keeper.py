@@ -103,6 +103,7 @@ class Keeper:
             commits = [Committed(n, at, day, {"flows": flows, "calls": calls}) for n, at, day, flows, calls in found]
             rolled = self._roller.roll(cut(commits, now_ns, everything or more), now_ns)
             more, done = more and rolled > 0, done + rolled
+        self._roller.join(day_of(now_ns), now_ns)
         return done
 
     def _look(self, commit: int, now_ns: int) -> None:

@@ -7,13 +7,18 @@ ingest time, so a period may have rows of any time; rows of rollups have their o
               hours only | minutes, hours | rows too     | rows only
               hours        minutes          exact
 
+The periods of one day of ingest are joined when it is over: what they have by hour is summed up once more, by days. A
+line for that, with the same fields, holds as long as the lines it was made from are the ones that count.
+
 Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 HOUR_NS = 3600 * 10**9
 MOST_ROWS = 2_000_000
@@ -48,6 +53,31 @@ class Period:
     def touches(self, since: int, until: int) -> bool:
         """Whether any of its rows may start in this time."""
         return self.rows > 0 and self.earliest < until and self.latest >= since
+
+
+def days(periods: Iterable[Period]) -> Iterator[Period]:
+    """What each day of ingest of these periods has once they are joined; the roll is the newest of theirs."""
+    for day, group in groupby(sorted(periods, key=lambda p: p.first), key=lambda p: p.day):
+        yield _joined(day, list(group))
+
+
+def _joined(day: int, group: Sequence[Period]) -> Period:
+    some = [period for period in group if period.rows] or group[:1]
+    return Period(
+        first=group[0].first,
+        last=group[-1].last,
+        roll=max(period.roll for period in group),
+        day=day,
+        rows=sum(period.rows for period in group),
+        longest=max(period.longest for period in some),
+        earliest=min(period.earliest for period in some),
+        latest=max(period.latest for period in some),
+    )
+
+
+def holds(line: Period | None, day: Period) -> bool:
+    """Whether a day was joined from the periods that it has now."""
+    return line is not None and (line.last, line.rows) == (day.last, day.rows) and line.roll > day.roll
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +123,11 @@ def _span(group: Sequence[Committed]) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """From what questions of one table can be answered. All but the last two are commits.
+    """From what questions of one table can be answered. All but the last three are commits.
 
     Rows of commits from `raw` on are all there. Commits up to `upto` are rolled up; of them those of periods that begin
     at `hours` or later are kept by hours, at `minutes` or later by minutes too, at `exact` or later as rows too.
+    `periods` and `days`, those that are joined, are in the order of their commits.
     """
 
     raw: int = 0
@@ -106,6 +137,7 @@ class Rolled:
     hours: int = 0
     longest: int = 0
     periods: tuple[Period, ...] = ()
+    days: tuple[Period, ...] = ()
 
     def gone(self, sums: bool) -> tuple[tuple[int, int], ...]:
         """Commits of which nothing is there any more, as rows or, where these answer, as `sums`: first and beyond."""
@@ -115,9 +147,24 @@ class Rolled:
         """Whether a period that begins in that range of commits may have rows that start in that time."""
         return any(first <= period.first < beyond and period.touches(since, until) for period in self.periods)
 
+    def joined(self, first: int, beyond: int) -> tuple[list[Period], list[tuple[int, int]]]:
+        """The joined days within a range of commits, and the ranges beside them in which periods begin."""
+        within = [day for day in self.days if first <= day.first and day.last < beyond]
+        begins = [first, *(day.last + 1 for day in within)]
+        ends = [*(day.first for day in within), beyond]
+        return within, [pair for pair in zip(begins, ends, strict=True) if self._begins(*pair)]
 
-def rolled(periods: Iterable[Period], raw: int, minute_day: int, hour_day: int) -> Rolled:
-    """What is kept, where rows are from commit `raw` on, minutes from `minute_day` of ingest on, hours likewise."""
+    def _begins(self, first: int, beyond: int) -> bool:
+        """Whether a period begins there."""
+        place = bisect_left(self.periods, first, key=lambda period: period.first)
+        return place < len(self.periods) and self.periods[place].first < beyond
+
+
+def rolled(periods: Iterable[Period], lines: Mapping[int, Period], raw: int, minute_day: int, hour_day: int) -> Rolled:
+    """What is kept: rows from commit `raw` on, minutes from `minute_day` of ingest on, hours and days likewise.
+
+    `lines` are those of joined days, by first commit.
+    """
     kept = tuple(sorted((p for p in periods if p.day >= hour_day), key=lambda p: p.first))
     if not kept:
         return Rolled(raw)
@@ -125,7 +172,8 @@ def rolled(periods: Iterable[Period], raw: int, minute_day: int, hour_day: int) 
     minutes = _begin((p for p in kept if p.day >= minute_day), upto)
     exact = _begin((p for p in kept if p.day >= minute_day and p.first >= raw), upto)
     longest = max((p.longest for p in kept if p.first >= exact), default=0)
-    return Rolled(raw, upto, exact, minutes, kept[0].first, longest, kept)
+    joined = tuple(lines[day.first] for day in days(kept) if holds(lines.get(day.first), day))
+    return Rolled(raw, upto, exact, minutes, kept[0].first, longest, kept, joined)
 
 
 def _begin(periods: Iterable[Period], upto: int) -> int:

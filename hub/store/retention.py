@@ -35,7 +35,7 @@ class Keep:
     rollup_days: int = 400
 
     def days_of_rollups(self, today: int) -> tuple[int, int]:
-        """The oldest days of ingest whose sums by minute and by hour are kept."""
+        """The oldest days of ingest whose sums by minute and by hour are kept; by day as long as by hour."""
         minutes = max(MINUTE_DAYS, self.days)
         return today - min(minutes, self.rollup_days), today - self.rollup_days
 
@@ -93,7 +93,7 @@ def _date(day: int) -> date:
 def _last(part: Part) -> date:
     """The last day that is in its partition."""
     first = date.fromisoformat(part.day)
-    if part.table not in rollups.NAMES or not part.table.endswith("hour"):
+    if part.table not in rollups.NAMES or part.table.endswith("minute"):
         return first
     return (first.replace(day=1) + timedelta(days=31)).replace(day=1) - timedelta(days=1)
 

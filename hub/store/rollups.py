@@ -2,6 +2,7 @@
 
     flows_minute, calls_minute   one row per roll, minute and group of KEYS, by days of ingest
     flows_hour, calls_hour       the same per hour, by months of ingest
+    flows_day, calls_day         the same per day, one roll of all sums by hour of a day of ingest; by months
     periods                      which rows of them count: one line per table and period (`hub.store.periods`)
 
 A row stands in the minute in which it starts. Percentiles of a sum of sketches are those of one sketch over all rows,
@@ -12,7 +13,7 @@ Pure: text out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hub.store import ddl
@@ -20,7 +21,7 @@ from protocol.schema import CALLS, FLOWS, PARTS, Column, Table
 from protocol.sketch import LOG_GAMMA
 
 SECOND_NS = 10**9
-STEPS = {"minute": 60 * SECOND_NS, "hour": 3600 * SECOND_NS}
+STEPS = {"minute": 60 * SECOND_NS, "hour": 3600 * SECOND_NS, "day": 86_400 * SECOND_NS}
 """What a row of a rollup sums up, ns of packet time."""
 SKETCH = "quantileDD(0.01, 0.5)"
 """Of latencies: within 1 % of the true value, and the same however the rows are divided up before."""
@@ -83,7 +84,7 @@ SOURCES: dict[str, Table] = {table.name: table for table in (FLOWS, CALLS)}
 PERIODS = Table(
     "periods",
     (
-        Column("source", "dict", "LowCardinality(String)", "the table whose rows are summed up"),
+        Column("source", "dict", "LowCardinality(String)", "the table whose rows are summed up; flows_day, calls_day"),
         Column("first", "u8", "UInt64", "the period's first commit"),
         Column("last", "u8", "UInt64", "and its last"),
         Column("roll", "u8", "UInt64", "the rows of rollups that count for it; a larger one replaces a smaller"),
@@ -177,24 +178,40 @@ def settings() -> str:
     return "SETTINGS " + ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
 
 
+def _statement(source: str, table: str, step: str, roll: int, day: int, where: str) -> str:
+    """Sums of a table's rows, or sums of its sums, into the rollup of a step."""
+    column, of = (SOURCES[source].time, "of_rows") if table == source else ("time", "of_sums")
+    keys = ", ".join(f"`{name}`" for name in KEYS[source])
+    names, sums = (", ".join(parts) for parts in zip(*((f"`{f.name}`", getattr(f, of)) for f in FIGURES[source]),
+                                                     strict=True))  # fmt: skip
+    return (
+        f"INSERT INTO {name_of(source, step)} (`time`, `roll`, `ingest_day`, {keys}, {names}) "
+        f"SELECT {floor(column, STEPS[step])} AS at, {roll}, toDate({day}), {keys}, {sums} "
+        f"FROM {table} WHERE {where} GROUP BY at, {keys} {settings()}"
+    )
+
+
 def roll_up(source: str, first: int, last: int, roll: int, day: int) -> dict[str, str]:
     """The statements that sum up the rows of commits `first` to `last`: by minutes, and these by hours; in order."""
-    keys = ", ".join(f"`{name}`" for name in KEYS[source])
-    figures = FIGURES[source]
-    names = ", ".join(f"`{figure.name}`" for figure in figures)
-
-    def statement(step: str, table: str, column: str, sums: str, where: str) -> str:
-        return (
-            f"INSERT INTO {name_of(source, step)} (`time`, `roll`, `ingest_day`, {keys}, {names}) "
-            f"SELECT {floor(column, STEPS[step])} AS at, {roll}, toDate({day}), {keys}, {sums} "
-            f"FROM {table} WHERE {where} GROUP BY at, {keys} {settings()}"
-        )
-
-    rows, sums = (", ".join(f) for f in ([f.of_rows for f in figures], [f.of_sums for f in figures]))
     return {
-        "minute": statement("minute", source, SOURCES[source].time, rows, f"`commit` BETWEEN {first} AND {last}"),
-        "hour": statement("hour", name_of(source, "minute"), "time", sums, f"`roll` = {roll}"),
+        "minute": _statement(source, source, "minute", roll, day, f"`commit` BETWEEN {first} AND {last}"),
+        "hour": _statement(source, name_of(source, "minute"), "hour", roll, day, f"`roll` = {roll}"),
     }
+
+
+def join(source: str, first: int, last: int, roll: int, day: int) -> str:
+    """The statement that sums up what stands by hour of the periods from commit `first` to `last`, by days."""
+    return _statement(source, name_of(source, "hour"), "day", roll, day, of_periods(source, [(first, last + 1)]))
+
+
+def of_periods(source: str, ranges: Iterable[tuple[int, int]], upto: int | None = None) -> str:
+    """The condition on sums that these rolls count: of periods that begin in ranges of commits, first and beyond.
+
+    With `upto` those alone that end there or before, which is what the caller knows of.
+    """
+    begins = " OR ".join(f"first BETWEEN {first} AND {beyond - 1}" for first, beyond in ranges)
+    known = "" if upto is None else f" AND last <= {upto}"
+    return f"`roll` GLOBAL IN (SELECT roll FROM {PERIODS.name} FINAL WHERE source = '{source}' AND ({begins}){known})"
 
 
 def rows_of(source: str, first: int, last: int) -> str:

@@ -53,6 +53,7 @@ def test_every_statement_is_one_that_clickhouse_parses(parse: Callable[[str], st
         layout.drop_partition("packets", "2026-01-01", cluster),
         layout.drop_partition("flows_hour", "2026-01-01", cluster),
         *(said for source in rollups.SOURCES for said in rollups.roll_up(source, 1, 2, 3, 4).values()),
+        *(rollups.join(source, 1, 2, 3, 4) for source in rollups.SOURCES),
         *(rollups.rows_of(source, 1, 2) for source in rollups.SOURCES),
     ]
     assert len(statements) > 60
@@ -64,9 +65,9 @@ def test_a_cluster_has_replicated_tables_and_distributed_ones_before_them(parse:
     statements = layout.everything("nodetap", "main")
     assert all(" ON CLUSTER `main`" in statement for statement in statements)
     trees = [parse(statement) for statement in statements]
-    assert sum("Function ReplicatedMergeTree" in tree for tree in trees) == 7
+    assert sum("Function ReplicatedMergeTree" in tree for tree in trees) == 9
     assert sum("Function ReplicatedReplacingMergeTree" in tree for tree in trees) == 5
-    assert sum("Function Distributed" in tree and "Function cityHash64" in tree for tree in trees) == 12
+    assert sum("Function Distributed" in tree and "Function cityHash64" in tree for tree in trees) == 14
     assert sum("non_replicated" in statement for statement in statements) == 0
 
 

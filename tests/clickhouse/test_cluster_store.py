@@ -337,3 +337,8 @@ def test_sums_say_what_rows_say_whoever_rolled_up_and_however_often(
         store._keeper._roller.load = lambda: None  # type: ignore[method-assign]
         assert store._keeper.roll(store.committed(), time_ns(), rolls=True) == max(done)
     assert groups(two, two.rolled("flows"))[0] == groups(one, Rolled())[0]
+    assert not two.rolled("flows").days
+    two._keeper._roller.join(time_ns() // (24 * 3600 * 10**9) + 1, time_ns())  # as if the day were over
+    two._keeper._look(time_ns())
+    joined, query = groups(two, two.rolled("flows"))
+    assert (joined, "flows_day" in query.tables) == (groups(one, Rolled())[0], True)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from rollup_rows import HOUR, MINUTE, NOW, answer, asked, fill
+from rollup_rows import HOUR, MINUTE, NOW, answer, asked, fill, questions
 
 from hub.query.answer import build
 from hub.query.select import Question
@@ -28,37 +27,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     assert one.rolled("flows").upto == 32
     yield one
     one.close()
-
-
-FILTERS = {
-    "flows": ("tcp", "ip.src == 10.0.0.1 or ipv6", "udp.dstport in {53, 80} and not nodetap.iface == lo"),
-    "calls": ("call.error == 1", "http and nodetap.agent == web-1", 'call.operation contains "1"'),
-}
-BY = {
-    "flows": ("ip.src", "ip.dst", "ipv6.src", "nodetap.agent", "nodetap.proto", "tcp.dstport", "nodetap.ethertype"),
-    "calls": ("call.operation", "call.status", "call.error", "nodetap.l7", "ip.dst", "nodetap.agent"),
-}
-SORTS = {
-    "flows": ("flow.bytes", "flow.records", "flow.packets_rev"),
-    "calls": ("call.latency_p95", "call.errors", "call.latency_p50", "call.request_bytes"),
-}
-points = st.none() | st.integers(NOW - 26 * HOUR, NOW + 8 * HOUR).map(lambda t: t // 10**9 * 10**9) | st.integers(
-    -27 * 60, 8 * 60
-).map(lambda minutes: (NOW // MINUTE + minutes) * MINUTE)  # fmt: skip
-
-
-@st.composite
-def questions(draw: st.DrawFn) -> Question:
-    table = draw(st.sampled_from(("flows", "calls")))
-    by = draw(st.lists(st.sampled_from(BY[table]), min_size=1, max_size=3, unique=True))
-    sort = draw(st.lists(st.tuples(st.sampled_from((*SORTS[table], *by)), st.booleans()), max_size=2))
-    text = draw(st.none() | st.sampled_from(FILTERS[table]))
-    tree = parse(text, table) if text else None
-    top = draw(st.sampled_from((0, 3)))
-    sketch = draw(st.booleans())
-    return Question(
-        table, tree, draw(points), draw(points), by=tuple(by), sort=tuple(sort), top=top, sketch=sketch
-    )  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,26 +61,6 @@ def test_other_questions_are_answered_from_rows(store: Store, changes: dict[str,
     found, query = asked(store, question, **changes)
     assert query.tables == ()
     assert found == answer(store, build(replace(question, commit=store.committed(), **changes)))
-
-
-# -- periods -------------------------------------------------------------------------------------------------------
-
-
-def committed(commit: int, minute: int, rows: int = 10, day: int = 0) -> Committed:
-    return Committed(commit, minute * MINUTE, day, {"flows": rows})
-
-
-def test_a_period_ends_with_its_hour_its_day_or_when_it_has_enough() -> None:
-    commits = [committed(1, 1), committed(3, 59), committed(4, 60), committed(7, 61, 3_000_000), committed(8, 62),
-               committed(9, 70, day=1), committed(11, 121)]  # fmt: skip
-
-    def found(now: int, everything: bool = False) -> list[tuple[int, int, int]]:
-        spans = cut(commits, now * MINUTE, everything)
-        return [(span.first, span.last, span.rows["flows"]) for span in spans]
-
-    closed = [(1, 3, 20), (4, 7, 3_000_010), (8, 8, 10), (9, 9, 10)]
-    assert found(150) == closed
-    assert found(180) == found(150, everything=True) == [*closed, (11, 11, 10)]
 
 
 def test_rows_that_are_not_all_there_are_not_summed_up(store: Store) -> None:

@@ -21,11 +21,12 @@ def test_calls_that_have_a_group_each_are_summed_up_in_little_memory(tmp_path: P
         "INSERT INTO calls (commit, start, operation, latency) "
         f"SELECT 1, {NOW}, 'GET /' || toString(number), number FROM numbers({ROWS})"
     )
-    for statement in rollups.roll_up("calls", 1, 1, 7, 0).values():
+    client.command("INSERT INTO periods (source, first, last, roll) VALUES ('calls', 1, 1, 7)")
+    for statement in (*rollups.roll_up("calls", 1, 1, 7, 0).values(), rollups.join("calls", 1, 1, 8, 0)):
         text = f"max_memory_usage = {rollups._SETTINGS['max_memory_usage']}"
         assert text in statement
         client.command(statement.replace(text, f"max_memory_usage = {MEMORY}"))
-    for step in rollups.STEPS:
-        assert client.command(rollups.rolled("calls", step, 7)) == ROWS
+    for step, roll in (("minute", 7), ("hour", 7), ("day", 8)):
+        assert client.command(rollups.rolled("calls", step, roll)) == ROWS
     client.close()
     store.close()

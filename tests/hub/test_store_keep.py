@@ -54,7 +54,8 @@ def test_rows_that_expired_are_answered_from_sums(tmp_path: Path) -> None:
         before = answer(store, build(everything))
         gone = store.retain(after + 3 * DAY)
         assert [line.split(":")[0].split()[0] for line in gone] == ["calls", "flows"]
-        assert asked(store, everything)[0] == before
+        found, query = asked(store, everything)
+        assert (found, query.tables) == (before, ("flows", "flows_day"))
         assert store.rolled("flows") == replace(store.rolled("flows"), raw=36, upto=35, exact=36, minutes=1, hours=1)
         hours = replace(everything, since=NOW + 1, until=NOW + 2 * HOUR - 1)
         found, query = asked(store, hours)
@@ -169,6 +170,18 @@ def test_a_store_tells_how_long_an_hour_waits_for_its_sums(tmp_path: Path) -> No
             client.command(statement)
         assert store.roll(after) > 1
         assert store.behind(after) == 0
+
+
+def test_a_day_whose_sums_are_not_all_there_is_not_joined_and_others_are(tmp_path: Path) -> None:
+    with closing(Store(f"chdb://{tmp_path}/store")) as store:
+        store.open(NOW)
+        assert store.roll(fill(store, 12)) == 2
+        store._kept._client.command("TRUNCATE TABLE flows_hour")
+        fill(store, 12, day=1)
+        with pytest.raises(StoreError, match="360 rows of flows, and 120 are found"):
+            store.roll(NOW + 2 * DAY)
+        assert [day.day - NOW // DAY for day in store.rolled("flows").days] == [1]
+        assert [day.day - NOW // DAY for day in store.rolled("calls").days] == [0, 1]
 
 
 LIFE = """
