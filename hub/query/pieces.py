@@ -11,13 +11,13 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hub.query.select import starts
 from hub.query.sql import Params
 from hub.store import rollups
-from hub.store.periods import Rolled
+from hub.store.periods import Period, Rolled
 from protocol.schema import TABLES
 
 MINUTE, HOUR, DAY = (rollups.STEPS[step] for step in ("minute", "hour", "day"))
@@ -141,10 +141,7 @@ class _Divider:
         self._sums(step, low, high, first, beyond)
 
     def _touched(self, first: int, beyond: int, low: int | None, high: int | None) -> bool:
-        everything = (-(1 << 63), 1 << 63)
-        return self.rolled.touched(
-            first, beyond, everything[0] if low is None else low, everything[1] if high is None else high
-        )
+        return self.rolled.touched(first, beyond, *_bounds(low, high))
 
     def _sums(self, step: str, low: int | None, high: int | None, first: int, beyond: int) -> None:
         """Sums from `low` to `high`, whole steps both: by the hour as far as that goes."""
@@ -174,8 +171,15 @@ class _Divider:
             self._table("hour", end, high, (first, beyond))
         if apart:
             self._table("hour", begin, end, *apart)
-        rolls = ", ".join(str(day.roll) for day in days)
-        self._piece("day", begin, end, f"`roll` IN ({rolls})")
+        self._days(begin, end, [day for day in days if day.touches(*_bounds(begin, end))])
+
+    def _days(self, low: int | None, high: int | None, days: Sequence[Period]) -> None:
+        """Whole days of packet time, as sums by day of these days of ingest; others are not looked at."""
+        if days:
+            first, last = min(day.day for day in days), max(day.day for day in days)
+            rolls = ", ".join(str(day.roll) for day in days)
+            within = f"`ingest_day` BETWEEN toDate({first}) AND toDate({last})"
+            self._piece("day", low, high, f"{within} AND `roll` IN ({rolls})")
 
     def _table(self, step: str, low: int | None, high: int | None, *ranges: tuple[int, int]) -> None:
         self._piece(step, low, high, rollups.of_periods(self.source, ranges, self.rolled.upto))
@@ -188,6 +192,11 @@ class _Divider:
         ]
         name = rollups.name_of(self.source, step)
         self.found.pieces.append(Piece(name, tuple(c for c in conditions if c)))
+
+
+def _bounds(low: int | None, high: int | None) -> tuple[int, int]:
+    """The same window, without an end that is open."""
+    return -(1 << 63) if low is None else low, 1 << 63 if high is None else high
 
 
 def _down(moment: int | None, step: int) -> int | None:

@@ -133,10 +133,9 @@ def _create(name: str, on: str, columns: str, of: str, order: str) -> str:
 def create_rollup(source: str, step: str, database: str, cluster: str = "") -> list[str]:
     """The statements that make one table of sums, and what stands before it."""
     name = rollups.name_of(source, step)
-    order = f"PARTITION BY {rollups.partition(step)} ORDER BY ({rollups.ORDER_BY})"
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
     local = f"{name}_local" if cluster else name
-    made = [_create(local, on, rollups.body(source), "MergeTree", order)]
+    made = [_create(local, on, rollups.body(source), "MergeTree", rollups.placed(step))]
     return [*made, _before(name, local, "agent", database, cluster)] if cluster else made
 
 

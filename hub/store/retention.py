@@ -93,9 +93,10 @@ def _date(day: int) -> date:
 def _last(part: Part) -> date:
     """The last day that is in its partition."""
     first = date.fromisoformat(part.day)
-    if part.table not in rollups.NAMES or part.table.endswith("minute"):
-        return first
-    return (first.replace(day=1) + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    step = part.table.rpartition("_")[2] if part.table in rollups.NAMES else ""
+    if step == "hour":
+        return (first.replace(day=1) + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    return first + timedelta(days=6) if step == "day" else first
 
 
 def surplus(stored: list[Part], retain_bytes: int) -> Iterator[Part]:
