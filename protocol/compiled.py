@@ -205,7 +205,7 @@ def unpack(kind: str, raw: bytes, rows: int) -> Columns | None:
 
 
 def _columns(layout: Layout, found: list[Found], arena: _Arena) -> Columns | None:
-    columns: Columns = {**nothing(layout.name, arena.rows)}
+    columns: Columns = nothing(layout.name, arena.rows).copy()
     try:
         for row in found:
             name, make, dtype = layout.makers[row[0]]

@@ -375,7 +375,7 @@ def unpack_columns(table: Table, packed: Mapping[str, object], rows: int) -> tup
     Raises WrongBatch where a known column lies.
     """
     batch = _Rows(rows, _unpack_groups(packed[GROUPS], rows) if GROUPS in packed else None)
-    columns: Columns = {**nothing(table.name, rows)}
+    columns: Columns = nothing(table.name, rows).copy()
     for column in table.columns:
         value = columns[column.name]
         if column.name in packed:

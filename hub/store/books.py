@@ -126,9 +126,12 @@ def line_of(entry: Entry, commit: int, now_ns: int) -> Line:
     )
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def _json(values: dict[str, Any]) -> str:
     """Compact JSON that fits a text column; empty (no report) where it does not: only a broken agent's is so long."""
-    text = json.dumps(values, separators=(",", ":"))
+    text = _ENCODER.encode(values)
     return text if len(text.encode()) <= MAX_TEXT else ""
 
 
