@@ -154,7 +154,7 @@ def _gather(column: Column, values: list[Any]) -> ColumnValue:
 class StoredEpoch:
     """One run as the store has it. Times are ns since 1970; 0 where nothing was seen.
 
-    `report` is the ledger with the largest seq (`report_seq`), `recovered` where it was worked out from rows after a
+    `ledger` is the one with the largest seq (`report_seq`), `recovered` where it was worked out from rows after a
     crash, which know nothing of batches below that came later. `last_packet` is the newest packet time of its batches.
     """
 
@@ -164,7 +164,7 @@ class StoredEpoch:
     source: str = ""
     seqs: Ranges = field(default_factory=Ranges)
     held: Held = field(default_factory=Held)
-    report: Report = field(default_factory=Report)
+    ledger: str = ""
     report_seq: int = 0
     recovered: bool = False
     final: bool = False
@@ -178,7 +178,7 @@ class StoredEpoch:
         self.seqs.add(line.seq)
         self.held.add(line.kind, line.rows, line.packets, line.flow_only, line.reason)
         if line.ledger and line.seq > self.report_seq:
-            self.report, self.report_seq = Report.from_map(json.loads(line.ledger)), line.seq
+            self.ledger, self.report_seq = line.ledger, line.seq
             self.recovered = bool(line.recovered)
         self.node, self.source = line.node or self.node, line.source or self.source
         self.final = self.final or bool(line.final)
@@ -189,8 +189,13 @@ class StoredEpoch:
             self.last_packet = max(self.last_packet, line.last)
 
     @property
+    def report(self) -> Report:
+        """What the agent said of it; read from the text where it is wanted, as batches come far more often."""
+        return Report.from_map(json.loads(self.ledger)) if self.ledger else Report()
+
+    @property
     def known(self) -> Report:
-        """What is known of the agent's books; not to be changed."""
+        """What is known of the agent's books."""
         return at_least(self.report, self.held) if self.recovered else self.report
 
     @property

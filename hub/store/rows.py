@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -10,7 +9,6 @@ from typing import Any
 
 from hub.store.books import Books, Found, StoredEpoch
 from hub.store.ddl import BATCHES
-from protocol.ledger import Report
 
 _BOOKS = f"""
 SELECT agent, epoch, min(seq), max(seq), kind, sum(rows), sum(packets), sum(flow_only), reason,
@@ -74,8 +72,8 @@ def _load_run(run: StoredEpoch, groups: list[Any]) -> None:
         run.held.add(*sums[:5])
     nodes, sources, reports, finals, firsts, lasts, packets, sessions, _ = list(zip(*groups, strict=True))[7:]
     run.node, run.source = max(nodes)[1], max(sources)[1]
-    run.report_seq, ledger, recovered = max(reports)
-    run.report, run.recovered = Report.from_map(json.loads(ledger) if ledger else {}), bool(recovered)
+    run.report_seq, run.ledger, recovered = max(reports)
+    run.recovered = bool(recovered)
     run.final, run.session = bool(max(finals)), max(sessions)
     run.first_stored, run.last_stored, run.last_packet = min(firsts), max(lasts), max(packets)
 
