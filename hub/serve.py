@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import shutil
 import signal
 import socket
@@ -33,6 +34,8 @@ RETAIN_INTERVAL = 600.0
 RENEW_INTERVAL = 5.0
 """Seconds between two looks at the files of token and certificate."""
 BEAT = 0.25
+COLLECT = 20_000
+"""New objects after which Python looks for cycles (of 700): a commit of a thousand small batches has 60,000 objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ def serve(
     keep = Keep(retain_days, retain_bytes, retain_rollups)
     advertise = advertise_api or _advertised(api, credentials.tls is not None)
     config = ServeConfig(agents, api, store, credentials, keep, commit_deadline, advertise, limits, given)
+    gc.set_threshold(COLLECT)
     sys.exit(asyncio.run(Hub(config).run()))
 
 

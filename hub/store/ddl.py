@@ -46,13 +46,14 @@ STORED = {**TABLES, BATCHES.name: BATCHES}
 
 CODEC = "ZSTD(1)"
 _RISING = ("time", "start", "end", "frame_number")
-SETTINGS = {
+SETTINGS: dict[str, int | str] = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
     "min_level_for_wide_part": 1,  # an insert writes and syncs 1 file of columns; a merge makes 200
     "merge_selector_base": 16,  # of 5: each row is merged less often, and there are up to three times the parts
     "index_granularity_bytes": 2 << 20,  # of 10 MiB: merges hold a granule of each part, and rows may have long texts
     "merge_max_block_size_bytes": 1 << 20,  # of 10 MiB, for each part that is merged: rows may have long texts
+    "auto_statistics_types": "''",  # of all columns, on each insert and merge: no question here needs them
     "non_replicated_deduplication_window": 0,  # a token would be logged before the part is published
     "max_bytes_to_merge_at_max_space_in_pool": 1 << 30,  # what retention by size drops at a time
     "concurrent_part_removal_threshold": 1 << 30,  # of 100: above it 128 threads start, and stay
