@@ -2,9 +2,9 @@
 
 Rows that are not rolled up yet are read as rows. Of those that are, whole hours of packet time are read as sums by
 hour, whole minutes before and behind as sums by minute, and the rest as rows; where a day of ingest is joined, whole
-days of packet time are read as its sums by day. A row counts where it touches the window,
-and stands in the minute of its start, so rows that began before the window are among the rest. Where rows have expired,
-the first and the last minute (or hour) are whole, and `rounded` says so.
+days of packet time are read as its sums by day. A row counts where it touches the window, and stands in the minute of
+its start, so rows that began before the window are among the rest. Where rows have expired, the first and the last
+minute (or hour) are whole, and `rounded` says so.
 
 Pure.
 """
@@ -145,33 +145,38 @@ class _Divider:
 
     def _sums(self, step: str, low: int | None, high: int | None, first: int, beyond: int) -> None:
         """Sums from `low` to `high`, whole steps both: by the hour as far as that goes."""
-        if step == "hour":
-            self._hours(low, high, first, beyond)
-            return
-        begin, end = _up(low, HOUR), _down(high, HOUR)
-        if begin is not None and end is not None and begin >= end:
-            self._table("minute", low, high, (first, beyond))
-            return
-        if begin != low:
-            self._table("minute", low, begin, (first, beyond))
-        if end != high:
-            self._table("minute", end, high, (first, beyond))
-        self._hours(begin, end, first, beyond)
+        inside: tuple[int | None, int | None] | None = (low, high)
+        if step == "minute":
+            inside = self._ends_by("minute", low, high, HOUR, (first, beyond))
+        if inside is not None:
+            self._hours(*inside, first, beyond)
 
     def _hours(self, low: int | None, high: int | None, first: int, beyond: int) -> None:
         """Whole hours: by the day as far as that goes, of what is joined."""
-        begin, end = _up(low, DAY), _down(high, DAY)
         days, apart = self.rolled.joined(first, beyond)
-        if not days or (begin is not None and end is not None and begin >= end):
+        if not days:
             self._table("hour", low, high, (first, beyond))
             return
-        if begin != low:
-            self._table("hour", low, begin, (first, beyond))
-        if end != high:
-            self._table("hour", end, high, (first, beyond))
+        inside = self._ends_by("hour", low, high, DAY, (first, beyond))
+        if inside is None:
+            return
         if apart:
-            self._table("hour", begin, end, *apart)
-        self._days(begin, end, [day for day in days if day.touches(*_bounds(begin, end))])
+            self._table("hour", *inside, *apart)
+        self._days(*inside, [day for day in days if day.touches(*_bounds(*inside))])
+
+    def _ends_by(
+        self, step: str, low: int | None, high: int | None, larger: int, commits: tuple[int, int]
+    ) -> tuple[int | None, int | None] | None:
+        """Read by `step` what is in no whole `larger` steps; where these begin and end, None where there are none."""
+        begin, end = _up(low, larger), _down(high, larger)
+        if begin is not None and end is not None and begin >= end:
+            self._table(step, low, high, commits)
+            return None
+        if begin != low:
+            self._table(step, low, begin, commits)
+        if end != high:
+            self._table(step, end, high, commits)
+        return begin, end
 
     def _days(self, low: int | None, high: int | None, days: Sequence[Period]) -> None:
         """Whole days of packet time, as sums by day of these days of ingest; others are not looked at."""

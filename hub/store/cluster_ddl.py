@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hub.store import rollups
-from hub.store.ddl import BATCHES, STORED, body, lacking
+from hub.store.ddl import BATCHES, STORED, body, lacking, said
 from hub.store.rollups import PERIODS
 from protocol.schema import Column, Table
 
@@ -124,10 +124,9 @@ def _local(table: Table, name: str, on: str) -> str:
 
 
 def _create(name: str, on: str, columns: str, of: str, order: str) -> str:
-    settings = _COMMON | (_REPLICATED if on else _ALONE)
-    said = ", ".join(f"{key} = {value}" for key, value in settings.items())
+    settings = said(_COMMON | (_REPLICATED if on else _ALONE))
     replicated = "Replicated" if on else ""
-    return f"CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {replicated}{of} {order} SETTINGS {said}"
+    return f"CREATE TABLE IF NOT EXISTS {name}{on} ({columns}) ENGINE = {replicated}{of} {order} SETTINGS {settings}"
 
 
 def create_rollup(source: str, step: str, database: str, cluster: str = "") -> list[str]:

@@ -89,12 +89,16 @@ def body(table: Table) -> str:
     return ", ".join(lines)
 
 
+def said(settings: Mapping[str, int | str]) -> str:
+    """Settings as they stand behind `SETTINGS`."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+
+
 def create(table: Table) -> str:
     """`CREATE TABLE IF NOT EXISTS` of a table."""
-    settings = ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
     return (
         f"CREATE TABLE IF NOT EXISTS {table.name} ({body(table)}) ENGINE = MergeTree "
-        f"PARTITION BY ingest_day ORDER BY ({table.order_by}) SETTINGS {settings}"
+        f"PARTITION BY ingest_day ORDER BY ({table.order_by}) SETTINGS {said(SETTINGS)}"
     )
 
 

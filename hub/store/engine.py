@@ -84,9 +84,9 @@ class Engine:
         """
         columns = native.used(ddl.columns_of(table), parts)
         names = ", ".join(f"`{column.name}`" for column in columns)
-        settings = ", ".join(f"{name} = {value}" for name, value in INSERT.items())
+        into = f"INSERT INTO {table.name} ({names})"
         with _Feed(native.block(columns, parts, rows)) as path:
-            client.command(f"INSERT INTO {table.name} ({names}) FROM INFILE '{path}' SETTINGS {settings} FORMAT Native")
+            client.command(f"{into} FROM INFILE '{path}' SETTINGS {ddl.said(INSERT)} FORMAT Native")
 
 
 class _Feed:

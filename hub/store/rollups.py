@@ -144,16 +144,12 @@ _MERGED = {"day": {"merge_selector_base": 2}}
 """A day's sums are small and read whole, for months: two parts of a size are one at once."""
 
 
-def _said(settings: Mapping[str, int | str]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in settings.items())
-
-
 def create() -> list[str]:
     """The statements that make the tables of the embedded store."""
-    settings = _said(ddl.SETTINGS)
+    settings = ddl.said(ddl.SETTINGS)
     made = [
         f"CREATE TABLE IF NOT EXISTS {name_of(source, step)} ({body(source)}) ENGINE = MergeTree "
-        f"{placed(step)} SETTINGS {_said({**ddl.SETTINGS, **_MERGED.get(step, {})})}"
+        f"{placed(step)} SETTINGS {ddl.said({**ddl.SETTINGS, **_MERGED.get(step, {})})}"
         for source in SOURCES
         for step in STEPS
     ]
@@ -190,7 +186,7 @@ _SETTINGS: Mapping[str, int] = {
 
 def settings() -> str:
     """As they end a statement."""
-    return f"SETTINGS {_said(_SETTINGS)}"
+    return f"SETTINGS {ddl.said(_SETTINGS)}"
 
 
 def _statement(source: str, table: str, step: str, roll: int, day: int, where: str) -> str:
@@ -199,8 +195,8 @@ def _statement(source: str, table: str, step: str, roll: int, day: int, where: s
     # Else each part has some sums of every pair, until it is merged; sketches of calls are too large to be sorted.
     order = " ORDER BY src, dst, at, agent" if step == "day" and source == "flows" else ""
     keys = ", ".join(f"`{name}`" for name in KEYS[source])
-    names, sums = (", ".join(parts) for parts in zip(*((f"`{f.name}`", getattr(f, of)) for f in FIGURES[source]),
-                                                     strict=True))  # fmt: skip
+    names = ", ".join(f"`{figure.name}`" for figure in FIGURES[source])
+    sums = ", ".join(getattr(figure, of) for figure in FIGURES[source])
     return (
         f"INSERT INTO {name_of(source, step)} (`time`, `roll`, `ingest_day`, {keys}, {names}) "
         f"SELECT {floor(column, STEPS[step])} AS at, {roll}, toDate({day}), {keys}, {sums} "
