@@ -162,6 +162,7 @@ class Roller:
 
     def _join(self, source: str, day: Period) -> None:
         if day.rows:
+            self._read_back(source, rollups.joinable(source, day.first, day.last), day)
             self._sum(source, "day", rollups.join(source, day.first, day.last, day.roll, day.day), day)
         self._count({_JOINED[source]: day})
 
@@ -169,7 +170,11 @@ class Roller:
         """Write sums of a period, and read back what they sum up."""
         self._write(statement)
         self._verify(rollups.name_of(source, step))
-        found = self._client.query(rollups.rolled(source, step, period.roll)).result_rows[0][0]
+        self._read_back(source, rollups.rolled(source, step, period.roll), period)
+
+    def _read_back(self, source: str, sql: str, period: Period) -> None:
+        """Raise StoreError where sums are not of all rows of a period."""
+        found = self._client.query(sql).result_rows[0][0]
         _same(source, replace(period, rows=int(found)), period.rows)
 
     def _write(self, statement: str) -> None:

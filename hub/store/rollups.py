@@ -212,6 +212,11 @@ def roll_up(source: str, first: int, last: int, roll: int, day: int) -> dict[str
     }
 
 
+def joinable(source: str, first: int, last: int) -> str:
+    """How many rows those sums by hour that `join` reads sum up."""
+    return f"SELECT sum(records) FROM {name_of(source, 'hour')} WHERE {of_periods(source, [(first, last + 1)])}"
+
+
 def join(source: str, first: int, last: int, roll: int, day: int) -> str:
     """The statement that sums up what stands by hour of the periods from commit `first` to `last`, by days."""
     return _statement(source, name_of(source, "hour"), "day", roll, day, of_periods(source, [(first, last + 1)]))

@@ -182,6 +182,10 @@ def test_a_day_whose_sums_are_not_all_there_is_not_joined_and_others_are(tmp_pat
             store.roll(NOW + 2 * DAY)
         assert [day.day - NOW // DAY for day in store.rolled("flows").days] == [1]
         assert [day.day - NOW // DAY for day in store.rolled("calls").days] == [0, 1]
+        written = store.statistics()["flows_day"]["rows"]
+        with pytest.raises(StoreError, match="360 rows of flows, and 120 are found"):
+            store.roll(NOW + 2 * DAY)
+        assert store.statistics()["flows_day"]["rows"] == written, "what cannot be joined is not written each time"
 
 
 LIFE = """
