@@ -32,8 +32,9 @@ from netns import Netns, pair  # noqa: E402
 from numbered import write_pcap  # noqa: E402
 from procs import Agent, Hub, ending, environment, program, until  # noqa: E402
 
-from bench.live import books_of, cpu_seconds, streaming  # noqa: E402
+from bench.live import books_of, streaming  # noqa: E402
 from bench.table import Figure, machine, table, write_page  # noqa: E402
+from bench.usage import cpu_of  # noqa: E402
 
 MARKS = ("<!-- follow: begin -->", "<!-- follow: end -->")
 FLOWS, ROUND = 512, 51_200
@@ -115,9 +116,9 @@ def measure(what: str, given: argparse.Namespace, folder: Path) -> list[Figure]:
                 with sending(left, capture, given.rate):
                     assert reader.begun.wait(30), f"no rows: {reader.log.read_text()}"
                     begin = time.time()
-                    before = {name: cpu_seconds(pid) for name, pid in pids(hub, agent, reader).items()}
+                    before = {name: cpu_of(pid) for name, pid in pids(hub, agent, reader).items()}
                     time.sleep(SETTLE + given.seconds)
-                    used = {name: cpu_seconds(pid) - before[name] for name, pid in pids(hub, agent, reader).items()}
+                    used = {name: cpu_of(pid) - before[name] for name, pid in pids(hub, agent, reader).items()}
                 agent.send(signal.SIGTERM)
                 agent.wait(60)
                 stop(hub, reader)

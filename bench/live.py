@@ -33,6 +33,7 @@ from netns import Netns, pair  # noqa: E402
 from procs import Agent, Hub, ending, until  # noqa: E402
 
 from bench.table import Figure, machine, table, write_page  # noqa: E402
+from bench.usage import cpu_of  # noqa: E402
 
 MARKS = ("<!-- live: begin -->", "<!-- live: end -->")
 SENDER, RECEIVER = 0, 1  # cores; trafgen's only child binds itself to the first
@@ -41,13 +42,6 @@ FIRST, LAST = -19, 19
 DRAIN = 120
 """Seconds for which the agent may take its time to send what the hub was too slow for."""
 FLOWS = 512
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def rss_anon(pid: int) -> int:
@@ -69,11 +63,11 @@ class Watch:
 
     def over(self, seconds: float, pause: float = 0.5) -> Watch:
         """Look for so long."""
-        begin, before = time.monotonic(), cpu_seconds(self.pid)
+        begin, before = time.monotonic(), cpu_of(self.pid)
         while time.monotonic() < begin + seconds:
             time.sleep(pause)
             self.rss.append(rss_anon(self.pid))
-        self.seconds, self.cpu = time.monotonic() - begin, cpu_seconds(self.pid) - before
+        self.seconds, self.cpu = time.monotonic() - begin, cpu_of(self.pid) - before
         return self
 
     @property

@@ -22,8 +22,9 @@ def cpu_seconds(stat: Path) -> float:
 
 
 def cpu_of(pid: int) -> float:
-    """User and system time of a process, all its threads, also those that have ended."""
-    return cpu_seconds(Path(f"/proc/{pid}/stat"))
+    """User and system time of a process in seconds, all its threads, also those that have ended: by its own clock
+    (clock_getcpuclockid(3)), whose steps are nanoseconds where those of `stat` are 10 ms."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def threads_of(pid: int) -> Counter[str]:
