@@ -134,7 +134,7 @@ def create_rollup(source: str, step: str, database: str, cluster: str = "") -> l
     name = rollups.name_of(source, step)
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
     local = f"{name}_local" if cluster else name
-    made = [_create(local, on, rollups.body(source), "MergeTree", rollups.placed(step))]
+    made = [_create(local, on, rollups.body(source, step), "MergeTree", rollups.placed(step))]
     return [*made, _before(name, local, "agent", database, cluster)] if cluster else made
 
 

@@ -44,7 +44,7 @@ BATCHES = Table(
 
 STORED = {**TABLES, BATCHES.name: BATCHES}
 
-CODEC = "ZSTD(1)"
+CODEC = "ZSTD(3)"
 _RISING = ("time", "start", "end", "frame_number")
 SETTINGS: dict[str, int | str] = {
     "fsync_after_insert": 1,

@@ -110,10 +110,15 @@ def name_of(source: str, step: str) -> str:
 NAMES = tuple(name_of(source, step) for source in SOURCES for step in STEPS)
 
 
-def body(source: str) -> str:
+_CODECS = {"day": "LZ4"}
+"""A day's sums are few and read whole: what it takes to read them counts, and not what they take on disk."""
+
+
+def body(source: str, step: str) -> str:
     """The columns of a rollup of a table, as they stand in `CREATE TABLE name (...)`."""
-    lines = [f"`time` Int64 CODEC(Delta, {ddl.CODEC})"]
-    lines += [f"`{name}` {clickhouse} CODEC({ddl.CODEC})" for name, clickhouse in _stored(source)]
+    codec = _CODECS.get(step, ddl.CODEC)
+    lines = [f"`time` Int64 CODEC(Delta, {codec})"]
+    lines += [f"`{name}` {clickhouse} CODEC({codec})" for name, clickhouse in _stored(source)]
     lines += [f"`{part.name}` {part.clickhouse} ALIAS {part.shows}" for part in PARTS]
     return ", ".join((*lines, "INDEX by_roll roll TYPE minmax GRANULARITY 1"))
 
@@ -148,7 +153,7 @@ def create() -> list[str]:
     """The statements that make the tables of the embedded store."""
     settings = ddl.said(ddl.SETTINGS)
     made = [
-        f"CREATE TABLE IF NOT EXISTS {name_of(source, step)} ({body(source)}) ENGINE = MergeTree "
+        f"CREATE TABLE IF NOT EXISTS {name_of(source, step)} ({body(source, step)}) ENGINE = MergeTree "
         f"{placed(step)} SETTINGS {ddl.said({**ddl.SETTINGS, **_MERGED.get(step, {})})}"
         for source in SOURCES
         for step in STEPS
