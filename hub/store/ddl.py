@@ -59,9 +59,6 @@ SETTINGS: dict[str, int | str] = {
     "concurrent_part_removal_threshold": 1 << 30,  # of 100: above it 128 threads start, and stay
 }
 
-BY_ADDRESS = "by_address (src, dst) TYPE bloom_filter(0.01) GRANULARITY 1"
-"""Where an address is not: an hour has hundreds of granules, and most addresses are in few of them."""
-
 
 def columns_of(table: Table) -> tuple[Column, ...]:
     """Every stored column of a table in order: the hub's own first, then the agent's."""
@@ -82,11 +79,22 @@ def _column(column: Column) -> str:
 
 def body(table: Table) -> str:
     """The columns of a table and its indexes, as they stand in `CREATE TABLE name (...)`."""
-    lines = [_column(column) for column in shown_columns(table)]
-    lines.append("INDEX by_commit commit TYPE minmax GRANULARITY 1")
+    columns = [_column(column) for column in shown_columns(table)]
+    return ", ".join((*columns, *(f"INDEX {name} {what}" for name, what in _indexes(table).items())))
+
+
+def _indexes(table: Table) -> dict[str, str]:
+    """The indexes of a table's granules by name: what says of one that nothing in it is asked for.
+
+    An hour has hundreds of granules, and most addresses are in few of them. Rows are sorted by their start: that what
+    began long ago is over before a window begins, an index of their ends has to say.
+    """
+    found = {"by_commit": "commit TYPE minmax GRANULARITY 1"}
     if table is not BATCHES:
-        lines.append(f"INDEX {BY_ADDRESS}")
-    return ", ".join(lines)
+        found["by_address"] = "(src, dst) TYPE bloom_filter(0.01) GRANULARITY 1"
+        if table.until != table.time:
+            found["by_end"] = f"`{table.until}` TYPE minmax GRANULARITY 1"
+    return found
 
 
 def said(settings: Mapping[str, int | str]) -> str:
@@ -103,11 +111,11 @@ def create(table: Table) -> str:
 
 
 def missing(table: Table, stored: Mapping[str, str], indexes: Iterable[str]) -> list[str]:
-    """The statements that add the columns and the index a stored table lacks; `stored` maps its columns to their types.
-    Parts that are there are read without the index until they are merged."""
+    """The statements that add the columns and indexes a stored table lacks; `stored` maps its columns to their types.
+    Parts that are there are read without the indexes until they are merged."""
     columns = [f"ADD COLUMN {column}" for column in lacking(table, stored)]
-    index = [] if table is BATCHES or BY_ADDRESS.split()[0] in indexes else [f"ADD INDEX {BY_ADDRESS}"]
-    return [f"ALTER TABLE {table.name} {added}" for added in (*columns, *index)]
+    lacks = [f"ADD INDEX {name} {what}" for name, what in _indexes(table).items() if name not in indexes]
+    return [f"ALTER TABLE {table.name} {added}" for added in (*columns, *lacks)]
 
 
 def lacking(table: Table, stored: Mapping[str, str]) -> list[str]:

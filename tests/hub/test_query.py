@@ -135,6 +135,10 @@ def test_an_address_is_looked_up(store: Store, table: str) -> None:
     assert "by_address" in keys_used(store, question, "Skip")
 
 
+def test_what_was_over_before_a_window_is_looked_up(store: Store) -> None:
+    assert "by_end" in keys_used(store, Question("flows", since=NOW), "Skip")
+
+
 def keys_used(store: Store, question: Question, kind: str) -> str:
     """What the engine says of the indexes of a kind that it reads for a question."""
     query = build(question)

@@ -371,10 +371,12 @@ def test_columns_that_are_missing_are_added(store: Store) -> None:
 
 def test_an_index_that_is_missing_is_added(store: Store) -> None:
     run_sql(store, "ALTER TABLE flows DROP INDEX by_address")
+    run_sql(store, "ALTER TABLE calls DROP INDEX by_end")
     for _ in range(2):
         reopen(store)
-        indexes = "SELECT table FROM system.data_skipping_indices WHERE name = 'by_address' ORDER BY table"
-        assert ask(store, indexes) == [("calls",), ("flows",), ("packets",)]
+        indexes = "SELECT table FROM system.data_skipping_indices WHERE name = '{}' ORDER BY table"
+        assert ask(store, indexes.format("by_address")) == [("calls",), ("flows",), ("packets",)]
+        assert ask(store, indexes.format("by_end")) == [("calls",), ("flows",)]
 
 
 def test_a_store_without_names_gets_them(store: Store) -> None:
