@@ -16,7 +16,7 @@ QUIET = 0.05
 
 
 def cpu_seconds(stat: Path) -> float:
-    """User and system time of a process or a thread, by its `stat`."""
+    """User and system time of a thread, by its `stat`."""
     fields = stat.read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

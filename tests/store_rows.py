@@ -1,4 +1,4 @@
-"""Rows for the store's tests: entries with plausible columns, cheap to make and easy to recognise."""
+"""For tests of the store: entries with plausible columns, cheap to make and easy to recognise; and what SQL answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hub.store.books import Entry
+from hub.store.store import Store
 from protocol.columns import Columns, Dict, Lists, Text, empty, maps_of, texts_of
 from protocol.ledger import Report
 from protocol.messages import Batch, Tombstone
@@ -77,3 +78,9 @@ def tombstone(seq: int, packets: int = 10, agent: str = "web-1", epoch: int = 7,
     """A tombstone of a packet batch, or with kind="report" a report."""
     message = Tombstone(agent, epoch, seq, **{"kind": "packets", "packets": packets, "reason": "shed"} | values)
     return Entry(message, None, "node-1", "live", 3)
+
+
+def ask(store: Store, sql: str, **params: Any) -> list[tuple[Any, ...]]:
+    """What the store answers."""
+    with store.reader() as reader:
+        return reader.rows(sql, params, timeout=20)

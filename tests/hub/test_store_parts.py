@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_rows import NOW, flows, packets
+from store_rows import NOW, ask, flows, packets
 
 from hub.store.store import Store, StoreError
 
@@ -35,11 +35,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.open(NOW)
     yield store
     store.close()
-
-
-def ask(store: Store, sql: str) -> list[tuple[Any, ...]]:
-    with store.reader() as reader:
-        return reader.rows(sql, timeout=20)
 
 
 def cut_newest(store: Store, table: str, chosen: Callable[[Path], bool], left: float) -> None:
