@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hub.store import ddl
 from protocol.schema import CALLS, FLOWS, PARTS, Column, Table
@@ -110,13 +111,31 @@ def name_of(source: str, step: str) -> str:
 NAMES = tuple(name_of(source, step) for source in SOURCES for step in STEPS)
 
 
-_CODECS = {"day": "LZ4"}
-"""A day's sums are few and read whole: what it takes to read them counts, and not what they take on disk."""
+_BY_TIME = "time, agent, src, dst"
+
+
+class _Layout(NamedTuple):
+    """How the sums by a step are kept: `codec` where it is another than that of rows, `settings` of the embedded store
+    beside those of rows."""
+
+    partition: str
+    order: str
+    codec: str = ""
+    settings: Mapping[str, int] = {}
+
+
+_LAYOUTS = {
+    "minute": _Layout("ingest_day", _BY_TIME),
+    "hour": _Layout("toStartOfMonth(ingest_day)", _BY_TIME),
+    # Few, and whole days of ingest are read, for months. So sums of a pair lie together, in half the bytes, grouped in
+    # a third of the time; reading them counts, not what they take on disk; and two parts of a size are one at once.
+    "day": _Layout("toMonday(ingest_day)", "src, dst, time, agent", "LZ4", {"merge_selector_base": 2}),
+}
 
 
 def body(source: str, step: str) -> str:
     """The columns of a rollup of a table, as they stand in `CREATE TABLE name (...)`."""
-    codec = _CODECS.get(step, ddl.CODEC)
+    codec = _LAYOUTS[step].codec or ddl.CODEC
     lines = [f"`time` Int64 CODEC(Delta, {codec})"]
     lines += [f"`{name}` {clickhouse} CODEC({codec})" for name, clickhouse in _stored(source)]
     lines += [f"`{part.name}` {part.clickhouse} ALIAS {part.shows}" for part in PARTS]
@@ -130,23 +149,10 @@ def _stored(source: str) -> Iterator[tuple[str, str]]:
     yield from ((figure.name, figure.clickhouse) for figure in FIGURES[source])
 
 
-_BY_TIME = "time, agent, src, dst"
-_PLACES = {
-    "minute": ("ingest_day", _BY_TIME),
-    "hour": ("toStartOfMonth(ingest_day)", _BY_TIME),
-    # Whole days of ingest are read: sums of a pair lie together, in half the bytes, grouped in a third of the time.
-    "day": ("toMonday(ingest_day)", "src, dst, time, agent"),
-}
-
-
 def placed(step: str) -> str:
     """What a rollup's partitions are (the engine prints each as a date), and how it is sorted."""
-    partition, order = _PLACES[step]
-    return f"PARTITION BY {partition} ORDER BY ({order})"
-
-
-_MERGED = {"day": {"merge_selector_base": 2}}
-"""A day's sums are small and read whole, for months: two parts of a size are one at once."""
+    layout = _LAYOUTS[step]
+    return f"PARTITION BY {layout.partition} ORDER BY ({layout.order})"
 
 
 def create() -> list[str]:
@@ -154,7 +160,7 @@ def create() -> list[str]:
     settings = ddl.said(ddl.SETTINGS)
     made = [
         f"CREATE TABLE IF NOT EXISTS {name_of(source, step)} ({body(source, step)}) ENGINE = MergeTree "
-        f"{placed(step)} SETTINGS {ddl.said({**ddl.SETTINGS, **_MERGED.get(step, {})})}"
+        f"{placed(step)} SETTINGS {ddl.said({**ddl.SETTINGS, **_LAYOUTS[step].settings})}"
         for source in SOURCES
         for step in STEPS
     ]
