@@ -58,8 +58,6 @@ def _new_file(path: Path, mode: int) -> Iterator[Write]:
         with open(handle, "wb") as file:
             os.fchmod(file.fileno(), mode & ~_umask())
             yield _writer(file, path)
-            with _told(path):
-                file.flush()
         with _told(path):
             os.replace(partial, path)
     except BaseException:
@@ -77,6 +75,7 @@ def _writer(file: BinaryIO, path: str | Path) -> Write:
     def write(data: bytes) -> None:
         with _told(path):
             file.write(data)
+            file.flush()
 
     return write
 
