@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ Place = tuple[str, int, int]
 """(agent, epoch, seq): one batch."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One thing to commit: a batch with its columns, or a tombstone or report.
 
@@ -51,6 +52,13 @@ class Entry:
     def rows(self) -> int:
         """Rows to store."""
         return self.message.rows if isinstance(self.message, Batch) else 0
+
+    @cached_property
+    def ledger(self) -> str:
+        """What the agent says of its run, as it is stored; empty where it says nothing. Written once: it is in the
+        store's line and in the one that the hub counts."""
+        ledger = self.message.ledger
+        return _json(Report.from_map(ledger).to_map()) if ledger else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ def line_of(entry: Entry, commit: int, now_ns: int) -> Line:
         last=message.last,
         reason=tombstone.reason if tombstone else "",
         final=tombstone.final if tombstone else 0,
-        ledger=_json(Report.from_map(message.ledger).to_map()) if message.ledger else "",
+        ledger=entry.ledger,
         session=entry.session,
         commit=commit,
         stored_at=now_ns,

@@ -15,10 +15,10 @@ Pure: text out. Columns come from `protocol.schema` by way of `hub.store.ddl`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hub.store import rollups
-from hub.store.ddl import BATCHES, STORED, body, lacking, said
+from hub.store.ddl import BATCHES, STORED, body, lacking, said, unindexed
 from hub.store.rollups import PERIODS
 from protocol.schema import Column, Table
 
@@ -91,6 +91,11 @@ def target(table: str) -> str:
     return LINES if table == BATCHES.name else table
 
 
+def kept(name: str, cluster: str) -> str:
+    """The table of one shard that keeps the rows inserted into `name`."""
+    return f"{name}_local" if cluster else name
+
+
 def engine(table: Table) -> str:
     """The engine of one shard's table, without Replicated."""
     version = _VERSIONS.get(table.name)
@@ -101,7 +106,7 @@ def create(table: Table, database: str, cluster: str = "") -> list[str]:
     """The statements that make one table and what stands before it."""
     name = target(table.name)
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    local = f"{name}_local" if cluster else name
+    local = kept(name, cluster)
     statements = [_local(table, local, on)]
     if cluster:
         statements.append(_before(name, local, _SHARDS.get(table.name, "agent"), database, cluster))
@@ -133,7 +138,7 @@ def create_rollup(source: str, step: str, database: str, cluster: str = "") -> l
     """The statements that make one table of sums, and what stands before it."""
     name = rollups.name_of(source, step)
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    local = f"{name}_local" if cluster else name
+    local = kept(name, cluster)
     made = [_create(local, on, rollups.body(source, step), "MergeTree", rollups.placed(step))]
     return [*made, _before(name, local, "agent", database, cluster)] if cluster else made
 
@@ -144,13 +149,21 @@ def view(on: str, replace: bool = False) -> str:
     return f"{words} {BATCHES.name}{on} AS SELECT * FROM {LINES} FINAL"
 
 
-def extend(table: Table, stored: Mapping[str, str], cluster: str = "") -> list[str]:
-    """The statements that add the columns a table on servers lacks; several hubs may say them at once."""
+def extend(table: Table, stored: Mapping[str, str], indexes: Iterable[str], cluster: str = "") -> list[str]:
+    """The statements that add the columns and indexes a table on servers lacks; several hubs may say them at once.
+
+    `stored` maps the columns it has to their types, `indexes` are names. Parts that are there are read
+    without the indexes until they are merged.
+    """
     columns = lacking(table, stored)
     on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    names = [f"{target(table.name)}_local", target(table.name)] if cluster else [target(table.name)]
+    name = target(table.name)
+    local = kept(name, cluster)
+    names = [local, name] if cluster else [name]
     adding = [f"ALTER TABLE {name}{on} ADD COLUMN IF NOT EXISTS {column}" for name in names for column in columns]
-    return [*adding, view(on, replace=True)] if adding and table is BATCHES else adding
+    shown = [view(on, replace=True)] if adding and table is BATCHES else []
+    lacks = unindexed(table, indexes)
+    return [*adding, *shown, *(f"ALTER TABLE {local}{on} ADD INDEX IF NOT EXISTS {index}" for index in lacks)]
 
 
 def everything(database: str, cluster: str = "") -> list[str]:
@@ -165,5 +178,5 @@ def everything(database: str, cluster: str = "") -> list[str]:
 
 def drop_partition(table: str, day: str, cluster: str = "") -> str:
     """The statement that drops a day of a table."""
-    name = f"{table}_local ON CLUSTER `{cluster}`" if cluster else table
-    return f"ALTER TABLE {name} DROP PARTITION '{day}'"
+    on = f" ON CLUSTER `{cluster}`" if cluster else ""
+    return f"ALTER TABLE {kept(table, cluster)}{on} DROP PARTITION '{day}'"

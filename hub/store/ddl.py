@@ -114,13 +114,18 @@ def missing(table: Table, stored: Mapping[str, str], indexes: Iterable[str]) -> 
     """The statements that add the columns and indexes a stored table lacks; `stored` maps its columns to their types.
     Parts that are there are read without the indexes until they are merged."""
     columns = [f"ADD COLUMN {column}" for column in lacking(table, stored)]
-    lacks = [f"ADD INDEX {name} {what}" for name, what in _indexes(table).items() if name not in indexes]
+    lacks = [f"ADD INDEX {index}" for index in unindexed(table, indexes)]
     return [f"ALTER TABLE {table.name} {added}" for added in (*columns, *lacks)]
 
 
 def lacking(table: Table, stored: Mapping[str, str]) -> list[str]:
     """The columns that a stored table lacks, as they stand in a statement."""
     return [_column(column) for column in shown_columns(table) if column.name not in stored]
+
+
+def unindexed(table: Table, indexes: Iterable[str]) -> list[str]:
+    """The indexes that it lacks, as they stand in a statement; `indexes` names those it has."""
+    return [f"{name} {what}" for name, what in _indexes(table).items() if name not in indexes]
 
 
 def unknown(table: Table, stored: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from hub.store import cluster_ddl as layout
 from hub.store import rollups
 from hub.store.ddl import BATCHES, STORED, create, shown_columns
-from protocol.schema import PACKETS, TABLES
+from protocol.schema import FLOWS, PACKETS, TABLES, Table
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def parse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 def test_every_statement_is_one_that_clickhouse_parses(parse: Callable[[str], str], cluster: str) -> None:
     statements = [
         *layout.everything("nodetap", cluster),
-        *layout.extend(PACKETS, {"agent": "String"}, cluster),
-        *layout.extend(BATCHES, {"agent": "String"}, cluster),
+        *layout.extend(PACKETS, {"agent": "String"}, (), cluster),
+        *layout.extend(BATCHES, {"agent": "String"}, (), cluster),
         layout.drop_partition("packets", "2026-01-01", cluster),
         layout.drop_partition("flows_hour", "2026-01-01", cluster),
         *(said for source in rollups.SOURCES for said in rollups.roll_up(source, 1, 2, 3, 4).values()),
@@ -90,12 +90,23 @@ def test_the_columns_are_those_of_the_embedded_store() -> None:
 
 
 def test_a_store_that_lacks_a_column_gets_it_before_and_behind() -> None:
-    stored = {column.name: column.clickhouse for column in shown_columns(BATCHES) if column.name != "final"}
-    local, distributed, view = layout.extend(BATCHES, stored, "main")
+    stored = {name: kind for name, kind in _whole(BATCHES).items() if name != "final"}
+    local, distributed, view = layout.extend(BATCHES, stored, ["by_commit"], "main")
     assert local.startswith("ALTER TABLE batch_lines_local ON CLUSTER `main` ADD COLUMN IF NOT EXISTS `final` UInt8")
     assert distributed.startswith("ALTER TABLE batch_lines ON CLUSTER `main` ADD COLUMN IF NOT EXISTS `final` UInt8")
     assert view.startswith("CREATE OR REPLACE VIEW batches ON CLUSTER `main`")
-    assert layout.extend(BATCHES, dict.fromkeys([c.name for c in shown_columns(BATCHES)], ""), "main") == []
+    assert layout.extend(BATCHES, _whole(BATCHES), ["by_commit"], "main") == []
+
+
+def test_a_store_that_lacks_an_index_gets_it_where_the_rows_are() -> None:
+    (on_a_cluster,) = layout.extend(FLOWS, _whole(FLOWS), ["by_commit", "by_address"], "main")
+    assert on_a_cluster.startswith("ALTER TABLE flows_local ON CLUSTER `main` ADD INDEX IF NOT EXISTS by_end `end`")
+    (on_one,) = layout.extend(FLOWS, _whole(FLOWS), ["by_commit", "by_address"])
+    assert on_one.startswith("ALTER TABLE flows ADD INDEX IF NOT EXISTS by_end `end`")
+
+
+def _whole(table: Table) -> dict[str, str]:
+    return {column.name: column.clickhouse for column in shown_columns(table)}
 
 
 def test_the_sums_are_those_of_the_embedded_store() -> None:

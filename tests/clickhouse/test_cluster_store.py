@@ -272,6 +272,24 @@ def test_a_server_that_remembers_a_token_without_its_rows_gets_them(hubs: Hubs, 
     assert ask(two, PLACES) == [("web-1", 1, 10, 10)]
 
 
+@pytest.mark.parametrize(("options", "suffix"), [("", ""), ("cluster=main", "_local")], ids=["one server", "cluster"])
+def test_a_store_of_an_older_hub_gets_its_columns_and_indexes(
+    hubs: Hubs, server: Server, options: str, suffix: str
+) -> None:
+    hubs.url = server.url(f"older{suffix}", options=options)
+    one = hubs.one()
+    commit(one, packets(1))
+    for name in dict.fromkeys((f"packets{suffix}", "packets")):
+        one._server.command(f"ALTER TABLE {name} DROP COLUMN IF EXISTS tunnel_id")
+    one._server.command(f"ALTER TABLE flows{suffix} DROP INDEX by_end")
+    one._server.command(f"ALTER TABLE calls{suffix} DROP INDEX by_address")
+    for _ in range(2):
+        again = hubs.one()
+        indexes = "SELECT table, name FROM system.data_skipping_indices WHERE database = currentDatabase() ORDER BY ALL"
+        assert set(ask(again, indexes)) >= {(f"flows{suffix}", "by_end"), (f"calls{suffix}", "by_address")}
+        assert ask(again, "SELECT sum(tunnel_id), count() FROM packets") == [(0, 10)]
+
+
 def test_answers_are_streamed_and_bounded(hubs: Hubs) -> None:
     one = hubs.one()
     commit(one, packets(1, 5000))
