@@ -1,8 +1,9 @@
-"""Imports point one way: `agent -> protocol <- hub`."""
+"""Imports point one way, `agent -> protocol <- hub`; tests can all be collected at once."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,9 @@ def test_imports_point_one_way(package: str) -> None:
     paths = list((ROOT / package).rglob("*.py"))
     assert paths
     assert not {str(path.relative_to(ROOT)) for path in paths if imported(path) & FORBIDDEN[package]}
+
+
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """Most folders of tests are no packages: pytest knows their files by name alone."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
