@@ -222,6 +222,11 @@ def serve(
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
 
+        def shutdown(self) -> None:
+            """End at once: who waits for connections would else look for that twice a second only."""
+            self.socket.shutdown(socket.SHUT_RDWR)
+            super().shutdown()
+
     server = Server(address, Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server

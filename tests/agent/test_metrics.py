@@ -39,3 +39,5 @@ def test_it_answers_on_either_kind_of_address(host: str) -> None:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{base}/other", timeout=5)
         server.shutdown()
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            urllib.request.urlopen(f"{base}/metrics", timeout=5)
