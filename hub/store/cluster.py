@@ -128,7 +128,7 @@ class ClusterStore:
         with self._saying("cannot open the store"):
             self._make_tables()
             sql = "SELECT toString(uuid) FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
-            name = layout.kept(layout.LINES, self.servers.cluster)
+            name = layout.kept(ddl.BATCHES.name, self.servers.cluster)
             self.id = str(self._server.query(sql, {"name": name}).result_rows[0][0]).replace("-", "")
             floors = self._floors()
             self._books = stored_rows.load_books(self._server)
@@ -150,7 +150,7 @@ class ClusterStore:
                     f"the store {self} was made by a newer nodetap ({table.name} has {unknown[0]}); "
                     "upgrade the hub or choose another --store"
                 )
-            indexes = stored_rows.stored_indexes(self._server, layout.kept(layout.target(table.name), cluster))
+            indexes = stored_rows.stored_indexes(self._server, layout.kept(table.name, cluster))
             for statement in layout.extend(table, stored, indexes, cluster):
                 self._server.command(statement)
 

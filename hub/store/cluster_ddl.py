@@ -91,9 +91,14 @@ def target(table: str) -> str:
     return LINES if table == BATCHES.name else table
 
 
-def kept(name: str, cluster: str) -> str:
-    """The table of one shard that keeps the rows inserted into `name`."""
-    return f"{name}_local" if cluster else name
+def kept(table: str, cluster: str) -> str:
+    """Where one shard keeps rows of a table."""
+    return f"{target(table)}_local" if cluster else target(table)
+
+
+def _on(cluster: str) -> str:
+    """What makes a statement one to every host of a cluster."""
+    return f" ON CLUSTER `{cluster}`" if cluster else ""
 
 
 def engine(table: Table) -> str:
@@ -105,8 +110,8 @@ def engine(table: Table) -> str:
 def create(table: Table, database: str, cluster: str = "") -> list[str]:
     """The statements that make one table and what stands before it."""
     name = target(table.name)
-    on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    local = kept(name, cluster)
+    on = _on(cluster)
+    local = kept(table.name, cluster)
     statements = [_local(table, local, on)]
     if cluster:
         statements.append(_before(name, local, _SHARDS.get(table.name, "agent"), database, cluster))
@@ -137,7 +142,7 @@ def _create(name: str, on: str, columns: str, of: str, order: str) -> str:
 def create_rollup(source: str, step: str, database: str, cluster: str = "") -> list[str]:
     """The statements that make one table of sums, and what stands before it."""
     name = rollups.name_of(source, step)
-    on = f" ON CLUSTER `{cluster}`" if cluster else ""
+    on = _on(cluster)
     local = kept(name, cluster)
     made = [_create(local, on, rollups.body(source, step), "MergeTree", rollups.placed(step))]
     return [*made, _before(name, local, "agent", database, cluster)] if cluster else made
@@ -152,14 +157,12 @@ def view(on: str, replace: bool = False) -> str:
 def extend(table: Table, stored: Mapping[str, str], indexes: Iterable[str], cluster: str = "") -> list[str]:
     """The statements that add the columns and indexes a table on servers lacks; several hubs may say them at once.
 
-    `stored` maps the columns it has to their types, `indexes` are names. Parts that are there are read
-    without the indexes until they are merged.
+    `stored` maps the columns it has to their types, `indexes` names those that `kept` has. Parts that are there are
+    read without the indexes until they are merged.
     """
     columns = lacking(table, stored)
-    on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    name = target(table.name)
-    local = kept(name, cluster)
-    names = [local, name] if cluster else [name]
+    on, local = _on(cluster), kept(table.name, cluster)
+    names = dict.fromkeys((local, target(table.name)))
     adding = [f"ALTER TABLE {name}{on} ADD COLUMN IF NOT EXISTS {column}" for name in names for column in columns]
     shown = [view(on, replace=True)] if adding and table is BATCHES else []
     lacks = unindexed(table, indexes)
@@ -168,8 +171,7 @@ def extend(table: Table, stored: Mapping[str, str], indexes: Iterable[str], clus
 
 def everything(database: str, cluster: str = "") -> list[str]:
     """All statements that make a store."""
-    on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    first = f"CREATE DATABASE IF NOT EXISTS `{database}`{on}"
+    first = f"CREATE DATABASE IF NOT EXISTS `{database}`{_on(cluster)}"
     tables = (*STORED.values(), *_PLAIN.values())
     made = [statement for table in tables for statement in create(table, database, cluster)]
     sums = [(source, step) for source in rollups.SOURCES for step in rollups.STEPS]
@@ -178,5 +180,4 @@ def everything(database: str, cluster: str = "") -> list[str]:
 
 def drop_partition(table: str, day: str, cluster: str = "") -> str:
     """The statement that drops a day of a table."""
-    on = f" ON CLUSTER `{cluster}`" if cluster else ""
-    return f"ALTER TABLE {kept(table, cluster)}{on} DROP PARTITION '{day}'"
+    return f"ALTER TABLE {kept(table, cluster)}{_on(cluster)} DROP PARTITION '{day}'"

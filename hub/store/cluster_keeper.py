@@ -138,9 +138,9 @@ class ClusterKeeper:
             f"SELECT table, partition, name, rows, bytes_on_disk FROM {source} "
             f"WHERE active AND database = '{self._servers.database}' ORDER BY partition, min_block_number"
         )
-        names = {layout.target(name): name for name in (*ddl.STORED, *rollups.NAMES)}
+        names = {layout.kept(name, cluster): name for name in (*ddl.STORED, *rollups.NAMES)}
         return [
-            retention.Part(names[name], *others)
+            retention.Part(names[table], *others)
             for table, *others in self._server.query(sql).result_rows
-            if (name := table.removesuffix("_local")) in names
+            if table in names
         ]
