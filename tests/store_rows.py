@@ -1,11 +1,14 @@
-"""For tests of the store: entries with plausible columns, cheap to make and easy to recognise; and what SQL answers."""
+"""For tests of the store: one that is open, what SQL answers, and entries that are cheap to make and to recognise."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hub.store.books import Entry
 from hub.store.store import Store
@@ -84,3 +87,12 @@ def ask(store: Store, sql: str, **params: Any) -> list[tuple[Any, ...]]:
     """What the store answers."""
     with store.reader() as reader:
         return reader.rows(sql, params, timeout=20)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store of its own for a test, `chdb://TMP_PATH/store`."""
+    store = Store(f"chdb://{tmp_path}/store")
+    store.open(NOW)
+    yield store
+    store.close()

@@ -15,7 +15,7 @@ import pytest
 from figures import record
 from herd import Lateness
 from procs import Agent, Hub, ending, free_port, until
-from test_names_and_signals import ROWS, live
+from test_names_and_signals import ROWS, end_beside_a_still_hub, live
 from test_states import datagrams, events
 
 CAPTURED = "nodetap_agent_captured_packets_total"
@@ -72,12 +72,7 @@ def test_what_is_left_at_the_drain_deadline_is_sent_once_at_the_next_start(tmp_p
     agent = live(tmp_path, hub, port, "--drain-timeout", "3", "--spool", str(spool))
     with ending(hub, agent):
         with datagrams(port, 1000):
-            until("rows", lambda: hub.metric(ROWS) > 500)
-            hub.send(signal.SIGSTOP)
-            agent.send(signal.SIGTERM)
-            told = time.monotonic()
-            assert agent.wait(20) == 3
-            took = time.monotonic() - told
+            took = end_beside_a_still_hub(hub, agent)
         assert took >= 2.9
         assert took <= 4.0 or machine.overrun, took
         stopped = events(agent, "stopped")[0]
@@ -103,14 +98,7 @@ def test_a_second_signal_ends_at_once_and_what_was_captured_is_in_the_spool(tmp_
     agent = live(tmp_path, hub, port, "--drain-timeout", "60", "--spool", str(spool))
     with ending(hub, agent):
         with datagrams(port, 1000):
-            until("rows", lambda: hub.metric(ROWS) > 500)
-            hub.send(signal.SIGSTOP)
-            agent.send(signal.SIGTERM)
-            until("draining", lambda: agent.state == "draining")
-            agent.send(signal.SIGTERM)
-            told = time.monotonic()
-            assert agent.wait(20) == 3
-            took = time.monotonic() - told
+            took = end_beside_a_still_hub(hub, agent, signals=2)
             assert took <= 1.0 or machine.overrun
         stopped = events(agent, "stopped")[0]
         assert stopped["left_packets"] == stopped["spooled_packets"]

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from query_rows import Row, entry
-from store_rows import tombstone
+from store_rows import NOW, tombstone
+from store_rows import store as store
 
 from hub.query.completeness import MAX_GAPS, Window, completeness
 from hub.query.window import format_ns
 from hub.store.books import Entry
 from hub.store.store import Store
 
-NOW = 1_700_000_000 * 10**9
 MINUTE = 60 * 10**9
 LAST_15 = Window(NOW - 15 * MINUTE)
 ALL = Window()
-
-
-@pytest.fixture
-def store(tmp_path: Any) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    store.open(NOW)
-    yield store
-    store.close()
 
 
 def rows(at: int, count: int = 2) -> list[Row]:

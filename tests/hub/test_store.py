@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from store_rows import DAY, NOW, alternating, ask, flows, packet_columns, packets, tombstone
+from store_rows import store as store
 
 from hub.store import native, rollups
 from hub.store.engine import MAX_INSERT_ROWS
@@ -32,14 +33,6 @@ PARTS = "SELECT partition, rows FROM system.parts WHERE active AND table = {tabl
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"chdb://{tmp_path}/store"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = Store(url)
-    store.open(NOW)
-    yield store
-    store.close()
 
 
 def run_sql(store: Store, sql: str) -> None:

@@ -7,12 +7,13 @@ has just published them: what a full disk leaves.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from store_rows import NOW, ask, flows, packets
+from store_rows import store as store
 
 from hub.store.store import Store, StoreError
 
@@ -27,14 +28,6 @@ CUT: dict[str, Callable[[Path], bool]] = {
     "substreams": lambda file: file.name == "columns_substreams.txt",
     "rows": lambda file: file.name == "count.txt",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    store.open(NOW)
-    yield store
-    store.close()
 
 
 def cut_newest(store: Store, table: str, chosen: Callable[[Path], bool], left: float) -> None:

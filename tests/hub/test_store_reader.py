@@ -5,21 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from store_rows import NOW, ask, packets
+from store_rows import store as store
 
 from hub.store.store import QueryError, QueryTimeout, Store, StoreBusy
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    store.open(NOW)
-    yield store
-    store.close()
 
 
 def test_parameters_of_every_kind_are_bound(store: Store) -> None:

@@ -311,6 +311,7 @@ def test_a_hub_that_is_told_to_stop_ends_it_with_a_whole_file(
         captures.append(capture)
         until("both run", lambda: agent.metric("nodetap_agent_live_captures") == 2)
         send(sink, 10)
+        capture.has(b"lo of a1")
         ports = sink.to_bytes(2, "big") + (8 + 100).to_bytes(2, "big")  # of a datagram's header: port and length
         (partial,) = tmp_path.glob(".file.pcapng.*.partial")
         for path in (capture.path, partial):
